@@ -1,0 +1,57 @@
+"""Optimizers: how gradients become changes of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from sdtune.choices.spec import Spec, choice, setting
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+    from torch.optim import Optimizer as TorchOptimizer
+
+
+class AdamW(Spec):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float | None = setting(None, "--lr", gt=0)
+    """Learning rate; not given: 1e-4 times the square root of the images a step."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Share of each weight that is taken away per step and unit of learning rate."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Memory of the gradient's mean."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Memory of the gradient's square."""
+    eps: float = Field(1e-8, gt=0)
+    """Smallest divisor."""
+
+    def rate(self, images_a_step: int) -> float:
+        """The learning rate in force; sqrt scaling over the batch fits better than linear (spacepxl 2024)."""
+        return self.lr if self.lr is not None else 1e-4 * images_a_step**0.5
+
+    def build(self, parameters: Iterable[Parameter], lr: float) -> TorchOptimizer:
+        """The optimizer over these parameters."""
+        import torch
+
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(parameters, lr=lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
+
+
+class AdamW8bit(AdamW):
+    """AdamW with its two moments in 8 bits, block by block (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+    kind: Literal["adamw8bit"] = "adamw8bit"  # type: ignore[assignment]
+
+    def build(self, parameters: Iterable[Parameter], lr: float) -> TorchOptimizer:
+        """bitsandbytes' optimizer; it runs on CUDA and on the CPU. Tensors under 4096 numbers keep 32 bits."""
+        import bitsandbytes
+
+        betas = (self.beta1, self.beta2)
+        return bitsandbytes.optim.AdamW8bit(parameters, lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
+
+
+Optimizer = choice(AdamW8bit | AdamW)

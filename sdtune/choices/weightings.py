@@ -1,0 +1,39 @@
+"""Weightings: how much each noise level counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from sdtune.choices.spec import Spec, choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class MinSNR(Spec):
+    """Easy, nearly clean levels count less (Hang et al. 2023, arXiv:2303.09556, sec. 3.4)."""
+
+    kind: Literal["min-snr"] = "min-snr"
+    gamma: float = Field(5.0, gt=0)
+    """Signal-to-noise ratio above which a level's weight is capped."""
+
+    def __call__(self, snr: Tensor, prediction: str) -> Tensor:
+        """Weights [B]: min(snr, gamma) / snr for epsilon, min(snr, gamma) / (snr + 1) for v."""
+        assert prediction != "flow", "min-snr has no meaning for flow matching; the settings are checked before"
+        # A level of pure noise has snr 0: min(snr, gamma) / snr tends to 1 there.
+        return snr.clamp(max=self.gamma) / (snr + 1 if prediction == "v" else snr.clamp(min=1e-12))
+
+
+class Flat(Spec):
+    """Every level counts the same."""
+
+    kind: Literal["constant"] = "constant"
+
+    def __call__(self, snr: Tensor, prediction: str) -> Tensor:
+        """Weights [B]: ones."""
+        return snr.new_ones(snr.shape)
+
+
+Weighting = choice(MinSNR | Flat)
