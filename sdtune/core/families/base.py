@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from sdtune.core.diffusion import Noisy, Process
+    from sdtune.core.diffusion import Noisy, Process
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""What a safetensors header tells of the tensors: {key: shape}"""
 
 
 class Family(ABC):
@@ -22,26 +26,38 @@ class Family(ABC):
     """diffusers' class for drawing: StableDiffusionPipeline"""
     denoiser: ClassVar[str] = "unet"
     """the pipeline's part that is trained"""
+    text_encoders: ClassVar[tuple[str, ...]]
+    """the pipeline's parts that read captions"""
+    optional_parts: ClassVar[tuple[str, ...]] = ()
+    """parts that a pipeline of this family may lack"""
     kohya_prefixes: ClassVar[dict[str, str]]
     """pipeline part -> the prefix of its LoRA keys in kohya's form: {"unet": "lora_unet", "text_encoder": "lora_te"}"""
     lora_form: ClassVar[str] = "kohya"
     """the form in which LoRAs of this family load in the most programs: kohya or diffusers"""
-    architecture: ClassVar[str]
-    """modelspec.architecture of a base model of this family"""
     base_version: ClassVar[str]
-    """ss_base_model_version, as kohya's programs write it"""
+    """ss_base_model_version, as kohya's programs write it (they add _v to those of v models)"""
+    reference: ClassVar[str]
+    """short name of the model whose configs fit every checkpoint of this family"""
     resolution: ClassVar[int]
     """pixels of the side of a square image that the released models were trained on"""
     defaults: ClassVar[dict[str, Any]] = {}
     """settings of train-lora that differ from the classes' own defaults"""
 
     @abstractmethod
-    def recognises(self, keys: Collection[str], shapes: dict[str, tuple[int, ...]]) -> bool:
+    def recognises_config(self, config: Mapping[str, Any]) -> bool:
+        """Whether a denoiser's config.json in diffusers' layout is of this family."""
+
+    @abstractmethod
+    def recognises(self, shapes: Shapes) -> bool:
         """Whether a checkpoint in the original single-file layout with these tensors is of this family."""
 
     @abstractmethod
-    def recognises_lora(self, keys: Collection[str], shapes: dict[str, tuple[int, ...]]) -> bool:
-        """Whether a LoRA file with these tensors, in any form, is of this family."""
+    def recognises_lora(self, shapes: Shapes) -> bool:
+        """Whether a LoRA with these tensors, named by part and diffusers' module names, is surely of this family."""
+
+    @abstractmethod
+    def architecture(self, prediction: str) -> str:
+        """modelspec.architecture of a base model of this family with this prediction type."""
 
     @abstractmethod
     def lora_targets(self, layers: str) -> str:
@@ -58,9 +74,11 @@ class Family(ABC):
         return {}
 
     @abstractmethod
-    def denoise(self, net: nn.Module, noisy: Noisy, conditioning: dict[str, Tensor]) -> Tensor:
+    def denoise(self, net: nn.Module, noisy: Noisy, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The denoiser's prediction for noisy latents, [B, C, h, w]."""
 
     def process(self, pipe: Any) -> Process:
         """The noise process that the base model was trained in."""
+        from sdtune.core.diffusion import Process
+
         return Process.from_scheduler(pipe.scheduler)

@@ -1,0 +1,48 @@
+"""Stable Diffusion 1.x: a U-Net that reads captions through CLIP ViT-L/14 (768 wide) and predicts epsilon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sdtune.core.families.base import Shapes
+from sdtune.core.families.unet import UNetFamily, caption_widths, has_linear_projections
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SD1(UNetFamily):
+    name = "sd1"
+    title = "Stable Diffusion 1.x"
+    pipeline = "StableDiffusionPipeline"
+    text_encoders = ("text_encoder",)
+    optional_parts = ("safety_checker", "feature_extractor", "image_encoder")
+    kohya_prefixes: ClassVar[dict[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
+    base_version = "sd_v1"
+    reference = "sd15"
+    resolution = 512
+    caption_width: ClassVar[int] = 768
+    linear_projections: ClassVar[bool] = False
+
+    def recognises_config(self, config: Mapping[str, Any]) -> bool:
+        linear = bool(config.get("use_linear_projection", False))
+        plain = config.get("addition_embed_type") is None
+        return super().recognises_config(config) and plain and linear == self.linear_projections
+
+    def recognises(self, shapes: Shapes) -> bool:
+        conditioned_on_size = any(key.startswith("model.diffusion_model.label_emb.") for key in shapes)
+        return not conditioned_on_size and has_linear_projections(shapes) == self.linear_projections
+
+    def recognises_lora(self, shapes: Shapes) -> bool:
+        return caption_widths(shapes) == {self.caption_width}
+
+    def architecture(self, prediction: str) -> str:
+        return "stable-diffusion-v1"
+
+    def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:
+        import torch
+
+        with torch.no_grad():
+            states, _ = pipe.encode_prompt(list(captions), pipe.text_encoder.device, 1, False)
+        return {"encoder_hidden_states": states}

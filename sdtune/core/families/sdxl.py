@@ -1,0 +1,63 @@
+"""Stable Diffusion XL: a U-Net that reads captions through two CLIPs and is told of sizes and crops.
+
+Podell et al. 2023, arXiv:2307.01952, sec. 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sdtune.core.families.base import Shapes
+from sdtune.core.families.unet import UNetFamily, caption_widths
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SDXL(UNetFamily):
+    name = "sdxl"
+    title = "Stable Diffusion XL"
+    pipeline = "StableDiffusionXLPipeline"
+    text_encoders = ("text_encoder", "text_encoder_2")
+    optional_parts = ("feature_extractor", "image_encoder")
+    kohya_prefixes: ClassVar[dict[str, str]] = {
+        "unet": "lora_unet",
+        "text_encoder": "lora_te1",
+        "text_encoder_2": "lora_te2",
+    }
+    base_version = "sdxl_base_v1-0"
+    reference = "sdxl"
+    resolution = 1024
+
+    def recognises_config(self, config: Mapping[str, Any]) -> bool:
+        return super().recognises_config(config) and config.get("addition_embed_type") == "text_time"
+
+    def recognises(self, shapes: Shapes) -> bool:
+        return any(key.startswith("model.diffusion_model.label_emb.") for key in shapes)
+
+    def recognises_lora(self, shapes: Shapes) -> bool:
+        return caption_widths(shapes) == {2048} or (
+            any(module.startswith("text_encoder_2.") for module in shapes)
+            and not any(module.startswith("transformer.") for module in shapes)
+        )
+
+    def architecture(self, prediction: str) -> str:
+        return "stable-diffusion-xl-v1-base"
+
+    def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:
+        import torch
+
+        with torch.no_grad():
+            states, _, pooled, _ = pipe.encode_prompt(
+                list(captions), device=pipe.text_encoder_2.device, do_classifier_free_guidance=False
+            )
+        return {"encoder_hidden_states": states, "text_embeds": pooled}
+
+    def condition_on_size(
+        self, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        import torch
+
+        pairs = (original, crop, target)
+        return {"time_ids": torch.tensor([float(value) for width, height in pairs for value in (height, width)])}

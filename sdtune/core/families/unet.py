@@ -1,0 +1,52 @@
+"""What the families with a U-Net share: its transformer blocks, and its kohya names of old."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sdtune.core.families.base import Family, Shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sdtune.core.diffusion import Noisy
+
+_ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+_FEED_FORWARD = r"ff\.net\.(0\.proj|2)"
+
+
+class UNetFamily(Family):
+    """A family whose denoiser is diffusers' UNet2DConditionModel."""
+
+    def recognises_config(self, config: Mapping[str, Any]) -> bool:
+        return config.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel"
+
+    def lora_targets(self, layers: str) -> str:
+        inside = {"attention": _ATTENTION, "attention+ff": f"({_ATTENTION}|{_FEED_FORWARD})"}[layers]
+        return rf".*\.transformer_blocks\.\d+\.{inside}"
+
+    def denoise(self, net: nn.Module, noisy: Noisy, conditioning: Mapping[str, Tensor]) -> Tensor:
+        added = {name: value for name, value in conditioning.items() if name != "encoder_hidden_states"}
+        prediction: Tensor = net(
+            noisy.latents,
+            noisy.timesteps,
+            encoder_hidden_states=conditioning["encoder_hidden_states"],
+            added_cond_kwargs=added or None,
+            return_dict=False,
+        )[0]
+        return prediction
+
+
+def has_linear_projections(shapes: Shapes) -> bool | None:
+    """Whether the U-Net's transformers are entered through matrices rather than 1x1 convolutions; None: not told."""
+    for key, shape in shapes.items():
+        if key.startswith("model.diffusion_model.") and key.endswith(".proj_in.weight"):
+            return len(shape) == 2
+    return None
+
+
+def caption_widths(shapes: Shapes) -> set[int]:
+    """Widths of the captions that a LoRA's cross-attention layers read, from its down matrices [rank, width]."""
+    readers = (".attn2.to_k", ".attn2.to_v")
+    return {shape[1] for module, shape in shapes.items() if module.startswith("unet.") and module.endswith(readers)}
