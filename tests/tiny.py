@@ -159,6 +159,7 @@ def _sdxl(prediction: str | None) -> StableDiffusionXLPipeline:
 
 
 def _sd3(prediction: str | None) -> StableDiffusion3Pipeline:
+    assert prediction is None, "a flow has one prediction"
     return StableDiffusion3Pipeline(
         vae=_vae(16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModelWithProjection(_text_config()).eval(),

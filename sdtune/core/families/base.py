@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from sdtune.core.diffusion import Noisy, Process
+    from sdtune.core.diffusion import Process
 
 Shapes = Mapping[str, tuple[int, ...]]
 """What a safetensors header tells of the tensors: {key: shape}"""
@@ -36,8 +36,8 @@ class Family(ABC):
     """the form in which LoRAs of this family load in the most programs: kohya or diffusers"""
     base_version: ClassVar[str]
     """ss_base_model_version, as kohya's programs write it (they add _v to those of v models)"""
-    reference: ClassVar[str]
-    """short name of the model whose configs fit every checkpoint of this family"""
+    models: ClassVar[dict[str, str]]
+    """short names of released models, and where the hub keeps them"""
     resolution: ClassVar[int]
     """pixels of the side of a square image that the released models were trained on"""
     defaults: ClassVar[dict[str, Any]] = {}
@@ -50,6 +50,10 @@ class Family(ABC):
     @abstractmethod
     def recognises(self, shapes: Shapes) -> bool:
         """Whether a checkpoint in the original single-file layout with these tensors is of this family."""
+
+    def reference(self, shapes: Shapes) -> str:  # noqa: ARG002 (sd3 looks at them)
+        """The released model whose configs and tokenizers fit a checkpoint in the original layout."""
+        return next(iter(self.models.values()))
 
     @abstractmethod
     def recognises_lora(self, shapes: Shapes) -> bool:
@@ -68,14 +72,17 @@ class Family(ABC):
         """What the denoiser is told of each caption, by its own argument names: {name: [n, ...]}."""
 
     def condition_on_size(
-        self, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
+        self,
+        original: tuple[int, int],  # noqa: ARG002 (sdxl looks at them)
+        crop: tuple[int, int],  # noqa: ARG002
+        target: tuple[int, int],  # noqa: ARG002
     ) -> dict[str, Tensor]:
         """What the denoiser is told of one image's (width, height), crop corner (left, top) and size shown."""
         return {}
 
     @abstractmethod
-    def denoise(self, net: nn.Module, noisy: Noisy, conditioning: Mapping[str, Tensor]) -> Tensor:
-        """The denoiser's prediction for noisy latents, [B, C, h, w]."""
+    def denoise(self, net: nn.Module, x_t: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """The denoiser's prediction [B, C, h, w] for noisy latents of the same shape at timesteps [B]."""
 
     def process(self, pipe: Any) -> Process:
         """The noise process that the base model was trained in."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from sdtune.core.families.base import Shapes
 from sdtune.core.families.unet import UNetFamily, caption_widths, has_linear_projections
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 
 class SD1(UNetFamily):
+    """The family that most of the world's LoRAs belong to."""
+
     name = "sd1"
     title = "Stable Diffusion 1.x"
     pipeline = "StableDiffusionPipeline"
@@ -20,26 +24,31 @@ class SD1(UNetFamily):
     optional_parts = ("safety_checker", "feature_extractor", "image_encoder")
     kohya_prefixes: ClassVar[dict[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
     base_version = "sd_v1"
-    reference = "sd15"
+    models: ClassVar[dict[str, str]] = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
     resolution = 512
     caption_width: ClassVar[int] = 768
     linear_projections: ClassVar[bool] = False
 
+    @override
     def recognises_config(self, config: Mapping[str, Any]) -> bool:
         linear = bool(config.get("use_linear_projection", False))
         plain = config.get("addition_embed_type") is None
         return super().recognises_config(config) and plain and linear == self.linear_projections
 
+    @override
     def recognises(self, shapes: Shapes) -> bool:
         conditioned_on_size = any(key.startswith("model.diffusion_model.label_emb.") for key in shapes)
         return not conditioned_on_size and has_linear_projections(shapes) == self.linear_projections
 
+    @override
     def recognises_lora(self, shapes: Shapes) -> bool:
         return caption_widths(shapes) == {self.caption_width}
 
+    @override
     def architecture(self, prediction: str) -> str:
         return "stable-diffusion-v1"
 
+    @override
     def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:
         import torch
 

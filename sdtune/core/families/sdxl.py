@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from sdtune.core.families.base import Shapes
 from sdtune.core.families.unet import UNetFamily, caption_widths
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class SDXL(UNetFamily):
+    """The family at 1024 pixels that most people train today."""
+
     name = "sdxl"
     title = "Stable Diffusion XL"
     pipeline = "StableDiffusionXLPipeline"
@@ -27,24 +31,34 @@ class SDXL(UNetFamily):
         "text_encoder_2": "lora_te2",
     }
     base_version = "sdxl_base_v1-0"
-    reference = "sdxl"
+    models: ClassVar[dict[str, str]] = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}
     resolution = 1024
 
+    @override
     def recognises_config(self, config: Mapping[str, Any]) -> bool:
         return super().recognises_config(config) and config.get("addition_embed_type") == "text_time"
 
+    @override
     def recognises(self, shapes: Shapes) -> bool:
-        return any(key.startswith("model.diffusion_model.label_emb.") for key in shapes)
+        in_first_level = (
+            "model.diffusion_model.input_blocks.1.1."  # SD2's unCLIP has label_emb, too, and attention here
+        )
+        return any(key.startswith("model.diffusion_model.label_emb.") for key in shapes) and not any(
+            key.startswith(in_first_level) for key in shapes
+        )
 
+    @override
     def recognises_lora(self, shapes: Shapes) -> bool:
         return caption_widths(shapes) == {2048} or (
             any(module.startswith("text_encoder_2.") for module in shapes)
             and not any(module.startswith("transformer.") for module in shapes)
         )
 
+    @override
     def architecture(self, prediction: str) -> str:
         return "stable-diffusion-xl-v1-base"
 
+    @override
     def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:
         import torch
 
@@ -54,6 +68,7 @@ class SDXL(UNetFamily):
             )
         return {"encoder_hidden_states": states, "text_embeds": pooled}
 
+    @override
     def condition_on_size(
         self, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
     ) -> dict[str, Tensor]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from sdtune.core.families.base import Family, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from sdtune.core.diffusion import Noisy
 
 _ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 _FEED_FORWARD = r"ff\.net\.(0\.proj|2)"
@@ -19,18 +19,21 @@ _FEED_FORWARD = r"ff\.net\.(0\.proj|2)"
 class UNetFamily(Family):
     """A family whose denoiser is diffusers' UNet2DConditionModel."""
 
+    @override
     def recognises_config(self, config: Mapping[str, Any]) -> bool:
-        return config.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel"
+        return bool(config.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel")
 
+    @override
     def lora_targets(self, layers: str) -> str:
         inside = {"attention": _ATTENTION, "attention+ff": f"({_ATTENTION}|{_FEED_FORWARD})"}[layers]
         return rf".*\.transformer_blocks\.\d+\.{inside}"
 
-    def denoise(self, net: nn.Module, noisy: Noisy, conditioning: Mapping[str, Tensor]) -> Tensor:
+    @override
+    def denoise(self, net: nn.Module, x_t: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         added = {name: value for name, value in conditioning.items() if name != "encoder_hidden_states"}
         prediction: Tensor = net(
-            noisy.latents,
-            noisy.timesteps,
+            x_t,
+            timesteps,
             encoder_hidden_states=conditioning["encoder_hidden_states"],
             added_cond_kwargs=added or None,
             return_dict=False,

@@ -1,0 +1,105 @@
+"""The header of a safetensors file: names, shapes and metadata, read with limits and without torch.
+
+Layout: 8 bytes of length, that many bytes of JSON, then the tensors' bytes. What the safetensors library lets pass
+(keys given twice, headers of 100 MB, names that climb out of folders) is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdtune.errors import InputError
+
+MAX_BYTES = 16 * 2**20
+"""of the JSON; the header of the largest known model takes 0.4 MB"""
+MAX_ELEMENTS = 2**36
+_NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,512}")
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 8),
+}
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    """as safetensors writes them: F32, BF16 ..."""
+    metadata: Mapping[str, str]
+
+
+def read_header(path: Path, error: type[InputError]) -> Header:
+    """The header of a whole and well-formed safetensors file; anything else is an error of this kind."""
+    refuse_pickle(path, error)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            body = file.read(length) if length <= MAX_BYTES else b""
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror}; check the file and its permissions") from None
+    if start[:2] == b"PK" or re.match(rb"\x80[\x02-\x05]", start):
+        raise error(f"{path}: a pickle under the name of a safetensors file; {_REMEDY}")
+    if len(start) < 8 or not body[:1] == b"{" or length > MAX_BYTES:
+        raise error(f"{path}: not a safetensors file (no header of at most {MAX_BYTES >> 20} MB); download it again")
+    if len(body) < length:
+        raise error(f"{path}: cut short within its header; download it again")
+    try:
+        entries = json.loads(body, object_pairs_hook=_unique)
+        metadata = entries.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata that is not text")
+        ends = [_check(name, entry) for name, entry in entries.items()]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+        told = str(problem) if type(problem) is ValueError else "its header is not as safetensors writes it"
+        raise error(f"{path}: a broken safetensors file ({told}); get it again from where it came") from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise error(f"{path}: {size} bytes where its header tells of {expected}; download it again")
+    return Header(
+        {name: tuple(entry["shape"]) for name, entry in entries.items()},
+        {name: entry["dtype"] for name, entry in entries.items()},
+        metadata,
+    )
+
+
+_REMEDY = "pickles can run any code when opened, so sdtune reads none; get or convert it to .safetensors"
+
+
+def refuse_pickle(path: Path, error: type[InputError]) -> None:
+    """Stop at a name that stands for a pickle, whether the file exists or not."""
+    if path.suffix.lower() in _PICKLES:
+        raise error(f"{path}: {path.suffix.lower()} is a pickle; {_REMEDY}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError("a name is given twice")
+    return entries
+
+
+def _check(name: str, entry: dict[str, Any]) -> int:
+    """Where the tensor's bytes end, counted from the header's end."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ValueError(f"the tensor name {name[:80]!a}")
+    if entry["dtype"] not in _BITS:
+        raise ValueError(f"{name} is of type {str(entry['dtype'])[:20]!a}")
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    if len(shape) > 8 or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in [*shape, begin // 8]):
+        raise ValueError(f"{name} has an impossible shape")
+    if end - begin != math.prod(shape) * _BITS[entry["dtype"]] // 8:
+        raise ValueError(f"{name} takes {end - begin} bytes, which its shape does not")
+    return int(end)
