@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from sdtune.choices.spec import Spec, choice
+from sdtune.choices.spec import Choice, Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,4 +34,4 @@ class Huber(Spec):
         return 2 * self.c * (((prediction - target) ** 2 + self.c**2).sqrt() - self.c)
 
 
-Loss = choice(MSE | Huber)
+Loss = Annotated[MSE | Huber, Choice()]

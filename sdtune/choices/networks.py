@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from sdtune.choices.spec import Spec, choice, setting
+from sdtune.choices.spec import Choice, Spec, setting
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -25,12 +25,12 @@ class LoRA(Spec):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of A's inputs that is zeroed while training."""
 
-    def peft_config(self, targets: str, alpha: float) -> LoraConfig:
+    def peft_config(self, targets: str) -> LoraConfig:
         """peft's description of the adapter; B starts at zero, so that step 0 is the base model."""
         from peft import LoraConfig
 
-        options: dict[str, Any] = {"r": self.rank, "lora_alpha": alpha, "lora_dropout": self.dropout}
-        return LoraConfig(target_modules=targets, **options)
+        assert self.alpha is not None, "alpha is settled with the model's family"
+        return LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)
 
 
-Network = choice(LoRA)  # type: ignore[arg-type]
+Network = Annotated[LoRA, Choice()]

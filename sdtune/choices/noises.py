@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from sdtune.choices.spec import Spec, choice
+from sdtune.choices.spec import Choice, Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,4 +38,4 @@ class Offset(Spec):
         return (noise + self.strength * draws.normal("noise offset", (channels, 1, 1))).to(latents)
 
 
-Noise = choice(Gaussian | Offset)
+Noise = Annotated[Gaussian | Offset, Choice()]

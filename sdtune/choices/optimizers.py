@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from sdtune.choices.spec import Spec, choice, setting
+from sdtune.choices.spec import Choice, Spec, setting
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -54,4 +54,4 @@ class AdamW8bit(AdamW):
         return bitsandbytes.optim.AdamW8bit(parameters, lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
-Optimizer = choice(AdamW8bit | AdamW)
+Optimizer = Annotated[AdamW8bit | AdamW, Choice()]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from sdtune.choices.spec import Spec, choice
+from sdtune.choices.spec import Choice, Spec
 
 
 class Sampler(Spec):
@@ -59,4 +59,4 @@ class EulerAncestral(Sampler):
     title: ClassVar[str] = "Euler a"
 
 
-AnySampler = choice(DPMpp2M | DDIM | Euler | EulerAncestral)
+AnySampler = Annotated[DPMpp2M | DDIM | Euler | EulerAncestral, Choice()]

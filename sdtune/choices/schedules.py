@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdtune.choices.spec import Spec, choice
+from sdtune.choices.spec import Choice, Spec
 
 
 class Constant(Spec):
@@ -39,4 +39,4 @@ class Cosine(Constant):
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * min(max(done, 0), 1))) / 2
 
 
-Schedule = choice(Cosine | Constant)
+Schedule = Annotated[Cosine | Constant, Choice()]

@@ -1,13 +1,13 @@
-"""Spec, the frozen settings class that all settings derive from, and choice, a table that comes in kinds."""
+"""Spec, the frozen settings class that all settings derive from, and Choice, a table that comes in kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import UnionType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 
 class Spec(BaseModel):
@@ -21,34 +21,44 @@ def setting(default: Any, *flags: str, metavar: str | None = None, **bounds: Any
     return Field(default, json_schema_extra={"flags": list(flags), "metavar": metavar}, **bounds)
 
 
-def choice(union: UnionType) -> Any:
-    """The type of a table that comes in kinds; a bare name stands for that kind's table, the first kind is the usual.
+class Choice:
+    """Marks the type of a table that comes in kinds: `Loss = Annotated[MSE | Huber, Choice()]`; the first is the usual.
 
-    `optimizer = "adamw"` and `[optimizer] kind = "adamw"` mean the same.
+    A bare name stands for that kind's table: `loss = "huber"` and `[loss] kind = "huber"` mean the same.
     """
-    usual = get_args(union)[0].model_fields["kind"].default
 
-    def spell_out(value: Any) -> Any:
-        if isinstance(value, str):
-            return {"kind": value}
-        if isinstance(value, dict) and "kind" not in value:
-            return {"kind": usual, **value}
-        return value
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The union told apart by `kind`, with bare names and a missing kind spelt out before."""
+        members = _members(source)
+        usual = members[0].model_fields["kind"].default
 
-    return Annotated[union, Field(discriminator="kind"), BeforeValidator(spell_out)]
+        def spell_out(value: Any) -> Any:
+            if isinstance(value, str):
+                return {"kind": value}
+            if isinstance(value, dict) and "kind" not in value:
+                return {"kind": usual, **value}
+            return value
+
+        inner = handler(source) if len(members) == 1 else handler(Annotated[source, Field(discriminator="kind")])
+        return core_schema.no_info_before_validator_function(spell_out, inner)
 
 
 def kinds_of(field: FieldInfo) -> dict[str, type[Spec]]:
     """kind -> class of a field that is a choice, {} for any other field."""
-    members = get_args(field.annotation)
-    if field.discriminator is None or get_origin(field.annotation) is None:
+    if not any(isinstance(mark, Choice) for mark in field.metadata):
         return {}
-    return {member.model_fields["kind"].default: member for member in members}
+    return {member.model_fields["kind"].default: member for member in _members(field.annotation)}
+
+
+def _members(union: Any) -> tuple[type[Spec], ...]:
+    return get_args(union) or (union,)
 
 
 def table_of(field: FieldInfo) -> type[Spec] | None:
     """The settings class of a field that is a plain table, None for any other field."""
     annotation = field.annotation
+    if kinds_of(field):
+        return None
     return annotation if isinstance(annotation, type) and issubclass(annotation, Spec) else None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from sdtune.choices.spec import Spec, choice
+from sdtune.choices.spec import Choice, Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,4 +50,4 @@ class LogitNormal(Spec):
         return (self.mean + self.std * draws.normal("timestep", ()).double()).sigmoid().clamp(max=1 - 1e-7)
 
 
-Timesteps = choice(Stratified | Uniform | LogitNormal)
+Timesteps = Annotated[Stratified | Uniform | LogitNormal, Choice()]

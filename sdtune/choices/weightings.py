@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from sdtune.choices.spec import Spec, choice
+from sdtune.choices.spec import Choice, Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,4 +36,4 @@ class Flat(Spec):
         return snr.new_ones(snr.shape)
 
 
-Weighting = choice(MinSNR | Flat)
+Weighting = Annotated[MinSNR | Flat, Choice()]

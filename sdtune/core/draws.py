@@ -7,7 +7,7 @@ change what a step sees (Salmon et al. 2011, "Parallel random numbers: as easy a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -30,6 +30,10 @@ class Draws:
     """places of these images in the step's whole batch, over micro-batches and processes"""
     images_a_step: int
     """size of the step's whole batch"""
+
+    def first(self, count: int) -> Draws:
+        """The draws of the first images alone."""
+        return replace(self, slots=self.slots[:count])
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers [n, *shape] in fp32 on the CPU."""

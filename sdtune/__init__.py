@@ -1,0 +1,25 @@
+"""sdtune: fine-tune Stable Diffusion with LoRA on the card you own.
+
+The library's face, loaded on first use: `train_lora(TrainLora(...))` and `sample(Sample(...))` are generators of
+reports; `config.resolve` makes their settings from presets and flags.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Sample", "TrainLora", "__version__", "sample", "train_lora"]
+
+_HOMES = {
+    "TrainLora": "sdtune.config",
+    "Sample": "sdtune.config",
+    "train_lora": "sdtune.core.train_lora",
+    "sample": "sdtune.core.sample",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sdtune' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""The command line: flags out of settings, words out of reports."""

@@ -1,0 +1,77 @@
+"""Drawing: from noise to images, step by step, with any family and any sampler.
+
+The noise of an image comes from its seed on the CPU, so it depends neither on its neighbours nor on the device.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from sdtune.core.autoencoder import decode_latents, pixels_a_latent
+from sdtune.core.data.encode import Conditioning, stack
+from sdtune.core.families import Family
+from sdtune.core.reports import Progress
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One image to draw."""
+
+    prompt: Conditioning
+    negative: Conditioning
+    seed: int
+    size: tuple[int, int]
+    """(width, height) in pixels"""
+
+
+def draw(
+    family: Family, net: Any, vae: Any, scheduler: Any, wishes: Sequence[Wish], *, steps: int, guidance: float, phase: str
+) -> Iterator[Progress]:
+    """Draw images of one size together, telling each step; returns them in order.
+
+    With guidance w the prediction is negative + w (prompt - negative) (Ho & Salimans 2022, arXiv:2207.12598).
+    """
+    generators = [Generator().manual_seed(wish.seed) for wish in wishes]
+    scheduler.set_timesteps(steps, device=net.device)
+    latents = _noise(net, vae, wishes, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
+    told = _conditioning(family, wishes, guidance != 1, net)
+    for number, timestep in enumerate(scheduler.timesteps, 1):
+        with torch.no_grad():
+            prediction = _predict(family, net, scheduler, latents, timestep, told, guidance)
+        options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
+        yield Progress(phase, number, len(scheduler.timesteps))
+    return decode_latents(vae, latents)
+
+
+def _noise(net: Any, vae: Any, wishes: Sequence[Wish], generators: Sequence[Generator]) -> Tensor:
+    width, height = wishes[0].size
+    side = pixels_a_latent(vae)
+    shape = (net.config.in_channels, height // side, width // side)
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(net.device)
+
+
+def _conditioning(family: Family, wishes: Sequence[Wish], guided: bool, net: Any) -> Conditioning:
+    """Of all prompts, with all negatives before them where guidance is on: {name: [n or 2 n, ...]}."""
+    sizes = [family.condition_on_size(wish.size, (0, 0), wish.size) for wish in wishes]
+    negatives = [wish.negative for wish in wishes] if guided else []
+    told = stack([{**text, **size} for text, size in zip([*negatives, *(w.prompt for w in wishes)], sizes * 2, strict=False)])
+    return {name: value.to(net.device, net.dtype) for name, value in told.items()}
+
+
+def _predict(
+    family: Family, net: Any, scheduler: Any, latents: Tensor, timestep: Tensor, told: Conditioning, guidance: float
+) -> Tensor:
+    seen = scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
+    seen = torch.cat([seen, seen]) if guidance != 1 else seen
+    prediction = family.denoise(net, seen.to(net.dtype), timestep.expand(len(seen)), told).float()
+    if guidance == 1:
+        return prediction
+    negative, positive = prediction.chunk(2)
+    return negative + guidance * (positive - negative)

@@ -1,0 +1,74 @@
+"""Fitting the card: where to work, in which numbers, and with which attention."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+
+from sdtune.config import Memory
+from sdtune.errors import ConfigError
+
+MIXED = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}
+
+
+def device_for(memory: Memory) -> torch.device:
+    """The device asked for, or the CUDA card where there is one."""
+    found = torch.cuda.is_available()
+    if memory.device == "cuda" and not found:
+        raise ConfigError("memory.device (--device): PyTorch finds no CUDA card; use --device cpu, or install a CUDA build")
+    return torch.device("cpu" if memory.device == "cpu" or not found else "cuda")
+
+
+def dtype_for(memory: Memory, device: torch.device) -> torch.dtype:
+    """Numbers of the frozen weights: as asked, else bf16 or fp16 by what the card has, fp32 on the CPU."""
+    if memory.precision != "auto":
+        if memory.precision == "fp16" and device.type == "cpu":
+            raise ConfigError("memory.precision: fp16 does not train on the CPU; use fp32 or bf16")
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[memory.precision]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def use_attention(net: Any, asked: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Sets the denoiser's attention by a trial on the device and returns the sentence that tells of it."""
+    if asked == "sdpa" or (asked == "auto" and _sdpa_saves_memory(device, dtype)):
+        return "attention: sdpa (PyTorch's memory-efficient kernels)"
+    reason = _why_xformers_fails(device, dtype)
+    if reason is None:
+        net.enable_xformers_memory_efficient_attention()
+        return "attention: xformers"
+    if asked == "xformers":
+        return f"attention: sdpa, since xformers {reason}"
+    return "attention: sdpa"
+
+
+def _sdpa_saves_memory(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a fused kernel runs here, forwards and backwards."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if device.type == "cpu":
+        return True  # the CPU's flash kernel is part of every PyTorch since 2.1
+    query = torch.randn(1, 2, 64, 32, device=device, dtype=dtype, requires_grad=True)
+    try:
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+            torch.nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _why_xformers_fails(device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where xformers works, forwards and backwards, else the reason in a few words."""
+    if importlib.util.find_spec("xformers") is None:
+        return "is not installed (pip install 'sdtune[gpu]')"
+    try:
+        import xformers.ops
+
+        query = torch.randn(1, 64, 2, 32, device=device, dtype=dtype, requires_grad=True)
+        xformers.ops.memory_efficient_attention(query, query, query).sum().backward()
+    except Exception as error:  # a mismatched build fails in many ways: ImportError, OSError, NotImplementedError
+        return f"has no working operator for {dtype} on {device.type} ({type(error).__name__})"
+    return None

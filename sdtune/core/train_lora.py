@@ -1,0 +1,219 @@
+"""Training a LoRA, from a folder of pictures to a file, told step by step."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from sdtune.choices.samplers import DPMpp2M
+from sdtune.config import TrainLora, refine, to_toml
+from sdtune.core import lora_file, memory, model
+from sdtune.core.autoencoder import pixels_a_latent
+from sdtune.core.data.batches import Batches
+from sdtune.core.data.encode import Conditioning, encode_captions, encode_examples
+from sdtune.core.data.folder import Example, read_folder
+from sdtune.core.drawing import Wish, draw
+from sdtune.core.draws import generator
+from sdtune.core.families import Family, family_named
+from sdtune.core.reports import Note, Report, Saved, Trained, Warned
+from sdtune.core.run_folder import RunFolder, write_atomically
+from sdtune.core.sheet import sheet
+from sdtune.core.training import accelerator_for, images_a_step, train
+from sdtune.errors import ConfigError
+
+
+def train_lora(config: TrainLora) -> Iterator[Report]:
+    """Trains and tells of it; closing the iterator between steps leaves the LoRA as far as it came."""
+    identity = model.identify(config.model)
+    family = family_named(identity.family)
+    config = refine(config, family.defaults)
+    run = RunFolder.planned(config.data.folder, config.out)
+    device = memory.device_for(config.memory)
+    dtype = memory.dtype_for(config.memory, device)
+    yield Note(f"model: {_title(identity.name)} ({family.title})")
+    examples = yield from read_folder(config.data)
+
+    pipe = model.load(identity, dtype)
+    process = family.process(pipe)
+    _check(config, process.prediction)
+    resolution = config.data.resolution or _resolution(pipe, family)
+    steps = config.steps or usual_steps(len(examples), images_a_step(config))
+    config = _settled(config, family, resolution, steps)
+    yield from _warn_of_size(examples, resolution)
+
+    prompts = _prompts(config, examples)
+    captions = [example.caption for example in examples]
+    told = yield from encode_captions([*captions, *prompts, "", config.samples.negative], family, _on(pipe, family, device))
+    blank, negative = told[-2:]
+    for part in family.text_encoders:
+        setattr(pipe, part, None)
+    images = yield from encode_examples(examples, told[: len(captions)], family, pipe.vae.to(device), resolution)
+    pipe.vae.to("cpu")
+
+    net = getattr(pipe, family.denoiser).to(device)
+    yield Note(memory.use_attention(net, config.memory.attention, device, dtype))
+    if config.memory.gradient_checkpointing:
+        net.enable_gradient_checkpointing()
+    count = add_lora(net, config, family)
+    yield Note(_plan(config, count, dtype, device))
+    run.create(to_toml(config, without=("out",)))
+    batches = Batches(images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.data.caption_dropout)
+
+    size = (resolution, resolution)
+    wishes = [Wish(told[len(captions) + n], negative, config.seed + n, size) for n in range(len(prompts))]
+    before = yield from _draw(config, family, pipe, net, wishes, run, 0)
+    accelerator = accelerator_for(config, memory.MIXED[dtype])
+    facts = _facts(config, run.name, identity, process.prediction, len(examples))
+    step = None
+    try:
+        for step in train(config, accelerator, family, process, net, batches, steps):
+            run.record(step)
+            yield step
+    except GeneratorExit:
+        if step is not None:
+            _save(run.partial(step.number), net, config, family, facts | {"ss_steps": str(step.number)})
+        raise
+    _save(run.lora, net, config, family, facts)
+    yield Saved("saved", run.lora)
+    after = yield from _draw(config, family, pipe, net, wishes, run, steps)
+    if prompts:
+        rows = [list(pair) for pair in zip(before, after, strict=True)]
+        picture = sheet(rows, ["before", f"after {steps} steps"], prompts)
+        write_atomically(run.sheet, lambda path: picture.save(path))
+    seconds = step.seconds if step else 0.0
+    yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, prompts))
+
+
+def usual_steps(images: int, images_a_step: int) -> int:
+    """100 times the images over the images a step, at least 600 and at most 2000."""
+    return min(max(100 * images // images_a_step, 600), 2000)
+
+
+def add_lora(net: Any, config: TrainLora, family: Family) -> int:
+    """Puts a fresh LoRA into the denoiser, in fp32 and the same for the same seed; returns how many numbers it has."""
+    with torch.random.fork_rng():
+        torch.manual_seed(generator(config.seed, "network").initial_seed())
+        net.add_adapter(config.network.peft_config(family.lora_targets(config.network.layers)))
+    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.data = parameter.data.float()
+    return sum(parameter.numel() for parameter in trainable)
+
+
+def _title(name: str) -> str:
+    """mini is the default, so it is said what it is and how to choose another."""
+    real = ", ".join(name for name in model.SHORT_NAMES if name != "mini")
+    return f"mini, built in, 128 px, for trying out; for a real one: --model {real} or a path" if name == "mini" else name
+
+
+def _check(config: TrainLora, prediction: str) -> None:
+    """Settings that contradict the model."""
+    if prediction == "flow" and config.weighting.kind == "min-snr":
+        raise ConfigError("weighting: min-snr has no meaning for flow matching (sd3); use --weighting constant")
+
+
+def _resolution(pipe: Any, family: Family) -> int:
+    """Pixels of the side that the model's own config was made for."""
+    side = getattr(pipe, family.denoiser).config.sample_size
+    return int(side) * pixels_a_latent(pipe.vae) if isinstance(side, int) else family.resolution
+
+
+def _settled(config: TrainLora, family: Family, resolution: int, steps: int) -> TrainLora:
+    """The config with every value filled in that depends on the model or the data."""
+    network, optimizer = config.network, config.optimizer
+    alpha = network.alpha if network.alpha is not None else network.rank * family.alpha_share
+    changes = {
+        "steps": steps,
+        "data": config.data.model_copy(update={"resolution": resolution}),
+        "network": network.model_copy(update={"alpha": alpha}),
+        "optimizer": optimizer.model_copy(update={"lr": optimizer.rate(images_a_step(config))}),
+    }
+    return config.model_copy(update=changes)
+
+
+def _warn_of_size(examples: Sequence[Example], resolution: int) -> Iterator[Warned]:
+    small = [example for example in examples if example.width * example.height < resolution**2]
+    if small:
+        named = ", ".join(example.path.name for example in small[:3])
+        yield Warned(f"{len(small)} images are smaller than {resolution} x {resolution} and are enlarged ({named})")
+
+
+def _prompts(config: TrainLora, examples: Sequence[Example]) -> list[str]:
+    """What to draw: as told, else the captions a third and two thirds of the way through the data set."""
+    if config.samples.off:
+        return []
+    third = len(examples) // 3
+    return list(config.samples.prompts or dict.fromkeys(examples[place].caption for place in (third, 2 * third)))
+
+
+def _on(pipe: Any, family: Family, device: torch.device) -> Any:
+    """The pipeline with its text encoders on the device."""
+    for part in family.text_encoders:
+        if getattr(pipe, part) is not None:
+            getattr(pipe, part).to(device)
+    return pipe
+
+
+def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.device) -> str:
+    images = images_a_step(config)
+    name = memory.MIXED[dtype] if dtype != torch.float32 else "fp32"
+    return (
+        f"training: {config.steps} steps of {images} image{'s' * (images > 1)}, rank {config.network.rank}, "
+        f"{count:,} numbers, {config.optimizer.kind} at {config.optimizer.lr:.1e}, {name} on {device.type}"
+    )
+
+
+def _draw(
+    config: TrainLora, family: Family, pipe: Any, net: Any, wishes: Sequence[Wish], run: RunFolder, step: int
+) -> Iterator[Report]:
+    """Samples after so many steps, each in its file; returns the images."""
+    if not wishes:
+        return []
+    net.eval()
+    pipe.vae.to(net.device)
+    phase = "samples after training" if step else "samples before training"
+    sampler = DPMpp2M().build(pipe.scheduler)
+    told = config.samples
+    images: list[Image.Image] = yield from draw(
+        family, net, pipe.vae, sampler, wishes, steps=told.steps, guidance=told.guidance, phase=phase
+    )
+    pipe.vae.to("cpu")
+    for number, image in enumerate(images, 1):
+        write_atomically(run.sample(step, number), image.save)
+    return images
+
+
+def _facts(config: TrainLora, name: str, identity: model.Identity, prediction: str, images: int) -> dict[str, str]:
+    """What the LoRA's metadata tells of its training, in kohya's names; no path, no date, no machine."""
+    facts = {
+        "ss_output_name": name,
+        "ss_sd_model_name": identity.name,
+        "ss_steps": str(config.steps),
+        "ss_num_train_images": str(images),
+        "ss_seed": str(config.seed),
+        "ss_learning_rate": f"{config.optimizer.lr:g}",
+        "ss_optimizer": config.optimizer.kind,
+        "ss_lr_scheduler": config.schedule.kind,
+        "ss_total_batch_size": str(images_a_step(config)),
+        "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
+        "modelspec.title": name,
+        "modelspec.prediction_type": prediction,
+        "modelspec.resolution": f"{config.data.resolution}x{config.data.resolution}",
+    }
+    return facts | ({"modelspec.trigger_phrase": config.data.trigger} if config.data.trigger else {})
+
+
+def _save(path: Path, net: nn.Module, config: TrainLora, family: Family, facts: dict[str, str]) -> None:
+    lora = lora_file.from_peft(net, family, facts)
+    lora_file.write(path, lora, form=config.save.form, dtype=config.save.dtype)
+
+
+def _try_next(config: TrainLora, run: RunFolder, prompts: Sequence[str]) -> str:
+    prompt = prompts[0] if prompts else config.data.trigger or "a red apple"
+    return f"sdtune sample --prompt {shlex.quote(prompt)} --lora {shlex.quote(str(run.path))}"
