@@ -8,33 +8,43 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP = 8
 SMALLEST = 192  # smaller pictures are enlarged, so that a sheet of a small model can be looked at
+HEADING_LINES = 3
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels: Sequence[str]) -> Image.Image:
-    """A grid of pictures with a heading over each column and a label over each row; rows may differ in size."""
+    """A grid of pictures with a heading over each column and a label over each row; sizes may differ."""
     factor = max(1, -(-SMALLEST // max(image.width for row in rows for image in row)))
-    rows = [[image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS) for image in row] for row in rows]
-    cell = max(image.width for row in rows for image in row)
+    cell = factor * max(image.width for row in rows for image in row)
     font = ImageFont.load_default(max(12, cell // 16))
-    line = round(font.size * 1.5)
-    heading = line if any(columns) else 0
-    width = GAP + len(rows[0]) * (cell + GAP)
-    height = heading + sum(line + max(image.height for image in row) + GAP for row in rows) + GAP
-    canvas = Image.new("RGB", (width, height), "white")
+    line = round(font.size * 1.3)
+    headings = [_wrapped(text, font, cell) for text in columns]
+    heading = line * max(len(lines) for lines in headings)
+    heights = [factor * max(image.height for image in row) for row in rows]
+    width = GAP + max(len(row) for row in rows) * (cell + GAP)
+    canvas = Image.new("RGB", (width, GAP + heading + sum(line + height + GAP for height in heights)), "white")
     pen = ImageDraw.Draw(canvas)
-    for number, text in enumerate(columns):
-        pen.text((GAP + number * (cell + GAP), GAP // 2), text, fill="black", font=font)
-    top = heading
-    for row, label in zip(rows, labels, strict=True):
-        pen.text((GAP, top + GAP // 2), _shortened(label, font, width - 2 * GAP), fill="#555555", font=font)
+    for number, lines in enumerate(headings):
+        pen.text((GAP + number * (cell + GAP), GAP // 2), "\n".join(lines), fill="black", font=font, spacing=2)
+    top = GAP + heading
+    for row, label, height in zip(rows, labels, heights, strict=True):
+        pen.text((GAP, top), _wrapped(label, font, width - 2 * GAP)[0], fill="#666666", font=font)
         for number, image in enumerate(row):
-            canvas.paste(image, (GAP + number * (cell + GAP), top + line))
-        top += line + max(image.height for image in row) + GAP
+            shown = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
+            canvas.paste(shown, (GAP + number * (cell + GAP), top + line))
+        top += line + height + GAP
     return canvas
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    text = " ".join(text.split())
-    while font.getlength(text) > width and len(text) > 4:
-        text = text[:-4] + "..."
-    return text
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """The text in lines of this width, cut off after a few."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    kept = [line for line in lines if line][:HEADING_LINES] or [""]
+    while font.getlength(kept[-1]) > width and len(kept[-1]) > 1:
+        kept[-1] = kept[-1][:-1]
+    return kept

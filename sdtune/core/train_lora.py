@@ -83,8 +83,7 @@ def train_lora(config: TrainLora) -> Iterator[Report]:
     yield Saved("saved", run.lora)
     after = yield from _draw(config, family, pipe, net, wishes, run, steps)
     if prompts:
-        rows = [list(pair) for pair in zip(before, after, strict=True)]
-        picture = sheet(rows, ["before", f"after {steps} steps"], prompts)
+        picture = sheet([before, after], prompts, ["before", f"after {steps} steps"])
         write_atomically(run.sheet, lambda path: picture.save(path))
     seconds = step.seconds if step else 0.0
     yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, prompts))

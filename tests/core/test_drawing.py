@@ -1,0 +1,79 @@
+"""Drawing is what diffusers' own pipelines draw, and depends on nothing but the wish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from sdtune.choices.samplers import DDIM, DPMpp2M, Euler, EulerAncestral, Sampler
+from sdtune.core.data.encode import encode_captions
+from sdtune.core.drawing import Wish, draw
+from sdtune.core.families import family_named
+from tests import tiny
+
+SAMPLERS = [DPMpp2M(), DDIM(), Euler(), EulerAncestral()]
+
+
+def result_of(work: Iterator[Any]) -> Any:
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def drawn(pipe: Any, name: str, sampler: Sampler, seeds: list[int], guidance: float = 4.0) -> list[Image.Image]:
+    family = family_named(name)
+    told, negative = result_of(encode_captions(["a red apple", "blurred"], family, pipe))
+    wishes = [Wish(told, negative, seed, (64, 64)) for seed in seeds]
+    scheduler = sampler.build(pipe.scheduler)
+    net = getattr(pipe, family.denoiser)
+    images: list[Image.Image] = result_of(
+        draw(family, net, pipe.vae, scheduler, wishes, steps=3, guidance=guidance, phase="")
+    )
+    return images
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.kind)
+def test_equals_the_pipeline_of_diffusers(family_name: str, sampler: Sampler) -> None:
+    pipe = tiny.pipeline(family_name)
+    pipe.set_progress_bar_config(disable=True)
+    (ours,) = drawn(pipe, family_name, sampler, [7])
+    pipe.scheduler = sampler.build(pipe.scheduler)
+    theirs = pipe(
+        "a red apple",
+        negative_prompt="blurred",
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        width=64,
+        height=64,
+        generator=torch.Generator().manual_seed(7),
+    ).images[0]
+    difference = numpy.abs(numpy.asarray(ours, dtype=int) - numpy.asarray(theirs, dtype=int))
+    assert numpy.asarray(ours).std() > 1
+    assert difference.max() <= 1, "but for the rounding of a byte"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.kind)
+def test_an_image_does_not_depend_on_its_neighbours(sampler: Sampler) -> None:
+    pipe = tiny.pipeline("sd1")
+    together = drawn(pipe, "sd1", sampler, [1, 2, 3])
+    alone = drawn(pipe, "sd1", sampler, [2])
+    difference = numpy.abs(numpy.asarray(together[1], dtype=int) - numpy.asarray(alone[0], dtype=int))
+    assert difference.max() <= 1
+    assert numpy.asarray(together[0]).tobytes() != numpy.asarray(together[1]).tobytes()
+
+
+def test_guidance_of_one_asks_once(family_name: str) -> None:
+    pipe = tiny.pipeline(family_name)
+    family = family_named(family_name)
+    sizes: list[int] = []
+    getattr(pipe, family.denoiser).register_forward_pre_hook(lambda _m, args, kw: sizes.append(len(args[0])), with_kwargs=True)
+    drawn(pipe, family_name, DDIM(), [1], guidance=1.0)
+    drawn(pipe, family_name, DDIM(), [1], guidance=2.0)
+    assert sizes == [1, 1, 1, 2, 2, 2]

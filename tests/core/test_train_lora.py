@@ -1,0 +1,162 @@
+"""A whole training on every family: from a folder of pictures to a LoRA that draws the same when loaded again."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from PIL import Image
+
+from sdtune.config import Sample, TrainLora, resolve
+from sdtune.core.reports import Drawn, Note, Report, Step, Trained, Warned
+from sdtune.core.sample import sample
+from sdtune.core.train_lora import train_lora, usual_steps
+from sdtune.errors import ConfigError, OutputError, TrainingError
+from tests import pictures
+
+
+def settings(model: Path, data: Path, out: Path, **more: Any) -> TrainLora:
+    told = {"model": str(model), "out": out, "steps": 3, "batch_size": 2}
+    tables = {"data": {"folder": data}, "network": {"rank": 2}, "samples": {"steps": 2}, "save": {"dtype": "fp32"}}
+    return resolve(TrainLora, [told | tables, more])
+
+
+def run(config: TrainLora) -> tuple[list[Report], Trained]:
+    reports = list(train_lora(config))
+    assert isinstance(reports[-1], Trained)
+    return reports, reports[-1]
+
+
+def steps_of(reports: Sequence[Report]) -> list[Step]:
+    return [report for report in reports if isinstance(report, Step)]
+
+
+def test_every_family_trains_saves_reloads_and_samples(
+    family_name: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    data = pictures.folder(tmp_path / "discs", 4, ((64, 64), (96, 64)))
+    config = settings(tiny_models[family_name], data, tmp_path / "run", samples={"prompts": ["a red apple"]}, optimizer={"lr": 0.01})
+    reports, trained = run(config)
+    assert [step.number for step in steps_of(reports)] == [1, 2, 3]
+    assert all(math.isfinite(step.loss) for step in steps_of(reports))
+
+    again = list(
+        sample(
+            resolve(
+                Sample,
+                [{"prompt": ["a red apple"], "lora": [str(tmp_path / "run")], "out": tmp_path / "a.png", "steps": 2}],
+            )
+        )
+    )
+    assert any(isinstance(report, Drawn) for report in again)
+    before, after = (tmp_path / f"run/samples/step-00000{step}-1.png" for step in (0, 3))
+    drawn = numpy.asarray(Image.open(tmp_path / "a.png"), dtype=int)
+    assert numpy.array_equal(drawn, numpy.asarray(Image.open(after), dtype=int)), "the file draws what the training drew"
+    assert not numpy.array_equal(drawn, numpy.asarray(Image.open(before), dtype=int)), "and not what the base model draws"
+
+
+def test_run_folder_holds_settings_metrics_samples_sheet_and_lora(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    reports, trained = run(settings(tiny_models["sd1"], data, tmp_path / "run"))
+    found = sorted(str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file())
+    samples = [f"samples/step-{step:06d}-{number}.png" for step in (0, 3) for number in (1, 2)]
+    assert found == ["before-after.png", "discs.safetensors", "metrics.jsonl", "run.toml", *samples]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [step.loss for step in steps_of(reports)]
+    told = tomllib.loads((tmp_path / "run/run.toml").read_text())
+    assert told["steps"] == 3
+    assert told["network"] == {"kind": "lora", "rank": 2, "alpha": 1.0, "layers": "attention+ff", "dropout": 0.0}
+    assert told["optimizer"]["lr"] == pytest.approx(1e-4 * 2**0.5)
+    assert "out" not in told
+    assert trained.try_next.startswith("sdtune sample --prompt 'a ")
+
+
+def test_run_toml_repeats_the_run_to_the_byte(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    _, first = run(settings(tiny_models["sd1"], data, tmp_path / "first"))
+    told = tomllib.loads((tmp_path / "first/run.toml").read_text())
+    _, second = run(resolve(TrainLora, [told, {"out": tmp_path / "second"}]))
+    assert first.lora.read_bytes() == second.lora.read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"network": {"dropout": 0.5}}, {"timesteps": "uniform"}])
+def test_seed_and_settings_decide_the_bytes(change: dict[str, Any], tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    plain, changed, same = (
+        run(settings(tiny_models["sd1"], data, tmp_path / str(n), samples={"off": True}, optimizer={"lr": 0.01}, **more))[1]
+        for n, more in enumerate(({}, change, change))
+    )
+    assert changed.lora.read_bytes() == same.lora.read_bytes()
+    assert plain.lora.read_bytes() != changed.lora.read_bytes()
+
+
+def test_samples_change_nothing_in_the_lora(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    _, drawn = run(settings(tiny_models["sd1"], data, tmp_path / "drawn", network={"dropout": 0.3}))
+    _, silent = run(settings(tiny_models["sd1"], data, tmp_path / "silent", network={"dropout": 0.3}, samples={"off": True}))
+    assert drawn.lora.read_bytes() == silent.lora.read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"memory": {"gradient_checkpointing": True}}, {"accumulate": 2}])
+def test_it_learns(change: dict[str, Any], tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs", 2)
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", steps=60, network={"rank": 8}, samples={"off": True}, **change)
+    config = resolve(TrainLora, [config.model_dump(exclude_unset=True), {"optimizer": {"lr": 0.02}}])
+    losses = [step.loss for step in steps_of(run(config)[0])]
+    assert numpy.mean(losses[-15:]) < 0.95 * numpy.mean(losses[:15])
+
+
+def test_gradient_checkpointing_computes_the_same(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    runs = [
+        steps_of(run(settings(tiny_models["sd1"], data, tmp_path / str(on), memory={"gradient_checkpointing": on}))[0])
+        for on in (False, True)
+    ]
+    assert [step.loss for step in runs[0]] == pytest.approx([step.loss for step in runs[1]], rel=1e-4)
+
+
+def test_closing_the_iterator_leaves_the_lora_as_far_as_it_came(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    work = train_lora(settings(tiny_models["sd1"], data, tmp_path / "run"))
+    next(report for report in work if isinstance(report, Step) and report.number == 2)
+    work.close()
+    assert (tmp_path / "run/discs-step-000002.safetensors").is_file()
+    assert not (tmp_path / "run/discs.safetensors").exists()
+
+
+def test_what_contradicts_is_refused_before_anything_is_written(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    config = settings(tiny_models["sd3"], data, tmp_path / "run", weighting="min-snr")
+    with pytest.raises(ConfigError, match="min-snr has no meaning for flow matching"):
+        list(train_lora(config))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    with pytest.raises(OutputError, match="already holds files"):
+        list(train_lora(settings(tiny_models["sd1"], data, tmp_path / "full")))
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", optimizer={"kind": "adamw", "lr": 1e30}, clip=0, steps=20)
+    with pytest.raises(TrainingError, match="lower --lr"):
+        list(train_lora(config))
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_small_images_are_told(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs", 2, ((64, 64), (40, 40)))
+    reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True}))
+    assert [report.text for report in reports if isinstance(report, Warned)] == ["1 images are smaller than 64 x 64 and are enlarged (1.png)"]
+    assert any("attention: sdpa" in report.text for report in reports if isinstance(report, Note))
+
+
+@pytest.mark.parametrize(("images", "a_step", "steps"), [(2, 1, 600), (10, 1, 1000), (56, 1, 2000), (56, 4, 1400)])
+def test_usual_steps(images: int, a_step: int, steps: int) -> None:
+    assert usual_steps(images, a_step) == steps
