@@ -50,9 +50,9 @@ def read_header(path: Path, error: type[InputError]) -> Header:
             body = file.read(length) if length <= MAX_BYTES else b""
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror}; check the file and its permissions") from None
-    if start[:2] == b"PK" or re.match(rb"\x80[\x02-\x05]", start):
-        raise error(f"{path}: a pickle under the name of a safetensors file; {_REMEDY}")
-    if len(start) < 8 or not body[:1] == b"{" or length > MAX_BYTES:
+    if body[:1] != b"{":
+        if start[:2] == b"PK" or re.match(rb"\x80[\x02-\x05]", start):
+            raise error(f"{path}: a pickle under the name of a safetensors file; {_REMEDY}")
         raise error(f"{path}: not a safetensors file (no header of at most {MAX_BYTES >> 20} MB); download it again")
     if len(body) < length:
         raise error(f"{path}: cut short within its header; download it again")

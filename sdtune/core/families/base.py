@@ -32,14 +32,20 @@ class Family(ABC):
     """parts that a pipeline of this family may lack"""
     kohya_prefixes: ClassVar[dict[str, str]]
     """pipeline part -> the prefix of its LoRA keys in kohya's form: {"unet": "lora_unet", "text_encoder": "lora_te"}"""
+    numbered_blocks: ClassVar[bool] = False
+    """whether kohya's form names the U-Net's blocks by the numbers of the first publication, as it does for SDXL"""
     lora_form: ClassVar[str] = "kohya"
     """the form in which LoRAs of this family load in the most programs: kohya or diffusers"""
     base_version: ClassVar[str]
-    """ss_base_model_version, as kohya's programs write it (they add _v to those of v models)"""
+    """ss_base_model_version, as kohya's programs write it"""
+    marks: ClassVar[tuple[str, ...]]
+    """what ss_base_model_version or modelspec.architecture start with in the metadata of LoRA files"""
     models: ClassVar[dict[str, str]]
     """short names of released models, and where the hub keeps them"""
     resolution: ClassVar[int]
     """pixels of the side of a square image that the released models were trained on"""
+    alpha_share: ClassVar[float] = 0.5
+    """alpha over rank where no alpha is given"""
     defaults: ClassVar[dict[str, Any]] = {}
     """settings of train-lora that differ from the classes' own defaults"""
 
@@ -58,6 +64,10 @@ class Family(ABC):
     @abstractmethod
     def recognises_lora(self, shapes: Shapes) -> bool:
         """Whether a LoRA with these tensors, named by part and diffusers' module names, is surely of this family."""
+
+    def version(self, prediction: str) -> str:  # noqa: ARG002 (sd1 and sd2 look at it)
+        """ss_base_model_version of a base model with this prediction type."""
+        return self.base_version
 
     @abstractmethod
     def architecture(self, prediction: str) -> str:

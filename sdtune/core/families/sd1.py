@@ -24,6 +24,7 @@ class SD1(UNetFamily):
     optional_parts = ("safety_checker", "feature_extractor", "image_encoder")
     kohya_prefixes: ClassVar[dict[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
     base_version = "sd_v1"
+    marks = ("sd_v1", "stable-diffusion-v1")
     models: ClassVar[dict[str, str]] = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
     resolution = 512
     caption_width: ClassVar[int] = 768
@@ -43,6 +44,10 @@ class SD1(UNetFamily):
     @override
     def recognises_lora(self, shapes: Shapes) -> bool:
         return caption_widths(shapes) == {self.caption_width}
+
+    @override
+    def version(self, prediction: str) -> str:
+        return self.base_version + ("_v" if prediction == "v" else "")
 
     @override
     def architecture(self, prediction: str) -> str:

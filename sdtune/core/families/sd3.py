@@ -36,13 +36,15 @@ class SD3(Family):
     }
     lora_form = "diffusers"
     base_version = "sd3"
+    marks = ("sd3", "stable-diffusion-3")
     models: ClassVar[dict[str, str]] = {
         name: f"stabilityai/stable-diffusion-{release}"
         for name, release in (("sd35-medium", "3.5-medium"), ("sd35-large", "3.5-large"), ("sd3", "3-medium-diffusers"))
     }
     resolution = 1024
+    alpha_share = 1.0
     defaults: ClassVar[dict[str, Any]] = {
-        "network": {"alpha": 16, "layers": "attention"},
+        "network": {"layers": "attention"},
         "timesteps": {"kind": "logit-normal"},
         "weighting": {"kind": "constant"},
         "schedule": {"kind": "constant"},

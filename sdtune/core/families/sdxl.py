@@ -30,7 +30,9 @@ class SDXL(UNetFamily):
         "text_encoder": "lora_te1",
         "text_encoder_2": "lora_te2",
     }
+    numbered_blocks = True
     base_version = "sdxl_base_v1-0"
+    marks = ("sdxl", "stable-diffusion-xl")
     models: ClassVar[dict[str, str]] = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}
     resolution = 1024
 
