@@ -6,17 +6,18 @@ The noise of an image comes from its seed on the CPU, so it depends neither on i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 
 from sdtune.core.autoencoder import decode_latents, pixels_a_latent
 from sdtune.core.data.encode import Conditioning, stack
 from sdtune.core.families import Family
-from sdtune.core.reports import Progress
+from sdtune.core.reports import Progress, Telling
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,23 @@ class Wish:
 
 
 def draw(
-    family: Family, net: Any, vae: Any, scheduler: Any, wishes: Sequence[Wish], *, steps: int, guidance: float, phase: str
-) -> Iterator[Progress]:
+    family: Family,
+    net: Any,
+    vae: Any,
+    scheduler: Any,
+    wishes: Sequence[Wish],
+    *,
+    steps: int,
+    guidance: float,
+    phase: str,
+) -> Telling[list[Image.Image]]:
     """Draw images of one size together, telling each step; returns them in order.
 
     With guidance w the prediction is negative + w (prompt - negative) (Ho & Salimans 2022, arXiv:2207.12598).
     """
     generators = [Generator().manual_seed(wish.seed) for wish in wishes]
     scheduler.set_timesteps(steps, device=net.device)
-    latents = _noise(net, vae, wishes, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
+    latents: Tensor = _noise(net, vae, wishes, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
     told = _conditioning(family, wishes, guidance != 1, net)
     for number, timestep in enumerate(scheduler.timesteps, 1):
         with torch.no_grad():
@@ -61,7 +70,9 @@ def _conditioning(family: Family, wishes: Sequence[Wish], guided: bool, net: Any
     """Of all prompts, with all negatives before them where guidance is on: {name: [n or 2 n, ...]}."""
     sizes = [family.condition_on_size(wish.size, (0, 0), wish.size) for wish in wishes]
     negatives = [wish.negative for wish in wishes] if guided else []
-    told = stack([{**text, **size} for text, size in zip([*negatives, *(w.prompt for w in wishes)], sizes * 2, strict=False)])
+    told = stack(
+        [{**text, **size} for text, size in zip([*negatives, *(w.prompt for w in wishes)], sizes * 2, strict=False)]
+    )
     return {name: value.to(net.device, net.dtype) for name, value in told.items()}
 
 

@@ -17,7 +17,9 @@ def device_for(memory: Memory) -> torch.device:
     """The device asked for, or the CUDA card where there is one."""
     found = torch.cuda.is_available()
     if memory.device == "cuda" and not found:
-        raise ConfigError("memory.device (--device): PyTorch finds no CUDA card; use --device cpu, or install a CUDA build")
+        raise ConfigError(
+            "memory.device (--device): PyTorch finds no CUDA card; use --device cpu, or install a CUDA build"
+        )
     return torch.device("cpu" if memory.device == "cpu" or not found else "cuda")
 
 

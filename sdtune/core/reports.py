@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,7 @@ class Trained:
 
 
 Report = Note | Warned | Skipped | Progress | Step | Saved | Drawn | Trained
+
+Result = TypeVar("Result")
+Telling = Generator[Report, None, Result]
+"""Work that tells reports on its way and then returns its result: `result = yield from work`."""

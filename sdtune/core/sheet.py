@@ -15,7 +15,8 @@ def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels:
     """A grid of pictures with a heading over each column and a label over each row; sizes may differ."""
     factor = max(1, -(-SMALLEST // max(image.width for row in rows for image in row)))
     cell = factor * max(image.width for row in rows for image in row)
-    font = ImageFont.load_default(max(12, cell // 16))
+    letters = max(12, cell // 16)
+    font = ImageFont.load_default(letters)
     line = round(font.size * 1.3)
     headings = [_wrapped(text, font, cell) for text in columns]
     heading = line * max(len(lines) for lines in headings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,20 @@ from sdtune.config import TrainLora, refine, to_toml
 from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import pixels_a_latent
 from sdtune.core.data.batches import Batches
-from sdtune.core.data.encode import Conditioning, encode_captions, encode_examples
+from sdtune.core.data.encode import encode_captions, encode_examples
 from sdtune.core.data.folder import Example, read_folder
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.draws import generator
 from sdtune.core.families import Family, family_named
-from sdtune.core.reports import Note, Report, Saved, Trained, Warned
+from sdtune.core.lora import from_peft
+from sdtune.core.reports import Note, Saved, Telling, Trained, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.core.training import accelerator_for, images_a_step, train
 from sdtune.errors import ConfigError
 
 
-def train_lora(config: TrainLora) -> Iterator[Report]:
+def train_lora(config: TrainLora) -> Telling[None]:
     """Trains and tells of it; closing the iterator between steps leaves the LoRA as far as it came."""
     identity = model.identify(config.model)
     family = family_named(identity.family)
@@ -49,7 +50,9 @@ def train_lora(config: TrainLora) -> Iterator[Report]:
 
     prompts = _prompts(config, examples)
     captions = [example.caption for example in examples]
-    told = yield from encode_captions([*captions, *prompts, "", config.samples.negative], family, _on(pipe, family, device))
+    told = yield from encode_captions(
+        [*captions, *prompts, "", config.samples.negative], family, _on(pipe, family, device)
+    )
     blank, negative = told[-2:]
     for part in family.text_encoders:
         setattr(pipe, part, None)
@@ -63,7 +66,9 @@ def train_lora(config: TrainLora) -> Iterator[Report]:
     count = add_lora(net, config, family)
     yield Note(_plan(config, count, dtype, device))
     run.create(to_toml(config, without=("out",)))
-    batches = Batches(images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.data.caption_dropout)
+    batches = Batches(
+        images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.data.caption_dropout
+    )
 
     size = (resolution, resolution)
     wishes = [Wish(told[len(captions) + n], negative, config.seed + n, size) for n in range(len(prompts))]
@@ -106,9 +111,11 @@ def add_lora(net: Any, config: TrainLora, family: Family) -> int:
 
 
 def _title(name: str) -> str:
-    """mini is the default, so it is said what it is and how to choose another."""
+    """Mini is the default, so it is said what it is and how to choose another."""
+    if name != "mini":
+        return name
     real = ", ".join(name for name in model.SHORT_NAMES if name != "mini")
-    return f"mini, built in, 128 px, for trying out; for a real one: --model {real} or a path" if name == "mini" else name
+    return f"mini, built in, 128 px, to try things out; for a real model: --model {real}, a hub name or a path"
 
 
 def _check(config: TrainLora, prediction: str) -> None:
@@ -136,7 +143,7 @@ def _settled(config: TrainLora, family: Family, resolution: int, steps: int) -> 
     return config.model_copy(update=changes)
 
 
-def _warn_of_size(examples: Sequence[Example], resolution: int) -> Iterator[Warned]:
+def _warn_of_size(examples: Sequence[Example], resolution: int) -> Telling[None]:
     small = [example for example in examples if example.width * example.height < resolution**2]
     if small:
         named = ", ".join(example.path.name for example in small[:3])
@@ -170,7 +177,7 @@ def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.devic
 
 def _draw(
     config: TrainLora, family: Family, pipe: Any, net: Any, wishes: Sequence[Wish], run: RunFolder, step: int
-) -> Iterator[Report]:
+) -> Telling[list[Image.Image]]:
     """Samples after so many steps, each in its file; returns the images."""
     if not wishes:
         return []
@@ -179,7 +186,7 @@ def _draw(
     phase = "samples after training" if step else "samples before training"
     sampler = DPMpp2M().build(pipe.scheduler)
     told = config.samples
-    images: list[Image.Image] = yield from draw(
+    images = yield from draw(
         family, net, pipe.vae, sampler, wishes, steps=told.steps, guidance=told.guidance, phase=phase
     )
     pipe.vae.to("cpu")
@@ -209,8 +216,7 @@ def _facts(config: TrainLora, name: str, identity: model.Identity, prediction: s
 
 
 def _save(path: Path, net: nn.Module, config: TrainLora, family: Family, facts: dict[str, str]) -> None:
-    lora = lora_file.from_peft(net, family, facts)
-    lora_file.write(path, lora, form=config.save.form, dtype=config.save.dtype)
+    lora_file.write(path, from_peft(net, family, facts), form=config.save.form, dtype=config.save.dtype)
 
 
 def _try_next(config: TrainLora, run: RunFolder, prompts: Sequence[str]) -> str:

@@ -23,7 +23,9 @@ from sdtune.errors import TrainingError
 MEMORY = 0.98  # of the loss average: about the last 50 steps
 
 
-def step_loss(config: TrainLora, family: Family, process: Process, net: nn.Module, batch: Batch, draws: Draws) -> Tensor:
+def step_loss(
+    config: TrainLora, family: Family, process: Process, net: nn.Module, batch: Batch, draws: Draws
+) -> Tensor:
     """The loss of one batch: noise it, let the denoiser say what it sees, and weigh its errors."""
     u = config.timesteps.sample(draws)
     noise = config.noise.sample(batch.latents, draws)
@@ -34,7 +36,7 @@ def step_loss(config: TrainLora, family: Family, process: Process, net: nn.Modul
 
 
 def accelerator_for(config: TrainLora, precision: str) -> Accelerator:
-    """accelerate's view of this process: its device, its mixed precision ("no", "bf16", "fp16"), its peers."""
+    """Accelerate's view of this process: its device, its mixed precision ("no", "bf16", "fp16"), its peers."""
     return Accelerator(cpu=config.memory.device == "cpu", mixed_precision=precision)
 
 
@@ -44,7 +46,13 @@ def images_a_step(config: TrainLora, processes: int = 1) -> int:
 
 
 def train(
-    config: TrainLora, accelerator: Accelerator, family: Family, process: Process, net: nn.Module, batches: Batches, steps: int
+    config: TrainLora,
+    accelerator: Accelerator,
+    family: Family,
+    process: Process,
+    net: nn.Module,
+    batches: Batches,
+    steps: int,
 ) -> Iterator[Step]:
     """Train what in the denoiser asks for gradients, telling each step; closing the iterator stops between steps."""
     rate = config.optimizer.rate(images_a_step(config, accelerator.num_processes))

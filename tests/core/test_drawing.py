@@ -73,7 +73,9 @@ def test_guidance_of_one_asks_once(family_name: str) -> None:
     pipe = tiny.pipeline(family_name)
     family = family_named(family_name)
     sizes: list[int] = []
-    getattr(pipe, family.denoiser).register_forward_pre_hook(lambda _m, args, kw: sizes.append(len(args[0])), with_kwargs=True)
+    getattr(pipe, family.denoiser).register_forward_pre_hook(
+        lambda _module, args, _named: sizes.append(len(args[0])), with_kwargs=True
+    )
     drawn(pipe, family_name, DDIM(), [1], guidance=1.0)
     drawn(pipe, family_name, DDIM(), [1], guidance=2.0)
     assert sizes == [1, 1, 1, 2, 2, 2]

@@ -18,4 +18,4 @@ def test_every_picture_is_there() -> None:
 
 def test_large_pictures_stay_as_they_are() -> None:
     page = sheet([[Image.new("RGB", (512, 512), "#ff0000")]], [""], [""])
-    assert dict((colour, count) for count, colour in page.getcolors(maxcolors=2**20) or [])[(255, 0, 0)] == 512 * 512
+    assert (512 * 512, (255, 0, 0)) in (page.getcolors(maxcolors=2**20) or [])

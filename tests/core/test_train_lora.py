@@ -41,8 +41,10 @@ def test_every_family_trains_saves_reloads_and_samples(
     family_name: str, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
     data = pictures.folder(tmp_path / "discs", 4, ((64, 64), (96, 64)))
-    config = settings(tiny_models[family_name], data, tmp_path / "run", samples={"prompts": ["a red apple"]}, optimizer={"lr": 0.01})
-    reports, trained = run(config)
+    config = settings(
+        tiny_models[family_name], data, tmp_path / "run", samples={"prompts": ["a red apple"]}, optimizer={"lr": 0.3}
+    )
+    reports, _ = run(config)
     assert [step.number for step in steps_of(reports)] == [1, 2, 3]
     assert all(math.isfinite(step.loss) for step in steps_of(reports))
 
@@ -55,10 +57,12 @@ def test_every_family_trains_saves_reloads_and_samples(
         )
     )
     assert any(isinstance(report, Drawn) for report in again)
-    before, after = (tmp_path / f"run/samples/step-00000{step}-1.png" for step in (0, 3))
-    drawn = numpy.asarray(Image.open(tmp_path / "a.png"), dtype=int)
-    assert numpy.array_equal(drawn, numpy.asarray(Image.open(after), dtype=int)), "the file draws what the training drew"
-    assert not numpy.array_equal(drawn, numpy.asarray(Image.open(before), dtype=int)), "and not what the base model draws"
+    drawn, before, after = (
+        numpy.asarray(Image.open(tmp_path / name), dtype=int)
+        for name in ("a.png", "run/samples/step-000000-1.png", "run/samples/step-000003-1.png")
+    )
+    assert numpy.abs(drawn - after).max() <= 1, "the file draws what the training drew"
+    assert numpy.abs(drawn - before).max() > 5, "and not what the base model draws"
 
 
 def test_run_folder_holds_settings_metrics_samples_sheet_and_lora(tiny_models: dict[str, Path], tmp_path: Path) -> None:
@@ -86,10 +90,14 @@ def test_run_toml_repeats_the_run_to_the_byte(tiny_models: dict[str, Path], tmp_
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"network": {"dropout": 0.5}}, {"timesteps": "uniform"}])
-def test_seed_and_settings_decide_the_bytes(change: dict[str, Any], tiny_models: dict[str, Path], tmp_path: Path) -> None:
+def test_seed_and_settings_decide_the_bytes(
+    change: dict[str, Any], tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
     data = pictures.folder(tmp_path / "discs")
     plain, changed, same = (
-        run(settings(tiny_models["sd1"], data, tmp_path / str(n), samples={"off": True}, optimizer={"lr": 0.01}, **more))[1]
+        run(
+            settings(tiny_models["sd1"], data, tmp_path / str(n), samples={"off": True}, optimizer={"lr": 0.01}, **more)
+        )[1]
         for n, more in enumerate(({}, change, change))
     )
     assert changed.lora.read_bytes() == same.lora.read_bytes()
@@ -99,14 +107,20 @@ def test_seed_and_settings_decide_the_bytes(change: dict[str, Any], tiny_models:
 def test_samples_change_nothing_in_the_lora(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs")
     _, drawn = run(settings(tiny_models["sd1"], data, tmp_path / "drawn", network={"dropout": 0.3}))
-    _, silent = run(settings(tiny_models["sd1"], data, tmp_path / "silent", network={"dropout": 0.3}, samples={"off": True}))
+    _, silent = run(
+        settings(tiny_models["sd1"], data, tmp_path / "silent", network={"dropout": 0.3}, samples={"off": True})
+    )
     assert drawn.lora.read_bytes() == silent.lora.read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"memory": {"gradient_checkpointing": True}}, {"accumulate": 2}])
+@pytest.mark.parametrize(
+    "change", [{"optimizer": "adamw"}, {"memory": {"gradient_checkpointing": True}}, {"accumulate": 2}]
+)
 def test_it_learns(change: dict[str, Any], tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs", 2)
-    config = settings(tiny_models["sd1"], data, tmp_path / "run", steps=60, network={"rank": 8}, samples={"off": True}, **change)
+    config = settings(
+        tiny_models["sd1"], data, tmp_path / "run", steps=60, network={"rank": 8}, samples={"off": True}, **change
+    )
     config = resolve(TrainLora, [config.model_dump(exclude_unset=True), {"optimizer": {"lr": 0.02}}])
     losses = [step.loss for step in steps_of(run(config)[0])]
     assert numpy.mean(losses[-15:]) < 0.95 * numpy.mean(losses[:15])
@@ -144,7 +158,9 @@ def test_what_contradicts_is_refused_before_anything_is_written(tiny_models: dic
 
 def test_a_loss_that_is_no_number_ends_the_training(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs")
-    config = settings(tiny_models["sd1"], data, tmp_path / "run", optimizer={"kind": "adamw", "lr": 1e30}, clip=0, steps=20)
+    config = settings(
+        tiny_models["sd1"], data, tmp_path / "run", optimizer={"kind": "adamw", "lr": 1e30}, clip=0, steps=20
+    )
     with pytest.raises(TrainingError, match="lower --lr"):
         list(train_lora(config))
     assert not list((tmp_path / "run").glob("*.safetensors"))
@@ -153,7 +169,9 @@ def test_a_loss_that_is_no_number_ends_the_training(tiny_models: dict[str, Path]
 def test_small_images_are_told(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs", 2, ((64, 64), (40, 40)))
     reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True}))
-    assert [report.text for report in reports if isinstance(report, Warned)] == ["1 images are smaller than 64 x 64 and are enlarged (1.png)"]
+    assert [report.text for report in reports if isinstance(report, Warned)] == [
+        "1 images are smaller than 64 x 64 and are enlarged (1.png)"
+    ]
     assert any("attention: sdpa" in report.text for report in reports if isinstance(report, Note))
 
 

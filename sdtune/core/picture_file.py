@@ -1,0 +1,80 @@
+"""A picture as a PNG that says how it was made, under a name that was free."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sdtune import __version__
+from sdtune.config import Sample
+from sdtune.core.run_folder import write_atomically
+from sdtune.errors import ConfigError, OutputError
+
+
+def parameters(config: Sample, prompt: str, seed: int, size: tuple[int, int], model_name: str) -> str:
+    """The text that A1111 writes into its pictures and that others read: prompt, negative, settings."""
+    settings = {
+        "Steps": config.steps,
+        "Sampler": config.sampler.title,
+        "CFG scale": f"{config.guidance:g}",
+        "Seed": seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": model_name,
+        "Version": f"sdtune {__version__}",
+    }
+    lines = [prompt]
+    if config.negative:
+        lines.append(f"Negative prompt: {config.negative}")
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+
+
+def save_png(path: Path, image: Image.Image, text: str) -> None:
+    """The picture with its parameters, whole or not at all."""
+    info = PngInfo()
+    info.add_itxt("parameters", text) if not text.isascii() else info.add_text("parameters", text)
+    try:
+        write_atomically(path, lambda place: image.save(place, pnginfo=info))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); give another place with --out") from None
+
+
+class Names:
+    """Free names for pictures: 00001-0-a-red-apple.png, never one that exists."""
+
+    def __init__(self, config: Sample) -> None:
+        pictures = len(config.prompt) * config.count
+        self.single = config.out if config.out.suffix.lower() == ".png" else None
+        if self.single and pictures > 1:
+            raise ConfigError(f"--out {config.out}: names one picture, but {pictures} are asked for; give a folder")
+        if self.single and self.single.exists():
+            raise OutputError(f"{self.single}: exists already; give another name with --out")
+        self.folder = config.out.parent if self.single else config.out
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            taken = [
+                int(found[1]) for path in self.folder.iterdir() if (found := re.match(r"(?:grid-)?(\d{5})", path.name))
+            ]
+            probe = self.folder / ".sdtune-can-write"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: cannot be written ({error.strerror}); give another place with --out"
+            ) from None
+        self.number = max(taken, default=0)
+
+    def next(self, prompt: str, seed: int) -> Path:
+        """The name of the next picture."""
+        if self.single:
+            return self.single
+        self.number += 1
+        words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-")
+        return self.folder / f"{self.number:05d}-{seed}{'-' * bool(words)}{words}.png"
+
+    def grid(self) -> Path:
+        """The name of the sheet of all."""
+        self.number += 1
+        return self.folder / f"grid-{self.number:05d}.png"
