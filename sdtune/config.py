@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,12 +14,13 @@ from sdtune.choices.losses import MSE, Loss
 from sdtune.choices.networks import LoRA, Network
 from sdtune.choices.noises import Gaussian, Noise
 from sdtune.choices.optimizers import AdamW8bit, Optimizer
+from sdtune.choices.problems import oddities, problems
 from sdtune.choices.samplers import AnySampler, DPMpp2M
 from sdtune.choices.schedules import Cosine, Schedule
 from sdtune.choices.spec import Spec, kinds_of, setting, table_of
 from sdtune.choices.timesteps import Stratified, Timesteps
 from sdtune.choices.weightings import MinSNR, Weighting
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, nearest
 
 Config = TypeVar("Config", bound=Spec)
 Tables = dict[str, Any]
@@ -30,24 +30,24 @@ PRESET_BYTES = 2**20
 class Data(Spec):
     """Pictures and their captions."""
 
-    folder: Path = setting(..., metavar="DATASET")
+    folder: Path = setting(..., metavar="DATASET", place=0, example="sdtune train-lora pictures/cats")
     """Folder of images, each with a caption of the same name (.txt or .caption), or with a metadata.jsonl."""
-    resolution: int | None = setting(None, "--resolution", ge=32, le=4096, multiple_of=8)
+    resolution: int | None = setting(None, "--resolution", place=6, ge=32, le=4096, multiple_of=8)
     """Pixels of the side of a square; other shapes get the same area. Not given: what the model was made for."""
-    trigger: str | None = setting(None, "--trigger", min_length=1)
+    trigger: str | None = setting(None, "--trigger", place=7, min_length=1)
     """Word that stands for what is learned; put before every caption that lacks it."""
     caption_dropout: float = Field(0.05, ge=0, le=1)
     """Share of images shown without their caption, so that guidance goes on working."""
-    caption_from_filename: bool = setting(False, "--caption-from-filename")
+    caption_from_filename: bool = setting(False, "--caption-from-filename", place=12)
     """An image without a caption takes its file's name: red_apple.png becomes "red apple"."""
-    skip_bad: bool = setting(False, "--skip-bad")
+    skip_bad: bool = setting(False, "--skip-bad", place=13)
     """Leave out images that cannot be read, instead of refusing to start."""
 
 
 class Memory(Spec):
     """Fitting the card."""
 
-    device: Literal["auto", "cuda", "cpu"] = setting("auto", "--device")
+    device: Literal["auto", "cuda", "cpu"] = setting("auto", "--device", place=11)
     """Where to work; auto: the CUDA card where there is one."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Numbers of the frozen model and its arithmetic; the LoRA stays fp32. auto: bf16 on cards that have it,
@@ -85,19 +85,19 @@ class Samples(Spec):
 class TrainLora(Spec):
     """Train a LoRA on a folder of pictures."""
 
-    model: str = setting("mini", "--model", "-m")
+    model: str = setting("mini", "--model", "-m", place=1, min_length=1)
     """Base model: mini, sd15, sd21, sdxl, sd35-medium, a Hugging Face name, a diffusers folder or a .safetensors."""
-    out: Path | None = setting(None, "--out", "-o")
+    out: Path | None = setting(None, "--out", "-o", place=9)
     """Run folder, new or empty. Not given: runs/<data set>-<number>."""
-    steps: int | None = setting(None, "--steps", ge=1)
+    steps: int | None = setting(None, "--steps", place=3, ge=1, le=10**7)
     """Optimizer steps. Not given: 100 times the images over the batch, at least 600 and at most 2000."""
-    batch_size: int = setting(1, "--batch-size", ge=1)
+    batch_size: int = setting(1, "--batch-size", place=5, ge=1, le=4096)
     """Images at once on the device."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=4096)
     """Batches whose gradients are added up for one step."""
     clip: float = Field(1.0, ge=0)
     """Largest norm of the gradient of a step; 0: not limited."""
-    seed: int = setting(0, "--seed", ge=0, lt=2**63)
+    seed: int = setting(0, "--seed", place=10, ge=0, lt=2**63)
     """Start of every random draw: the same seed gives the same LoRA on the same machine."""
     data: Data
     network: Network = LoRA()
@@ -115,31 +115,33 @@ class TrainLora(Spec):
 class Sample(Spec):
     """Draw pictures from prompts."""
 
-    prompt: tuple[str, ...] = setting(..., "--prompt", min_length=1)
+    prompt: tuple[str, ...] = setting(
+        ..., "--prompt", place=0, min_length=1, example='sdtune sample --prompt "a red apple"'
+    )
     """What to draw; can be given several times."""
-    negative: str = setting("", "--negative")
+    negative: str = setting("", "--negative", place=8)
     """What the picture should not show."""
-    lora: tuple[str, ...] = setting((), "--lora", metavar="FILE[:STRENGTH]")
+    lora: tuple[str, ...] = setting((), "--lora", metavar="FILE[:STRENGTH]", place=1)
     """LoRA file or run folder, with a strength behind a colon where it is not 1; can be given several times."""
-    model: str | None = setting(None, "--model", "-m")
+    model: str | None = setting(None, "--model", "-m", place=2, min_length=1)
     """Base model. Not given: that of the run whose LoRA is used, else mini."""
-    out: Path = setting(Path("samples"), "--out", "-o")
+    out: Path = setting(Path("samples"), "--out", "-o", place=4)
     """Folder for the pictures, or the name of the only one (.png)."""
-    steps: int = setting(25, "--steps", ge=1, le=1000)
+    steps: int = setting(25, "--steps", place=5, ge=1, le=1000)
     """Sampling steps."""
-    guidance: float = setting(5.0, "--guidance", ge=0)
+    guidance: float = setting(5.0, "--guidance", place=6, ge=0)
     """How strongly the prompt pulls; 1: guidance off."""
     sampler: AnySampler = DPMpp2M()
     """Path from noise to an image."""
-    width: int | None = setting(None, "--width", ge=8, le=8192, multiple_of=8)
+    width: int | None = setting(None, "--width", place=9, ge=8, le=8192, multiple_of=8)
     """Pixels. Not given: what the model was made for."""
-    height: int | None = setting(None, "--height", ge=8, le=8192, multiple_of=8)
+    height: int | None = setting(None, "--height", place=10, ge=8, le=8192, multiple_of=8)
     """Pixels. Not given: what the model was made for."""
-    seed: int = setting(0, "--seed", ge=0, lt=2**63)
+    seed: int = setting(0, "--seed", place=7, ge=0, lt=2**63)
     """Seed of the first picture of each prompt; the next has the next number."""
-    count: int = setting(1, "--count", "-n", ge=1)
+    count: int = setting(1, "--count", "-n", place=3, ge=1, le=10**6)
     """Pictures a prompt."""
-    batch_size: int = setting(4, "--batch-size", ge=1)
+    batch_size: int = setting(4, "--batch-size", place=11, ge=1, le=4096)
     """Pictures at once on the device."""
     memory: Memory = Memory()
 
@@ -157,30 +159,67 @@ def preset_names() -> list[str]:
 
 def read_preset(name: str) -> Tables:
     """The tables of a shipped preset (by name) or of a TOML file (by path)."""
-    path = Path(name) if name.endswith(".toml") or os.sep in name else presets_folder() / f"{name}.toml"
+    by_path = name.endswith(".toml") or os.sep in name
+    path = Path(name) if by_path else presets_folder() / f"{name}.toml"
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{name}: is not a file; give a TOML file of settings")
         if path.stat().st_size > PRESET_BYTES:
             raise ConfigError(f"{name}: over 1 MB, which is no preset; give a TOML file of settings")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return Preset(name, tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
-        hint = nearest(name, preset_names())
-        known = hint or f"give a TOML file, or one of {', '.join(preset_names())}"
+        near = None if by_path else nearest(name, preset_names())
+        known = f"did you mean {near}?" if near else f"give a TOML file, or one of {', '.join(preset_names())}"
         raise ConfigError(f"{name}: no such preset; {known}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: not valid TOML: {error}; mend that line") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: not TOML, since it is not text in UTF-8; give a TOML file of settings") from None
+    except (ValueError, RecursionError) as error:  # tomllib's own error names the line
+        raise ConfigError(f"{name}: not valid TOML: {str(error)[:200]}; mend that line") from None
     except OSError as error:
-        raise ConfigError(f"{name}: cannot be read ({error.strerror}); give a TOML file") from None
+        raise ConfigError(f"{name}: cannot be read ({error.strerror}); give a TOML file of settings") from None
+
+
+class Preset(Tables):
+    """Tables that know where they came from."""
+
+    def __init__(self, name: str, tables: Tables) -> None:
+        super().__init__(tables)
+        self.name = name
 
 
 def resolve(spec: type[Config], layers: Iterable[Tables]) -> Config:
     """One settings object out of layers of tables; later layers win, and every problem is told at once."""
-    tables: Tables = {}
+    layers = list(layers)
+    tables: Tables = {name: {} for name, field in spec.model_fields.items() if field.is_required() and table_of(field)}
     for layer in layers:
         tables = merge(spec, tables, layer)
+    found = list(oddities(spec, tables))
     try:
-        return spec.model_validate(tables)
+        config = spec.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError("\n".join(_problems(spec, error))) from None
+        found += problems(spec, error)
+    if found:
+        raise ConfigError(*(f"{_source(layers, path)}{line}" for path, line in found))
+    return config
+
+
+def automatic_layers(spec: type[Spec], given: Sequence[Tables]) -> list[Tables]:
+    """What lies under the presets and flags given: the built-in model has settings of its own for training."""
+    if spec is not TrainLora:
+        return []
+    models = [layer["model"] for layer in given if "model" in layer]
+    return [read_preset("mini")] if not models or models[-1] == "mini" else []
+
+
+def _source(layers: Sequence[Tables], path: Sequence[str]) -> str:
+    """The name of the preset that had the last word on a setting, to begin a line with."""
+    for layer in reversed(layers):
+        value: Any = layer
+        for step in path:
+            value = value.get(step) if isinstance(value, dict) else None
+        if value is not None:
+            return f"{layer.name}: " if isinstance(layer, Preset) else ""
+    return ""
 
 
 def refine(config: Config, layer: Tables) -> Config:
@@ -210,72 +249,3 @@ def to_toml(config: Spec, without: Collection[str] = ()) -> str:
     import tomli_w
 
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=set(without)))
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """ "did you mean ...?" for a misspelt name, or None where nothing is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"did you mean {match[0]}?" if match else None
-
-
-def _problems(spec: type[Spec], error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        path, table = _walk(spec, problem["loc"])
-        dotted = ".".join(path)
-        if problem["type"] == "extra_forbidden":
-            prefix = ".".join(path[:-1])
-            near = nearest(path[-1], [name for name in table.model_fields if name != "kind"])
-            known = f"known here: {', '.join(name for name in table.model_fields if name != 'kind')}"
-            yield f"{dotted}: no such setting; {near.replace('mean ', f'mean {prefix}.' if prefix else 'mean ') if near else known}"
-        elif problem["type"] == "union_tag_invalid":
-            tag = str(problem["ctx"]["tag"])
-            known = str(problem["ctx"]["expected_tags"]).replace("'", "")
-            yield f"{dotted}: no such kind as {tag!r}; {nearest(tag, known.split(', ')) or f'choose one of {known}'}"
-        elif problem["type"] == "missing":
-            yield f"{_spelt(spec, path)}: not given; {_help(spec, path)}"
-        else:
-            message = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
-            yield f"{_spelt(spec, path)}: {message[0].lower()}{message[1:]}; it was {problem['input']!r}"
-
-
-def _walk(spec: type[Spec], loc: Sequence[int | str]) -> tuple[list[str], type[Spec]]:
-    """The dotted path of a pydantic location (which names a choice's kind as a step), and its innermost table."""
-    path: list[str] = []
-    table, kinds = spec, {}
-    for step in map(str, loc):
-        if step in kinds:
-            table, kinds = kinds[step], {}
-            continue
-        path.append(step)
-        field = table.model_fields.get(step)
-        if field is not None:
-            kinds = kinds_of(field)
-            table = table_of(field) or table
-    return path, table
-
-
-def _field(spec: type[Spec], path: Sequence[str]) -> Any:
-    field = None
-    tables: list[type[Spec]] = [spec]
-    for step in path:
-        found = [table.model_fields[step] for table in tables if step in table.model_fields]
-        if not found:
-            return field
-        field = found[0]
-        inner = table_of(field)
-        tables = [inner] if inner else list(kinds_of(field).values())
-    return field
-
-
-def _spelt(spec: type[Spec], path: Sequence[str]) -> str:
-    """network.rank (--rank)"""
-    field = _field(spec, path)
-    flags = (field.json_schema_extra or {}).get("flags", []) if field else []
-    dotted = ".".join(path)
-    return f"{dotted} ({flags[0]})" if flags and flags[0] != f"--{dotted}" else dotted
-
-
-def _help(spec: type[Spec], path: Sequence[str]) -> str:
-    field = _field(spec, path)
-    text = " ".join((field.description or "").split()) if field else ""
-    return f"{text[:1].lower()}{text[1:].rstrip('.')}"

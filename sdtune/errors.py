@@ -10,14 +10,26 @@ SdtuneError                  exit 1   the work failed; what was saved stays
 │   └── OutputError                   a place that cannot be written
 └── Interrupted              exit 130 or 143   a signal asked for the end
 
-Every message is one line: what is wrong, where, and what to do.
+Every problem is one line: what is wrong, where, and what to do.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class SdtuneError(Exception):
-    """Something the user can put right; `exit_code` is what the command line leaves with."""
+    """Something the user can put right, told in one line or more; `exit_code` is what the command line leaves with."""
 
     exit_code = 1
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+        """one line each"""
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class TrainingError(SdtuneError):
@@ -31,7 +43,7 @@ class InputError(SdtuneError):
 
 
 class ConfigError(InputError):
-    """A setting, flag or preset is wrong; several problems stand on a line each."""
+    """A setting, flag or preset is wrong."""
 
 
 class DataError(InputError):
@@ -50,9 +62,18 @@ class OutputError(InputError):
     """A place cannot be written."""
 
 
-class Interrupted(SdtuneError):
+class Interrupted(SdtuneError):  # noqa: N818 (asked for, so no error)
     """A signal asked for the end (128 + its number: 130 for Ctrl-C, 143 for SIGTERM)."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one most likely means, or None where nothing is near."""
+    from difflib import get_close_matches
+
+    by_lower = {one.lower(): one for one in known}
+    match = get_close_matches(name[:100].lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[match[0]] if match else None

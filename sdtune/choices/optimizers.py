@@ -18,7 +18,7 @@ class AdamW(Spec):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: float | None = setting(None, "--lr", gt=0)
+    lr: float | None = setting(None, "--lr", place=4, gt=0)
     """Learning rate; not given: 1e-4 times the square root of the images a step."""
     weight_decay: float = Field(0.01, ge=0)
     """Share of each weight that is taken away per step and unit of learning rate."""
@@ -51,7 +51,10 @@ class AdamW8bit(AdamW):
         import bitsandbytes
 
         betas = (self.beta1, self.beta2)
-        return bitsandbytes.optim.AdamW8bit(parameters, lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
+        optimizer: TorchOptimizer = bitsandbytes.optim.AdamW8bit(
+            parameters, lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay
+        )
+        return optimizer
 
 
 Optimizer = Annotated[AdamW8bit | AdamW, Choice()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -15,10 +17,37 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    def model_post_init(self, _context: Any) -> None:
+        """Who makes an object of a class has chosen its kind, so the kind counts as set."""
+        if "kind" in type(self).model_fields:
+            self.model_fields_set.add("kind")
 
-def setting(default: Any, *flags: str, metavar: str | None = None, **bounds: Any) -> Any:
-    """A field with short flags of its own (`--rank`), beside the one that its path gives it (`--network.rank`)."""
-    return Field(default, json_schema_extra={"flags": list(flags), "metavar": metavar}, **bounds)
+
+@dataclass(frozen=True)
+class Words:
+    """How a setting is spelt on the command line, beside its path (`--network.rank`)."""
+
+    flags: tuple[str, ...] = ()
+    """short names: ("--rank",)"""
+    metavar: str | None = None
+    """what a value looks like; without flags beside it the value stands alone: sdtune train-lora DATASET"""
+    place: int | None = None
+    """place among the settings that --help shows, the most used first; None: --help-all alone shows it"""
+    example: str | None = None
+    """a command that gives it, for the message where it is missing"""
+
+
+def setting(default: Any, *flags: str, place: int | None = None, **more: Any) -> Any:
+    """A field with words of its own on the command line; `more` are the rest of Words, and the field's bounds."""
+    words = Words(flags, more.pop("metavar", None), place, more.pop("example", None))
+    field = Field(default, **more)
+    field.metadata.append(words)
+    return field
+
+
+def words_of(field: FieldInfo) -> Words:
+    """How a field is spelt on the command line."""
+    return next((mark for mark in field.metadata if isinstance(mark, Words)), Words())
 
 
 class Choice:
@@ -28,30 +57,28 @@ class Choice:
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """The union told apart by `kind`, with bare names and a missing kind spelt out before."""
-        members = _members(source)
-        usual = members[0].model_fields["kind"].default
+        """The classes told apart by `kind`, with bare names spelt out; a kind not named does not count as set."""
+        kinds = {_kind(member): handler.generate_schema(member) for member in _members(source)}
+        usual = next(iter(kinds))
 
-        def spell_out(value: Any) -> Any:
+        def spell_out(value: Any, validate: core_schema.ValidatorFunctionWrapHandler) -> Any:
             if isinstance(value, str):
-                return {"kind": value}
+                return validate({"kind": value})
             if isinstance(value, dict) and "kind" not in value:
-                return {"kind": usual, **value}
-            return value
+                settings = validate({"kind": usual, **value})
+                settings.model_fields_set.discard("kind")
+                return settings
+            return validate(value)
 
-        inner = handler(source) if len(members) == 1 else handler(Annotated[source, Field(discriminator="kind")])
-        return core_schema.no_info_before_validator_function(spell_out, inner)
+        told_apart = core_schema.tagged_union_schema(kinds, discriminator="kind")
+        return core_schema.no_info_wrap_validator_function(spell_out, told_apart)
 
 
 def kinds_of(field: FieldInfo) -> dict[str, type[Spec]]:
-    """kind -> class of a field that is a choice, {} for any other field."""
+    """kind -> class of a field that is a choice, the usual one first; {} for any other field."""
     if not any(isinstance(mark, Choice) for mark in field.metadata):
         return {}
-    return {member.model_fields["kind"].default: member for member in _members(field.annotation)}
-
-
-def _members(union: Any) -> tuple[type[Spec], ...]:
-    return get_args(union) or (union,)
+    return {_kind(member): member for member in _members(field.annotation)}
 
 
 def table_of(field: FieldInfo) -> type[Spec] | None:
@@ -65,3 +92,25 @@ def table_of(field: FieldInfo) -> type[Spec] | None:
 def named_settings(spec: type[Spec]) -> Iterator[tuple[str, FieldInfo]]:
     """(name, field) of every setting but the `kind` itself, in the order of the class."""
     yield from ((name, field) for name, field in spec.model_fields.items() if name != "kind")
+
+
+def without_none(annotation: Any) -> Any:
+    """`int | None` -> int; anything else as it is."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [member for member in get_args(annotation) if member is not type(None)]
+        return inner[0] if len(inner) == 1 else annotation
+    return annotation
+
+
+def literals_of(field: FieldInfo) -> tuple[Any, ...]:
+    """The words that a setting may be, () where it may be others."""
+    inner = without_none(field.annotation)
+    return get_args(inner) if get_origin(inner) is Literal else ()
+
+
+def _members(union: Any) -> tuple[type[Spec], ...]:
+    return get_args(union) or (union,)
+
+
+def _kind(member: type[Spec]) -> str:
+    return str(member.model_fields["kind"].default)

@@ -31,7 +31,7 @@ class Flat(Spec):
 
     kind: Literal["constant"] = "constant"
 
-    def __call__(self, snr: Tensor, prediction: str) -> Tensor:
+    def __call__(self, snr: Tensor, prediction: str) -> Tensor:  # noqa: ARG002 (as every weighting)
         """Weights [B]: ones."""
         return snr.new_ones(snr.shape)
 

@@ -1,4 +1,4 @@
-"""How each report looks: progress bars, one-line notes and errors, or JSON lines."""
+"""How each report looks: progress bars and lines for people, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -6,45 +6,60 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import re
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdtune.errors import Interrupted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
+    from sdtune.cli.bar import Bar
     from sdtune.core.reports import Report
 
-# Controls that could move the cursor, change colours or reverse the reading order of a terminal.
-UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, ESC among them
+    r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line ends, and what reverses the reading order
+    r"\ud800-\udfff]"  # bytes of a file name that are no UTF-8
+)
 PLAIN_SECONDS = 10.0  # without a terminal, a progress line this often
+LIBRARIES = (
+    "xformers",
+    "bitsandbytes",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "torch",
+    "PIL",
+    "huggingface_hub",
+)
 
 
 def plain(text: object) -> str:
-    """Text from files and users without terminal controls."""
-    return UNSAFE.sub("?", str(text))
+    """Text from files and users on one line, without anything that a terminal would obey."""
+    return UNSAFE.sub(lambda found: " " if found[0] in "\t\r\n" else "?", str(text))
 
 
 def complain(message: str) -> None:
-    """An error on standard error, a line for each problem."""
-    for line in message.splitlines():
-        print(f"sdtune: {plain(line)}", file=sys.stderr)
+    """One line on standard error."""
+    print(f"sdtune: {plain(message)}", file=sys.stderr, flush=True)
 
 
 def drop_output() -> None:
     """The reader of a pipe has gone: write no more, so that Python's own flush at the end stays silent."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def prepare_libraries() -> None:
@@ -59,74 +74,67 @@ def prepare_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
-    for name in ("xformers", "bitsandbytes", "diffusers", "transformers", "accelerate", "peft", "torch", "PIL"):
+    for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def follow(work: Generator[Report, None, None], as_json: bool) -> None:
-    """Run the work to its end and show what it tells; a signal closes it, so that it can leave in order."""
-    view = JsonLines() if as_json else Terminal()
-    with _signals() as caught, contextlib.closing(work), view:
+def follow(work: Iterator[Report], as_json: bool) -> None:
+    """Run the work to its end and show what it tells.
+
+    A signal before the first step leaves at once, one after it at the end of its step, so that what is learned is kept.
+    """
+    view: Terminal = JsonLines() if as_json else Terminal()
+    with _signals(view) as caught, contextlib.closing(work), view:  # type: ignore[type-var]
         for report in work:
             view.show(report)
-            if caught:
-                work.close()
+            if caught.number:
                 break
-    if caught:
-        name = signal.Signals(caught[0]).name
-        raise Interrupted(f"interrupted by {name}; what was complete is kept", caught[0])
+    if caught.number:
+        raise Interrupted(
+            f"interrupted by {signal.Signals(caught.number).name}; what was complete is kept", caught.number
+        )
+
+
+@dataclasses.dataclass
+class _Caught:
+    """The signal that asked for the end."""
+
+    number: int = 0
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM is remembered in the list, the second one ends the process at once."""
-    caught: list[int] = []
+def _signals(view: Terminal) -> Iterator[_Caught]:
+    """Notes the first SIGINT or SIGTERM; the second one ends the process at once."""
+    caught = _Caught()
 
     def remember(number: int, _frame: Any) -> None:
-        if caught:
+        if caught.number:
+            view.restore()
             os._exit(128 + number)
-        caught.append(number)
+        caught.number = number
+        if not view.in_steps:
+            raise KeyboardInterrupt
         complain("stopping after this step; again to leave at once")
 
-    old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) != signal.SIG_IGN]
+    old = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield caught
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", caught.number or signal.SIGINT) from None
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-class JsonLines:
-    """Every report as one JSON object a line on standard output."""
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, report: Report) -> None:
-        """One line: {"report": "step", "number": 1, ...}"""
-        fields = {key: str(value) if isinstance(value, Path) else value for key, value in _fields(report).items()}
-        print(json.dumps({"report": type(report).__name__.lower(), **fields}), flush=True)
-
-
-def _fields(report: Report) -> dict[str, Any]:
-    return {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
 
 
 class Terminal:
     """Bars and lines for people: results on standard output, the way there on standard error."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self.out: Console = Console(highlight=False, markup=False, soft_wrap=True)
-        self.err: Console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-        self.bar: Bar | None = None
-        self.task: TaskID | None = None
-        self.phase = ""
-        self.last_line = 0.0
+        self.in_steps = False
+        """whether something has been learned that an end must not lose"""
+        self._bar: Bar | None = None
+        self._phase, self._last_line = "", 0.0
 
     def __enter__(self) -> Terminal:
         return self
@@ -138,78 +146,118 @@ class Terminal:
         """Show one report in its own way: a method a type."""
         getattr(self, f"_show_{type(report).__name__.lower()}")(report)
 
+    def restore(self) -> None:
+        """Give the terminal back as it was, in the middle of anything."""
+        if self._bar is not None:
+            os.write(2, b"\x1b[?25h\n")  # the cursor, which a bar hides
+
+    def result(self, text: str) -> None:
+        """A line on standard output."""
+        self._end_bar()
+        print(plain(text), flush=True)
+
+    def _say(self, text: str, *, warning: bool = False) -> None:
+        """A line on standard error, above a bar."""
+        line = plain(text)
+        if warning and _in_colour():
+            line = f"\x1b[33m{line}\x1b[0m"
+        print(line, file=sys.stderr, flush=True)
+
     def _show_note(self, report: Any) -> None:
-        self.err.print(plain(report.text))
+        self._say(report.text)
 
     def _show_warned(self, report: Any) -> None:
-        self.err.print(f"warning: {plain(report.text)}", style="yellow")
+        self._say(f"warning: {report.text}", warning=True)
 
     def _show_skipped(self, report: Any) -> None:
-        self.err.print(f"skipped {plain(report.path)}: {plain(report.reason)}", style="yellow")
+        self._say(f"skipped {report.path}: {report.reason}", warning=True)
 
     def _show_progress(self, report: Any) -> None:
         self._advance(report.phase, report.number, report.of, "")
 
     def _show_step(self, report: Any) -> None:
-        details = f"loss {report.loss_average:.4f}  {report.images_per_second:.1f} images/s"
+        self.in_steps = True
+        details = f"loss {report.loss_average:.4f}  {_speed(report.images_per_second)}"
         self._advance("training", report.number, report.of, details)
 
     def _show_saved(self, report: Any) -> None:
         self._end_bar()
-        self.err.print(f"{plain(report.what)}: {plain(report.path)}")
+        self._say(f"{report.what}: {report.path}")
 
     def _show_drawn(self, report: Any) -> None:
-        self._end_bar()
-        self.out.print(plain(report.path))
+        self.result(report.path)
 
     def _show_trained(self, report: Any) -> None:
         self._end_bar()
-        self.err.print(f"trained in {_duration(report.seconds)}")
-        self.out.print(f"LoRA      {plain(report.lora)}")
+        self._say(f"trained in {duration(report.seconds)}")
+        self.result(f"LoRA      {report.lora}")
         if report.sheet:
-            self.out.print(f"pictures  {plain(report.sheet)}")
-        self.out.print(f"try next  {plain(report.try_next)}")
+            self.result(f"pictures  {report.sheet}")
+        self.result(f"try next  {report.try_next}")
 
     def _advance(self, phase: str, number: int, of: int, details: str) -> None:
-        if not self.err.is_terminal:
+        if not _is_terminal():
             self._plain_line(phase, number, of, details)
             return
-        if phase != self.phase or self.bar is None:
+        if phase != self._phase or self._bar is None:
+            from sdtune.cli.bar import Bar
+
             self._end_bar()
-            self._begin_bar(phase, of)
-        assert self.bar is not None and self.task is not None
-        self.bar.update(self.task, completed=number, total=of, details=details)
+            self._bar, self._phase = Bar(plain(phase), of), phase
+        self._bar.move(number, details)
         if number == of:
             self._end_bar()
 
     def _plain_line(self, phase: str, number: int, of: int, details: str) -> None:
         now = time.monotonic()
-        if number == of or phase != self.phase or now - self.last_line >= PLAIN_SECONDS:
-            self.err.print(f"{phase} {number}/{of}  {details}".rstrip())
-            self.phase, self.last_line = phase, now
-
-    def _begin_bar(self, phase: str, of: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}", markup=False),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("left", markup=False),
-            console=self.err,
-        )
-        self.task = self.bar.add_task(phase, total=of, details="")
-        self.phase = phase
-        self.bar.start()
+        if number == of or phase != self._phase or now - self._last_line >= PLAIN_SECONDS:
+            self._say(f"{phase} {number}/{of}  {details}".rstrip())
+            self._phase, self._last_line = phase, now
 
     def _end_bar(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        self.bar, self.task, self.phase = None, None, ""
+        if self._bar is not None:
+            self._bar.end()
+            self._bar, self._phase = None, ""
 
 
-def _duration(seconds: float) -> str:
+class JsonLines(Terminal):
+    """Every report as one JSON object a line on standard output; bars and notes on standard error stay."""
+
+    def show(self, report: Report) -> None:
+        """One line: {"report": "step", "number": 1, ...}"""
+        super().show(report)
+        fields = {field.name: _value(getattr(report, field.name)) for field in dataclasses.fields(report)}
+        print(json.dumps({"report": type(report).__name__.lower(), **fields}), flush=True)
+
+    def result(self, text: str) -> None:  # noqa: ARG002 (it stands in the JSON)
+        """Standard output is for the JSON lines alone."""
+        self._end_bar()
+
+
+def duration(seconds: float) -> str:
+    """5 s, 2 min 5 s, 1 h 2 min."""
     minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _speed(images_per_second: float) -> str:
+    if 0 < images_per_second < 0.1:
+        return f"{1 / images_per_second:.1f} s/image"
+    return f"{images_per_second:.1f} images/s"
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _in_colour() -> bool:
+    return _is_terminal() and not os.environ.get("NO_COLOR")

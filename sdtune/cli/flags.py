@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
-from sdtune.choices.spec import Spec, kinds_of, named_settings, table_of
-from sdtune.config import Tables, read_preset, resolve
+from sdtune.choices.spec import Spec, Words, kinds_of, literals_of, named_settings, table_of, without_none, words_of
+from sdtune.cli.help import Command
+from sdtune.config import Tables, automatic_layers, preset_names, read_preset, resolve
 
-EVERYDAY = "Settings for every day"
-BY_PATH = "__by_path"
+METAVARS = {int: "N", float: "X", str: "TEXT"}
+TOP = "run"  # heading of the settings that stand in no table
 
 
 @dataclass(frozen=True)
@@ -26,94 +25,117 @@ class Flag:
     path: tuple[str, ...]
     """("optimizer", "lr")"""
     field: FieldInfo
-    help: str
+    of_kinds: tuple[str, ...] = ()
+    """the kinds of the choice around it that have it, where some lack it"""
+
+    @property
+    def name(self) -> str:
+        """Of the function's parameter."""
+        return "__".join(self.path)
+
+    @property
+    def words(self) -> Words:
+        """Short names, and the place in --help."""
+        return words_of(self.field)
 
     @property
     def argument(self) -> bool:
-        """Stands without a flag before it: the field declares a metavar and no flag."""
-        extra = self.field.json_schema_extra or {}
-        return isinstance(extra, dict) and bool(extra.get("metavar")) and not extra.get("flags")
+        """Stands without a flag before it."""
+        return self.words.metavar is not None and not self.words.flags
+
+    @property
+    def long(self) -> str:
+        """--optimizer.weight-decay"""
+        return "--" + ".".join(self.path).replace("_", "-")
+
+    @property
+    def switch(self) -> bool:
+        """On or off, and so without a value."""
+        return without_none(self.field.annotation) is bool
+
+    @property
+    def known(self) -> list[str]:
+        """The words that it may be, [] where it may be others."""
+        return list(kinds_of(self.field)) or [str(word) for word in literals_of(self.field)]
 
     @property
     def metavar(self) -> str:
-        """What the value looks like."""
-        extra = self.field.json_schema_extra or {}
-        if isinstance(extra, dict) and extra.get("metavar"):
-            return str(extra["metavar"])
-        kinds = kinds_of(self.field)
-        return "|".join(kinds) if kinds else _type_name(self.field.annotation)
+        """What the value looks like, "" for a switch."""
+        if self.switch:
+            return ""
+        inner = without_none(self.field.annotation)
+        usual = "TEXT" if get_origin(inner) is tuple else METAVARS.get(inner, "PATH")
+        return self.words.metavar or "|".join(self.known) or usual
 
-    def parameters(self) -> list[inspect.Parameter]:
-        """The option as parameters of a typer function: by its short names, and by its path where that is another."""
-        name = "__".join(self.path)
-        extra = self.field.json_schema_extra or {}
-        assert isinstance(extra, dict)
-        inner = _without_none(self.field.annotation)
-        kind: Any = list[str] if get_origin(inner) is tuple else bool if inner is bool else str
+    @property
+    def table(self) -> str:
+        """The TOML table that it stands in."""
+        return self.path[0] if len(self.path) > 1 or kinds_of(self.field) else TOP
+
+    @property
+    def help(self) -> str:
+        """The string under the field, or the first sentences of the kinds, and the default."""
+        text = " ".join((self.field.description or "").split())
+        if not text:
+            text = " ".join(f"{kind}: {_first_sentence(cls)}" for kind, cls in kinds_of(self.field).items())
+        if self.of_kinds:
+            text = f"Of {', '.join(self.of_kinds)}: {text[:1].lower()}{text[1:]}"
+        return f"{text} [{default}]" if (default := _default(self.field)) else text
+
+    def parameter(self) -> inspect.Parameter:
+        """The setting as a parameter of a typer function; None says that it was not given."""
+        kind: Any = (
+            list[str] if get_origin(without_none(self.field.annotation)) is tuple else bool if self.switch else str
+        )
         if self.argument:
-            info: Any = typer.Argument(metavar=self.metavar, help=self.help, show_default=False)
-            return [_parameter(name, kind | None, None, info)]
-        short, long = [str(flag) for flag in extra.get("flags", [])], "--" + name.replace("__", ".").replace("_", "-")
-        by_path = typer.Option(
-            f"{long}/--no-{long[2:]}" if inner is bool else long,
-            metavar=None if inner is bool else self.metavar,
-            help=self.help,
-            show_default=_default_text(self.field),
-            hidden=True,
-            rich_help_panel=self.path[0] if len(self.path) > 1 or kinds_of(self.field) else "run",
+            return _parameter(self.name, kind | None, None, typer.Argument(metavar=self.metavar, show_default=False))
+        flags = list(dict.fromkeys([*self.words.flags, self.long]))
+        if self.switch:
+            flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
+        words = self.known
+        option = typer.Option(
+            *flags,
+            metavar=self.metavar or None,
+            autocompletion=(lambda incomplete: _starting(incomplete, words)) if words else None,
         )
-        if not short:
-            return [_parameter(name, kind | None, None, by_path)]
-        every_day = typer.Option(
-            *short,
-            metavar=None if inner is bool else self.metavar,
-            help=self.help,
-            show_default=_default_text(self.field),
-            rich_help_panel=EVERYDAY,
-        )
-        first = _parameter(name, kind | None, None, every_day)
-        return [first] if long in short else [first, _parameter(f"{name}{BY_PATH}", kind | None, None, by_path)]
+        return _parameter(self.name, kind | None, None, option)
 
 
-def flags_of(spec: type[Spec], prefix: tuple[str, ...] = ()) -> Iterator[Flag]:
+def flags_of(spec: type[Spec], above: tuple[str, ...] = ()) -> Iterator[Flag]:
     """Every setting of a config, tables and the classes of a choice included; a name common to kinds comes once."""
     for name, field in named_settings(spec):
-        path = (*prefix, name)
+        path = (*above, name)
         table, kinds = table_of(field), kinds_of(field)
         if table is not None:
             yield from flags_of(table, path)
             continue
-        yield Flag(path, field, _help(field, kinds))
-        seen: set[str] = set()
-        for kind in kinds.values():
-            for flag in flags_of(kind, path):
-                if flag.path[-1] not in seen:
-                    seen.add(flag.path[-1])
-                    yield flag
+        yield Flag(path, field)
+        settings = {flag.path[-1]: flag for cls in reversed(kinds.values()) for flag in flags_of(cls, path)}
+        for last, flag in settings.items():
+            having = tuple(kind for kind, cls in kinds.items() if last in cls.model_fields)
+            yield Flag(flag.path, flag.field, having if len(having) < len(kinds) else ())
 
 
-def command(spec: type[Spec], automatic: Callable[[Tables], list[Tables]]) -> Callable[[Callable[..., None]], Any]:
-    """Turns `run(config, json)` into a typer command whose options are the settings of `spec`.
+def built(name: str, spec: type[Spec], work: Callable[[Any, bool], None]) -> Command:
+    """The typer command that makes a config out of its flags and presets, and calls `work(config, as_json)`."""
+    flags = {flag.name: flag for flag in flags_of(spec)}
 
-    `automatic` gives the layers that lie under the presets, told from what the user gave.
-    """
-    flags = {"__".join(flag.path): flag for flag in flags_of(spec)}
+    def typed(**values: Any) -> None:
+        presets = [read_preset(given) for given in values.pop("preset") or []]
+        as_json = values.pop("json")
+        del values["help_all"]
+        given = [*presets, _nested(flags, values)]
+        work(resolve(spec, [*automatic_layers(spec, given), *given]), as_json)
 
-    def decorate(run: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(run)
-        def typed(**values: Any) -> None:
-            presets = [read_preset(name) for name in values.pop("preset") or []]
-            as_json = values.pop("json")
-            values.pop("help_all")
-            given = [*presets, _nested(flags, values)]
-            run(resolve(spec, [*automatic(_overlaid(given)), *given]), as_json)
-
-        parameters = [parameter for flag in flags.values() for parameter in flag.parameters()]
-        typed.__signature__ = inspect.Signature([*parameters, *_common()])  # type: ignore[attr-defined]
-        typed.__doc__ = run.__doc__
-        return typed
-
-    return decorate
+    parameters = [flag.parameter() for flag in flags.values()]
+    typed.__signature__ = inspect.Signature([*parameters, *_common()])  # type: ignore[attr-defined]
+    typed.__doc__ = work.__doc__
+    one = typer.Typer(add_completion=False, rich_markup_mode=None)
+    one.command(name, cls=Command)(typed)
+    command = typer.main.get_command(one)
+    assert isinstance(command, Command)
+    command.settings = flags
+    return command
 
 
 def _common() -> list[inspect.Parameter]:
@@ -121,13 +143,12 @@ def _common() -> list[inspect.Parameter]:
         "--preset",
         "-p",
         metavar="NAME|FILE",
-        show_default=False,
-        rich_help_panel=EVERYDAY,
         help="Settings by name or from a TOML file, a run's run.toml too; several are laid over each other.",
+        autocompletion=lambda incomplete: _starting(incomplete, preset_names()),
     )
-    as_json = typer.Option("--json", help="Reports as JSON lines on standard output.", rich_help_panel="Output")
+    as_json = typer.Option("--json", help="Reports as JSON lines on standard output, progress on standard error.")
     show_all = typer.Option(
-        "--help-all", is_eager=True, callback=_show_everything, help="Show every setting.", rich_help_panel="Output"
+        "--help-all", is_eager=True, callback=_show_everything, help="Show every setting and leave."
     )
     return [
         _parameter("preset", list[str] | None, None, preset),
@@ -141,12 +162,15 @@ def _parameter(name: str, kind: Any, default: Any, info: Any) -> inspect.Paramet
 
 
 def _show_everything(context: typer.Context, asked: bool) -> None:
-    if not asked:
-        return
-    for parameter in context.command.params:
-        parameter.hidden = False  # type: ignore[attr-defined]
-    context.command.format_help(context, context.make_formatter())  # type: ignore[attr-defined]
-    raise typer.Exit
+    if asked:
+        assert isinstance(context.command, Command)
+        context.command.everything = True
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def _starting(incomplete: str, known: list[str]) -> list[str]:
+    return [word for word in known if word.startswith(incomplete)]
 
 
 def _nested(flags: dict[str, Flag], values: dict[str, Any]) -> Tables:
@@ -155,59 +179,25 @@ def _nested(flags: dict[str, Flag], values: dict[str, Any]) -> Tables:
     for name, value in values.items():
         if value is None or value == []:
             continue
-        flag = flags[name.removesuffix(BY_PATH)]
-        *above, last = flag.path
+        *above, last = flags[name].path
         table = tables
         for step in above:
-            inner = table.setdefault(step, {})
-            table = table.setdefault(step, {}) if isinstance(inner, dict) else table
-        if kinds_of(flag.field):
+            table = table.setdefault(step, {})
+        if kinds_of(flags[name].field):
             table.setdefault(last, {})["kind"] = value
         else:
             table[last] = value
     return tables
 
 
-def _overlaid(layers: list[Tables]) -> Tables:
-    merged: Tables = {}
-    for layer in layers:
-        merged |= layer
-    return merged
-
-
-def _help(field: FieldInfo, kinds: dict[str, type[Spec]]) -> str:
-    text = " ".join((field.description or "").split())
-    if kinds and not text:
-        text = " ".join(f"{kind}: {_first_sentence(cls)}" for kind, cls in kinds.items())
-    return text.replace("[", "\\[")
-
-
 def _first_sentence(cls: type[Spec]) -> str:
-    text = " ".join((cls.__doc__ or "").split())
-    return text.split(" (")[0].rstrip(".") + "."
+    return " ".join((cls.__doc__ or "").split()).split(" (")[0].rstrip(".") + "."
 
 
-def _default_text(field: FieldInfo) -> Any:
+def _default(field: FieldInfo) -> str:
+    """What holds where nothing is given, "" where the help says it or there is nothing to say."""
     default = field.default
+    if field.is_required() or default is None or default is False or default in ((), ""):
+        return ""
     kind = getattr(default, "kind", None)
-    if kind is not None:
-        return str(kind)
-    if field.is_required() or default in (None, (), "", False):
-        return False
-    return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        inner = [member for member in get_args(annotation) if member is not type(None)]
-        return inner[0] if len(inner) == 1 else annotation
-    return annotation
-
-
-def _type_name(annotation: Any) -> str:
-    inner = _without_none(annotation)
-    if get_origin(inner) is Literal:
-        return "|".join(map(str, get_args(inner)))
-    if get_origin(inner) is tuple:
-        return "TEXT"
-    return {int: "N", float: "X", str: "TEXT"}.get(inner, "PATH")
+    return str(kind) if kind is not None else f"{default:g}" if isinstance(default, float) else str(default)

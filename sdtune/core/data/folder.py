@@ -47,7 +47,7 @@ def read_folder(data: Data) -> Iterator[Skipped | Note]:
     if bad and not data.skip_bad:
         one = len(bad) == 1
         advice = f"put {'it' if one else 'them'} right, or leave {'it' if one else 'them'} out with --skip-bad"
-        raise DataError("\n".join([*map(str, bad[:-1]), f"{bad[-1]}; {advice}"]))
+        raise DataError(*map(str, bad[:-1]), f"{bad[-1]}; {advice}")
     if not examples:
         raise DataError(f"{folder}: none of its {len(paths)} images can be read; see the reasons above")
     yield Note(f"data: {len(examples)} images with captions in {folder}")

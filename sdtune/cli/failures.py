@@ -1,0 +1,90 @@
+"""How a command that fails leaves: an exit code, and one line for each problem."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from sdtune.cli.console import complain, drop_output
+from sdtune.errors import SdtuneError, nearest
+
+LESS_MEMORY = (
+    "use a smaller --resolution, --batch-size 1, --memory.gradient-checkpointing or a preset for a smaller card, "
+    "or close other programs that use the card"
+)
+NO_MEMORY = ("out of memory", "can't allocate memory")  # of CUDA and of PyTorch's CPU allocator
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def leave(error: BaseException, given: Sequence[str]) -> int:
+    """Tell what went wrong, on standard error and with --json as the last report too, and return the exit code."""
+    if isinstance(error, SystemExit):  # a shell's request for completion ends so
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if os.environ.get("SDTUNE_DEBUG"):
+        traceback.print_exception(error)
+    try:
+        if isinstance(error, BrokenPipeError):
+            drop_output()
+            return 1
+        code, problems = _ending(error, given)
+        for problem in problems:
+            complain(problem)
+        if "--json" in given:
+            print(json.dumps({"report": "error", "problems": problems, "exit_code": code}), flush=True)
+    except BrokenPipeError:
+        drop_output()
+        return 1
+    return code
+
+
+def _ending(error: BaseException, given: Sequence[str]) -> tuple[int, list[str]]:
+    if isinstance(error, SdtuneError):
+        return error.exit_code, list(error.problems)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, ["interrupted"]
+    if _is_usage(error):
+        return int(getattr(error, "exit_code", 2)), [_usage(error, given)]
+    if _is_out_of_memory(error):
+        return 1, [f"out of memory ({_first_line(error)}); {LESS_MEMORY}"]
+    if isinstance(error, OSError) and error.errno in FULL:
+        place = f"{error.filename}: " if error.filename else ""
+        return 1, [f"{place}the disk is full; free some space, or choose another place with --out, and run it again"]
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return 1, [f"{error.filename}: {error.strerror}; check that place and run it again"]
+    told = f"{type(error).__name__}: {_first_line(error)}".rstrip(": ")
+    return 1, [f"unexpected: {told}; this is a bug in sdtune; SDTUNE_DEBUG=1 shows the traceback to report"]
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Told by name and words, so that torch need not be imported."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def _is_usage(error: BaseException) -> bool:
+    """typer's own complaints: a misspelt flag, a missing value, an argument too many."""
+    return hasattr(error, "format_message")
+
+
+def _usage(error: Any, given: Sequence[str]) -> str:
+    """typer's complaint as one line, with the nearest flag."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else " ".join(["sdtune", *given[:1]])
+    wrong = getattr(error, "option_name", None)
+    if wrong and context and type(error).__name__ == "NoSuchOption":
+        every = [name for parameter in context.command.params for name in (*parameter.opts, *parameter.secondary_opts)]
+        near = nearest(wrong, [*every, "--help"])
+        return f"{wrong}: no such option of {path}; {f'did you mean {near}?' if near else f'see {path} --help'}"
+    message = str(error.format_message()).rstrip(".").replace("argument(s)", "argument")
+    return f"{message[:1].lower()}{message[1:]}; see {path} --help"
