@@ -11,6 +11,16 @@ from sdtune.core.families import families
 from tests import tiny
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors, but for those of third parties that are listed here."""
+    for line in (
+        "error",
+        r"ignore:`torch\.jit\..*` is deprecated:DeprecationWarning",  # torch, of itself
+        r"ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",  # diffusers' schedulers
+    ):
+        config.addinivalue_line("filterwarnings", line)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """On a busy machine tiny models run twenty times slower with all threads."""

@@ -6,6 +6,7 @@ A module's weights change by strength x alpha / rank x up @ down.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,9 @@ def load_into(pipe: Any, lora: Lora, strength: float = 1.0, adapter_name: str = 
             alpha_pattern={f"^{path}": module.alpha for path, module in wanted.items()},
             target_modules="|".join(path.replace(".", r"\.") for path in wanted),
         )
-        inject_adapter_in_model(config, net, adapter_name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs are what is wanted
+            inject_adapter_in_model(config, net, adapter_name)
         for path, module in wanted.items():
             layer = net.get_submodule(path)
             for matrices, value in ((layer.lora_A, module.down), (layer.lora_B, module.up)):

@@ -53,7 +53,7 @@ _OTHER_NETWORKS = {
     ".on_input": "an (IA)3",
     ".lora_mid.": "a LoRA with Tucker decomposition",
     ".a1.weight": "a GLoRA",
-    ".diff": "a difference of whole weights",
+    ".diff.": "a difference of whole weights",
 }
 
 
@@ -252,11 +252,11 @@ def _refuse_other_files(path: Path, header: Header) -> None:
     keys = header.shapes
     if not keys:
         raise LoraError(f"{path}: holds no weights; get it again")
-    for mark, kind in _OTHER_NETWORKS.items():
-        if any(mark in key for key in keys):
-            raise LoraError(f"{path}: {kind}, which sdtune does not read; choose a plain LoRA")
     if any(family.recognises(keys) for family in families().values()):
         raise LoraError(f"{path}: a whole model, not a LoRA; give it with --model")
+    for mark, kind in _OTHER_NETWORKS.items():
+        if any(mark in f"{key}." for key in keys):
+            raise LoraError(f"{path}: {kind}, which sdtune does not read; choose a plain LoRA")
 
 
 def _places(path: Path, header: Header) -> dict[str, dict[str, str]]:

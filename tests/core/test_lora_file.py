@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -58,13 +59,13 @@ def odd_module(name: str) -> str:
     )
 
 
-def trained(name: str, text: bool = False) -> tuple[Lora, Deltas, list[str]]:
+def trained(name: str, text: bool = True) -> tuple[Lora, Deltas, list[str]]:
     """A LoRA on a tiny denoiser (and its text encoders), peft's deltas, and the parts."""
     family, pipe = family_named(name), tiny.pipeline(name)
     inject(getattr(pipe, family.denoiser), family.lora_targets("attention+ff"), odd_module(name))
     encoders = {part: getattr(pipe, part) for part in family.text_encoders if getattr(pipe, part)} if text else {}
     for encoder in encoders.values():
-        inject(encoder, TEXT_LAYERS, "nothing")
+        inject(encoder, TEXT_LAYERS, "layers.1.mlp.fc1")
     lora = lora_file.from_peft(getattr(pipe, family.denoiser), family, text_encoders=encoders)
     parts = [family.denoiser, *encoders]
     return lora, deltas(pipe, parts, "default"), parts
@@ -77,14 +78,12 @@ def agree(mine: Deltas, theirs: Deltas, dtype: str) -> None:
         torch.testing.assert_close(mine[name], delta, msg=lambda told, name=name: f"{name}: {told}", **exact)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize(("dtype", "reader"), [("fp32", "sdtune"), ("fp16", "sdtune"), ("fp32", "diffusers")])
 @pytest.mark.parametrize("form", ["kohya", "peft"])
-@pytest.mark.parametrize("text", [False, True], ids=["denoiser", "with text encoders"])
-@pytest.mark.parametrize("reader", ["sdtune", "diffusers"])
 def test_reloads_with_every_module_and_exact_deltas(
-    family_name: str, form: Any, text: bool, dtype: Any, reader: str, tmp_path: Path
+    family_name: str, form: Any, dtype: Any, reader: str, tmp_path: Path
 ) -> None:
-    lora, expected, parts = trained(family_name, text)
+    lora, expected, parts = trained(family_name)
     assert len(expected) == len(lora.modules) > 20
     path = tmp_path / "lora.safetensors"
     lora_file.write(path, lora, form, dtype)
@@ -94,3 +93,358 @@ def test_reloads_with_every_module_and_exact_deltas(
     else:
         pipe.load_lora_weights(tmp_path, weight_name=path.name, adapter_name="again")
     agree(deltas(pipe, parts, "again"), expected, dtype)
+
+
+def test_loras_act_together_each_at_its_strength(family_name: str) -> None:
+    family = family_named(family_name)
+    lora, expected, _ = trained(family_name, text=False)
+    pipe = tiny.pipeline(family_name)
+    net = getattr(pipe, family.denoiser)
+    name = odd_module(family_name)
+    layer = net.get_submodule(name)
+    told = torch.randn(2, layer.in_features)
+    before = layer(told).detach()
+    lora_file.load_into(pipe, lora, 0.5, "first")
+    lora_file.load_into(pipe, lora, -2.0, "second")
+    change = net.get_submodule(name)(told).detach() - before
+    torch.testing.assert_close(change, -1.5 * told @ expected[f"{family.denoiser}.{name}"].T, rtol=1e-4, atol=1e-5)
+    assert not any(weight.requires_grad for weight in net.parameters())
+
+
+def test_the_family_is_told_by_metadata_of_our_own_files(family_name: str, tmp_path: Path) -> None:
+    lora_file.write(tmp_path / "lora.safetensors", trained(family_name, text=False)[0])
+    assert lora_file.read(tmp_path / "lora.safetensors").family == family_name
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "family"),
+    [
+        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", (4, 768), "sd1"),
+        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", (4, 1024), "sd2"),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", (4, 2048), "sdxl"),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1", (4, 1280), "sdxl"),
+        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k", (4, 640), None),
+    ],
+)
+def test_the_family_of_files_without_metadata_is_told_by_shapes(
+    key: str, shape: tuple[int, int], family: str | None, tmp_path: Path
+) -> None:
+    tensors = {f"{key}.lora_down.weight": torch.ones(shape), f"{key}.lora_up.weight": torch.ones(8, 4)}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    assert lora_file.read(tmp_path / "lora.safetensors").family == family
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("kohya", "module"),
+    [
+        (
+            "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q",
+            "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+        ),
+        ("lora_unet_input_blocks_3_0_op", "unet.down_blocks.0.downsamplers.0.conv"),
+        ("lora_unet_middle_block_1_proj_in", "unet.mid_block.attentions.0.proj_in"),
+        (
+            "lora_unet_output_blocks_5_1_transformer_blocks_1_ff_net_0_proj",
+            "unet.up_blocks.1.attentions.2.transformer_blocks.1.ff.net.0.proj",
+        ),
+        ("lora_unet_output_blocks_2_2_conv", "unet.up_blocks.0.upsamplers.0.conv"),
+        ("lora_unet_output_blocks_8_0_skip_connection", "unet.up_blocks.2.resnets.2.conv_shortcut"),
+        ("lora_unet_input_blocks_0_0", "unet.conv_in"),
+        ("lora_unet_out_2", "unet.conv_out"),
+        ("lora_unet_time_embed_2", "unet.time_embedding.linear_2"),
+        ("lora_te1_text_model_encoder_layers_3_mlp_fc1", "text_encoder.text_model.encoder.layers.3.mlp.fc1"),
+        (
+            "lora_te2_text_model_encoder_layers_3_self_attn_out_proj",
+            "text_encoder_2.text_model.encoder.layers.3.self_attn.out_proj",
+        ),
+    ],
+)
+def test_names_of_sdxl_as_the_world_writes_them(kohya: str, module: str) -> None:
+    assert lora_names.from_kohya(kohya) == module
+    assert lora_names.to_kohya(module, family_named("sdxl").kohya_prefixes, numbered=True) == kohya
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_every_layer_has_a_kohya_name_of_its_own_that_leads_back(family_name: str, numbered: bool) -> None:
+    family, pipe = family_named(family_name), tiny.pipeline(family_name)
+    seen = set()
+    for part in (family.denoiser, *family.text_encoders):
+        for path, layer in getattr(pipe, part).named_modules() if getattr(pipe, part) else ():
+            if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                continue
+            module = lora_names.from_dotted(f"{part}.{path}")
+            assert module
+            name = lora_names.to_kohya(module, family.kohya_prefixes, numbered)
+            seen.add(name)
+            if part == "transformer" and not path.startswith("transformer_blocks"):
+                continue  # in kohya's form only its blocks can be told from a U-Net
+            assert lora_names.from_kohya(name) == module
+            layers = dict(getattr(pipe, part).named_modules())
+            assert layers[lora_names.in_model(module, layers)] is layer
+    assert len(seen) > 20
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "module"),
+    [
+        (
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.down.weight",
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight",
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0",
+        ),
+        (
+            "text_encoder.text_model.encoder.layers.0.self_attn.to_q_lora.down.weight",
+            "text_encoder.text_model.encoder.layers.0.self_attn.to_q_lora.up.weight",
+            "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+        ),
+        (
+            "text_encoder.encoder.layers.0.mlp.fc1.lora_linear_layer.down.weight",
+            "text_encoder.encoder.layers.0.mlp.fc1.lora_linear_layer.up.weight",
+            "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+        ),
+        (
+            "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight",
+            "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_B.weight",
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
+        ),
+        (
+            "transformer.transformer_blocks.0.attn.add_q_proj.lora.down.weight",
+            "transformer.transformer_blocks.0.attn.add_q_proj.lora.up.weight",
+            "transformer.transformer_blocks.0.attn.add_q_proj",
+        ),
+    ],
+)
+def test_older_spellings(down: str, up: str, module: str, tmp_path: Path) -> None:
+    save_file({down: torch.ones(4, 8), up: torch.ones(8, 4)}, tmp_path / "old.safetensors")
+    assert {name: value.alpha for name, value in lora_file.read(tmp_path / "old.safetensors").modules.items()} == {
+        module: 4
+    }
+
+
+# ---- alpha
+
+
+def test_alphas_of_their_own_in_kohyas_form_are_read(tmp_path: Path) -> None:
+    tensors = {}
+    for layer, alpha in (("attn1_to_q", 1.0), ("attn1_to_k", 2.5)):
+        name = f"lora_unet_mid_block_attentions_0_transformer_blocks_0_{layer}"
+        tensors |= {f"{name}.lora_down.weight": torch.ones(4, 8), f"{name}.lora_up.weight": torch.ones(8, 4)}
+        tensors |= {f"{name}.alpha": torch.tensor(alpha)}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    assert [module.alpha for _, module in sorted(lora_file.read(tmp_path / "lora.safetensors").modules.items())] == [
+        2.5,
+        1,
+    ]
+
+
+@pytest.mark.parametrize(("rank_stabilised", "alpha"), [(False, 6.0), (True, 12.0)])
+def test_alpha_of_a_bare_peft_adapter_stands_in_the_config_beside_it(
+    rank_stabilised: bool, alpha: float, tmp_path: Path
+) -> None:
+    name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({f"{name}.lora_A.weight": torch.ones(4, 8), f"{name}.lora_B.weight": torch.ones(8, 4)}, file)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 6, "use_rslora": rank_stabilised}))
+    (module,) = lora_file.read(file).modules.values()
+    assert module.alpha == alpha
+
+
+# ---- the file's bytes and metadata
+
+
+def small(**changes: Any) -> Lora:
+    """A LoRA of one module."""
+    module = LoraModule(torch.full((4, 8), 0.25), torch.full((8, 4), 0.5), 2.0)
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    metadata = {"ss_output_name": "cats", "modelspec.title": "cats", "modelspec.trigger_phrase": "a cät"}
+    return replace(Lora({name: module}, "sd1", metadata), **changes)
+
+
+def test_metadata_as_other_programs_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    lora_file.write(path, small(metadata={**small().metadata, "modelspec.prediction_type": "v"}, family="sd2"))
+    data = path.read_bytes()
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:start])
+    metadata = header.pop("__metadata__")
+    assert list(metadata) == sorted(metadata)
+    assert list(header) == sorted(header)  # one dtype aside from alpha, which is named first
+    assert metadata["ss_base_model_version"] == "sd_v2_v"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"], metadata["ss_v2"]) == ("4", "2", "True")
+    assert metadata["modelspec.trigger_phrase"] == "a cät"
+    assert metadata["sshs_model_hash"] == hashlib.sha256(data[start:]).hexdigest()
+    assert re.fullmatch("[0-9a-f]{8}", metadata["sshs_legacy_hash"])
+    assert load_file(path).keys() == header.keys()
+
+
+def test_the_same_lora_gives_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    script = """
+import sys, torch
+from pathlib import Path
+from sdtune.core.lora_file import Lora, LoraModule, write
+names = {f"unet.up_blocks.{n}.attentions.0.transformer_blocks.0.attn1.to_q" for n in range(1, 4)}
+metadata = {key: "x" for key in {"ss_seed", "ss_steps", "modelspec.title", "ss_output_name"}}
+modules = {name: LoraModule(torch.ones(2, 3), torch.ones(3, 2), 1.0) for name in names}
+write(Path(sys.argv[1]), Lora(modules, "sd1", metadata))
+"""
+    files = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    for seed, file in enumerate(files, 1):
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-c", script, file], check=True, env=environment)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_is_no_number_is_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    broken = LoraModule(torch.full((4, 8), math.nan), torch.ones(8, 4), 2.0)
+    with pytest.raises(TrainingError, match="the training broke down"):
+        lora_file.write(path, small(modules={"unet.mid_block.attentions.0.proj_in": broken}))
+    large = LoraModule(torch.full((4, 8), 1e6), torch.ones(8, 4), 2.0)
+    with pytest.raises(TrainingError, match="too large for fp16; save it as bf16"):
+        lora_file.write(path, small(modules={"unet.mid_block.attentions.0.proj_in": large}))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_file_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lora.safetensors"
+    lora_file.write(path, small())
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"a broken disk")
+    with pytest.raises(OutputError, match="not what was written"):
+        lora_file.write(path, small(metadata={}))
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        lora_file.write(tmp_path / "file" / "lora.safetensors", small())
+
+
+# ---- bad files
+
+
+def raw(header: dict[str, Any] | bytes, data: bytes = b"") -> bytes:
+    """A safetensors file with this header."""
+    body = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(body)) + body + data
+
+
+def lora_bytes(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> bytes:
+    save_file(tensors, tmp_path / "made")
+    return (tmp_path / "made").read_bytes()
+
+
+NAME = "lora_unet_mid_block_attentions_0_proj_in"
+ENTRY = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"hello, I am text", "not a safetensors file"),
+        (b"", "not a safetensors file"),
+        (b"PK\3\4" + bytes(100), "a pickle under the name"),
+        (b"\x80\x02}q\0" + bytes(100), "a pickle under the name"),
+        (struct.pack("<Q", 2**40) + b"{}", "not a safetensors file"),
+        (struct.pack("<Q", 999) + b"{}", "cut short within its header"),
+        (raw(f'{{"a": {ENTRY}, "a": {ENTRY}}}'.encode(), bytes(4)), "given twice"),
+        (raw({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(3)), "download it again"),
+        (raw({"../a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), "the tensor name '../a'"),
+        (raw({"a\x1b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), "the tensor name"),
+        (raw({"a": {"dtype": "F32", "shape": [0, 2**40], "data_offsets": [0, 0]}}), "impossible shape"),
+        (raw({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)), "takes 4 bytes"),
+        (raw({"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)), "of type 'F99'"),
+        (raw({"a": 1}), "not as safetensors writes it"),
+        (raw(b"{" * 100000), "not as safetensors writes it|broken"),
+        (raw({}), "holds no weights"),
+    ],
+)
+def test_files_that_are_not_safetensors(content: bytes, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(LoraError, match=problem) as told:
+        lora_file.read(path)
+    assert str(told.value).startswith(str(path))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "problem"),
+    [
+        ({f"{NAME}.lora_down.weight": (4, 8)}, "has down alone"),
+        ({f"{NAME}.lora_down.weight": (4, 8), f"{NAME}.lora_up.weight": (8, 5)}, "make no LoRA"),
+        ({f"{NAME}.lora_down.weight": (1025, 2), f"{NAME}.lora_up.weight": (2, 1025)}, "rank 1 to 1024"),
+        ({f"{NAME}.hada_w1_a": (4, 8)}, "a LoHa"),
+        ({f"{NAME}.lokr_w1": (4, 8)}, "a LoKr"),
+        ({f"{NAME}.dora_scale": (4, 8)}, "a DoRA"),
+        ({f"{NAME}.diff": (4, 8)}, "a difference of whole weights"),
+        ({f"{NAME}.lora_down.weight": (4, 8), f"{NAME}.lora_up.weight": (8, 4), "emb_params": (2, 3)}, "emb_params"),
+        (
+            {"lora_prior_x.lora_down.weight": (4, 8), "lora_prior_x.lora_up.weight": (8, 4)},
+            "lora_prior_x.lora_down.weight and 1",
+        ),
+        ({"model.diffusion_model.joint_blocks.0.x": (2,)}, "a whole model"),
+    ],
+)
+def test_files_that_are_no_lora_of_ours(tensors: dict[str, tuple[int, ...]], problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    path.write_bytes(lora_bytes(tmp_path, {key: torch.ones(shape) for key, shape in tensors.items()}))
+    with pytest.raises(LoraError, match=re.escape(problem)):
+        lora_file.read(path)
+
+
+@pytest.mark.parametrize("where", ["lora_down.weight", "lora_up.weight", "alpha"])
+def test_numbers_that_are_none_are_refused(where: str, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    tensors = {f"{NAME}.lora_down.weight": torch.ones(4, 8), f"{NAME}.lora_up.weight": torch.ones(8, 4)}
+    tensors |= {f"{NAME}.alpha": torch.tensor(1.0)}
+    tensors[f"{NAME}.{where}"] *= math.inf
+    save_file(tensors, path)
+    with pytest.raises(LoraError, match="no numbers"):
+        lora_file.read(path)
+
+
+def test_pickles_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(LoraError, match=r"\.pt is a pickle"):
+        lora_file.read(tmp_path / "lora.pt")
+
+
+def test_a_lora_of_another_family_is_refused_by_both_names(tmp_path: Path) -> None:
+    with pytest.raises(LoraError, match=r"a LoRA for Stable Diffusion 1\.x, but the model is Stable Diffusion XL"):
+        lora_file.check_family(small(), family_named("sdxl"), tmp_path / "lora.safetensors")
+    lora_file.check_family(small(), family_named("sd1"), tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        (
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+            r"as \(8, 8\), but in the model it is \(32, 32\)",
+        ),
+        ("unet.mid_block.attentions.7.transformer_blocks.0.attn1.to_q", "which the model has not"),
+        ("transformer.transformer_blocks.0.attn.to_q", "a transformer, which the model has not"),
+    ],
+)
+def test_a_lora_that_does_not_fit_changes_nothing(module: str, problem: str) -> None:
+    pipe = tiny.pipeline("sd1")
+    (value,) = small().modules.values()
+    with pytest.raises(LoraError, match=problem):
+        lora_file.load_into(pipe, small(modules={module: value}))
+    assert not any(isinstance(layer, LoraLayer) for layer in pipe.unet.modules())
+
+
+def test_convolutions_of_other_programs_files_are_put_in(tmp_path: Path) -> None:
+    pipe = tiny.pipeline("sd1")
+    down, up = torch.randn(4, 32, 1, 1), torch.randn(32, 4, 1, 1)
+    save_file({f"{NAME}.lora_down.weight": down, f"{NAME}.lora_up.weight": up}, tmp_path / "lora.safetensors")
+    lora_file.load_into(pipe, lora_file.read(tmp_path / "lora.safetensors"))
+    delta = pipe.unet.mid_block.attentions[0].proj_in.get_delta_weight("lora")
+    torch.testing.assert_close(delta.flatten(1), up.flatten(1) @ down.flatten(1))
