@@ -58,18 +58,23 @@ def tokenizer() -> CLIPTokenizer:
 
 def _text_config(**options: Any) -> CLIPTextConfig:
     vocabulary = tokenizer().get_vocab()
-    return CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        bos_token_id=vocabulary["<|startoftext|>"],
-        eos_token_id=vocabulary["<|endoftext|>"],
-        pad_token_id=vocabulary["<|endoftext|>"],
-        **options,
-    )
+    settings = {
+        "vocab_size": len(vocabulary),
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "projection_dim": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "bos_token_id": vocabulary["<|startoftext|>"],
+        "eos_token_id": vocabulary["<|endoftext|>"],
+        "pad_token_id": vocabulary["<|endoftext|>"],
+    }
+    return CLIPTextConfig(**(settings | options))
+
+
+def _second_text_config() -> CLIPTextConfig:
+    """OpenCLIP's, wider than the first, as in the released models."""
+    return _text_config(hidden_size=2 * WIDTH, projection_dim=2 * WIDTH, hidden_act="gelu")
 
 
 def _vae(channels: int = 4, **options: Any) -> AutoencoderKL:
@@ -138,7 +143,7 @@ def _sdxl(prediction: str | None) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(
         vae=_vae(scaling_factor=0.13025),
         text_encoder=CLIPTextModel(_text_config()).eval(),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(hidden_act="gelu")).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(_second_text_config()).eval(),
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
         unet=_unet(
@@ -147,11 +152,11 @@ def _sdxl(prediction: str | None) -> StableDiffusionXLPipeline:
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             attention_head_dim=(2, 4, 4),
             transformer_layers_per_block=(1, 1, 2),
-            cross_attention_dim=2 * WIDTH,
+            cross_attention_dim=3 * WIDTH,
             use_linear_projection=True,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+            projection_class_embeddings_input_dim=6 * 8 + 2 * WIDTH,
         ),
         scheduler=_scheduler(prediction or "epsilon"),
         add_watermarker=False,
@@ -163,7 +168,7 @@ def _sd3(prediction: str | None) -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(
         vae=_vae(16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModelWithProjection(_text_config()).eval(),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(hidden_act="gelu")).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(_second_text_config()).eval(),
         text_encoder_3=None,
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
@@ -173,9 +178,9 @@ def _sd3(prediction: str | None) -> StableDiffusion3Pipeline:
             num_layers=2,
             attention_head_dim=WIDTH // 2,
             num_attention_heads=2,
-            joint_attention_dim=2 * WIDTH,
+            joint_attention_dim=4 * WIDTH,
             caption_projection_dim=WIDTH,
-            pooled_projection_dim=2 * WIDTH,
+            pooled_projection_dim=3 * WIDTH,
             pos_embed_max_size=16,
             dual_attention_layers=(0,),
             qk_norm="rms_norm",

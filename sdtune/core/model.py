@@ -192,10 +192,22 @@ def _on_this_machine(name: str, family: Family) -> Path:
     return folder
 
 
+def _check_configs(folder: Path, family: Family) -> None:
+    """Stop where a config is missing; of a missing vocabulary the libraries would make up one of three words."""
+    _json(folder / "scheduler" / "scheduler_config.json")
+    _json(folder / "vae" / "config.json")
+    for encoder in family.text_encoders:
+        tokenizer = encoder.replace("text_encoder", "tokenizer")
+        known = any((folder / tokenizer / file).is_file() for file in ("vocab.json", "tokenizer.json", "spiece.model"))
+        if tokenizer not in family.optional_parts and not known:
+            raise ModelError(f"{folder}: {tokenizer} has no vocabulary; get {tokenizer}/*, or download the model again")
+
+
 def _load_folder(folder: Path, family: Family, dtype: torch.dtype) -> Any:
     import diffusers
     import torch
 
+    _check_configs(folder, family)
     index = _parts(folder)
     parts: dict[str, Any] = dict.fromkeys(family.optional_parts)
     for part in (family.denoiser, "vae", *family.text_encoders):
@@ -305,6 +317,7 @@ def _load_file(identity: Identity, family: Family, dtype: torch.dtype) -> Any:
             configs = hub.fetch(reference, hub.CONFIGS, instead)
         except ModelError as problem:
             raise ModelError(f"{path}: single files need their family's configs and tokenizer; {problem}") from None
+    _check_configs(configs, family)
     missing = {part: None for part in family.optional_parts if part not in ("text_encoder_3", "tokenizer_3")}
     try:
         vae = diffusers.AutoencoderKL.from_single_file(
