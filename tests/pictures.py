@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -19,3 +21,9 @@ def folder(place: Path, count: int = 4, sizes: tuple[tuple[int, int], ...] = ((6
         picture.save(place / f"{number}.png")
         (place / f"{number}.txt").write_text(f"a {colour} disc")
     return place
+
+
+def pixels(path: Path) -> NDArray[numpy.int64]:
+    """[height, width, 3] of a picture on disk, as whole numbers that can be subtracted."""
+    with Image.open(path) as picture:
+        return numpy.asarray(picture.convert("RGB"), dtype=numpy.int64)

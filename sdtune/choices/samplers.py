@@ -20,9 +20,17 @@ class Sampler(Spec):
         """The scheduler with the base model's noise levels; flow models have one sampler, their own."""
         import diffusers
 
-        if not hasattr(base, "alphas_cumprod"):
+        if _is_flow(base):
             return type(base).from_config(base.config)
         return getattr(diffusers, self.scheduler).from_config(base.config, **self.options)
+
+    def title_for(self, base: Any) -> str:
+        """The name in A1111's image parameters of what `build` gives; that of flow models is an Euler."""
+        return "Euler" if _is_flow(base) else self.title
+
+
+def _is_flow(scheduler: Any) -> bool:
+    return not hasattr(scheduler, "alphas_cumprod")
 
 
 class DPMpp2M(Sampler):

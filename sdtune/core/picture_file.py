@@ -10,15 +10,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdtune import __version__
 from sdtune.config import Sample
-from sdtune.core.run_folder import write_atomically
+from sdtune.core.run_folder import must_be_writable, write_atomically
 from sdtune.errors import ConfigError, OutputError
 
 
-def parameters(config: Sample, prompt: str, seed: int, size: tuple[int, int], model_name: str) -> str:
+def parameters(config: Sample, prompt: str, seed: int, size: tuple[int, int], model_name: str, sampler: str) -> str:
     """The text that A1111 writes into its pictures and that others read: prompt, negative, settings."""
     settings = {
         "Steps": config.steps,
-        "Sampler": config.sampler.title,
+        "Sampler": sampler,
         "CFG scale": f"{config.guidance:g}",
         "Seed": seed,
         "Size": f"{size[0]}x{size[1]}",
@@ -52,19 +52,11 @@ class Names:
         if self.single and self.single.exists():
             raise OutputError(f"{self.single}: exists already; give another name with --out")
         self.folder = config.out.parent if self.single else config.out
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            taken = [
-                int(found[1]) for path in self.folder.iterdir() if (found := re.match(r"(?:grid-)?(\d{5})", path.name))
-            ]
-            probe = self.folder / ".sdtune-can-write"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder}: cannot be written ({error.strerror}); give another place with --out"
-            ) from None
-        self.number = max(taken, default=0)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise OutputError(f"{self.folder}: is a file; give a folder, or a name that ends in .png, with --out")
+        must_be_writable(self.folder)
+        found = (re.match(r"(?:grid-)?(\d{5})", path.name) for path in self.folder.glob("*.png"))
+        self.number = max((int(number[1]) for number in found if number), default=0)
 
     def next(self, prompt: str, seed: int) -> Path:
         """The name of the next picture."""

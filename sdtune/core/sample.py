@@ -68,6 +68,7 @@ def sample(config: Sample) -> Telling[None]:
         for prompt, told in zip(config.prompt, conditionings, strict=True)
         for n in range(config.count)
     ]
+    sampler = config.sampler.title_for(pipe.scheduler)
     images: list[Image.Image] = []
     for start in range(0, len(jobs), config.batch_size):
         chunk = jobs[start : start + config.batch_size]
@@ -81,7 +82,7 @@ def sample(config: Sample) -> Telling[None]:
         for (prompt, _, seed), image in zip(chunk, drawn, strict=True):
             path = names.next(prompt, seed)
             tags = "".join(f" <lora:{one.path.stem}:{one.strength:g}>" for one in applied)
-            save_png(path, image, parameters(config, prompt + tags, seed, size, identity.name))
+            save_png(path, image, parameters(config, prompt + tags, seed, size, identity.name, sampler))
             yield Drawn(path, prompt, seed, seconds)
         images += drawn
     if len(images) >= GRID_FROM:

@@ -65,7 +65,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
         net.enable_gradient_checkpointing()
     count = add_lora(net, config, family)
     yield Note(_plan(config, count, dtype, device))
-    run.create(to_toml(config, without=("out",)))
+    run = run.create(to_toml(config, without=("out",)))
     batches = Batches(
         images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.data.caption_dropout
     )

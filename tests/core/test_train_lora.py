@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy
 import pytest
-from PIL import Image
 
 from sdtune.config import Sample, TrainLora, resolve
 from sdtune.core.reports import Drawn, Note, Report, Step, Trained, Warned
@@ -58,7 +57,7 @@ def test_every_family_trains_saves_reloads_and_samples(
     )
     assert any(isinstance(report, Drawn) for report in again)
     drawn, before, after = (
-        numpy.asarray(Image.open(tmp_path / name), dtype=int)
+        pictures.pixels(tmp_path / name)
         for name in ("a.png", "run/samples/step-000000-1.png", "run/samples/step-000003-1.png")
     )
     assert numpy.abs(drawn - after).max() <= 1, "the file draws what the training drew"

@@ -1,0 +1,150 @@
+"""Drawing as people ask for it: names, sheets, strengths, and what a picture says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sd_parsers import ParserManager
+
+from sdtune import __version__
+from sdtune.config import Sample, resolve
+from sdtune.core import lora_file
+from sdtune.core.families import family_named
+from sdtune.core.lora import Lora, LoraModule, from_peft
+from sdtune.core.reports import Drawn, Note, Report, Saved
+from sdtune.core.sample import sample
+from sdtune.errors import ConfigError, LoraError, OutputError
+from tests import pictures, tiny
+
+
+def draw(model: Path | None, **told: Any) -> list[Report]:
+    tables = {"model": str(model)} if model else {}
+    return list(sample(resolve(Sample, [{"prompt": ["a red apple"], "steps": 2, **tables}, told])))
+
+
+def pictures_of(reports: list[Report]) -> list[Path]:
+    return [report.path for report in reports if isinstance(report, Drawn)]
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA for the tiny sd1 that changes every picture, of rank 2 and alpha 1."""
+    return write_lora("sd1", tmp_path_factory.mktemp("lora") / "style.safetensors")
+
+
+def write_lora(family: str, path: Path) -> Path:
+    from peft import LoraConfig
+
+    pipe = tiny.pipeline(family)
+    net = getattr(pipe, family_named(family).denoiser)
+    targets = family_named(family).lora_targets("attention")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net.add_adapter(LoraConfig(r=2, lora_alpha=1, target_modules=targets, init_lora_weights=False))
+    known = {"modelspec.trigger_phrase": "fluent3d"}
+    lora_file.write(path, from_peft(net, family_named(family), known), dtype="fp32")
+    return path
+
+
+def test_names_are_free_and_tell_number_seed_and_prompt(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    first = draw(tiny_models["sd1"], out=tmp_path, prompt=["A red apple!", "träume/../x"], count=2, seed=7)
+    names = [path.name for path in pictures_of(first)]
+    assert names == [
+        "00001-7-a-red-apple.png",
+        "00002-8-a-red-apple.png",
+        "00003-7-tr-ume-x.png",
+        "00004-8-tr-ume-x.png",
+    ]
+    assert [report.path.name for report in first if isinstance(report, Saved)] == ["grid-00005.png"]
+    again = draw(tiny_models["sd1"], out=tmp_path)
+    assert [path.name for path in pictures_of(again)] == ["00006-0-a-red-apple.png"]
+
+
+def test_the_same_seed_draws_the_same_bytes(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    one, two, other = (
+        pictures_of(draw(tiny_models["sd1"], out=tmp_path / f"{n}.png", seed=seed))[0].read_bytes()
+        for n, seed in enumerate((5, 5, 6))
+    )
+    assert one == two != other
+
+
+def test_a_picture_says_how_it_was_made(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
+    told = {"negative": "blurred, dark", "seed": 9, "guidance": 3.5, "sampler": "euler-a", "lora": [f"{lora}:0.5"]}
+    (path,) = pictures_of(draw(tiny_models["sd1"], out=tmp_path / "a.png", **told))
+    parsed = ParserManager().parse(path)
+    assert parsed is not None
+    assert [prompt.value for prompt in parsed.prompts] == ["a red apple <lora:style:0.5>"]
+    assert [prompt.value for prompt in parsed.negative_prompts] == ["blurred, dark"]
+    (sampler,) = parsed.samplers
+    assert sampler.name == "Euler a"
+    assert sampler.parameters["cfg_scale"] == "3.5"
+    assert sampler.parameters["seed"] == "9"
+    with Image.open(path) as picture:
+        assert picture.info["parameters"].endswith(f"Version: sdtune {__version__}")
+
+
+def test_loras_act_by_their_strength_and_add_up(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
+    def drawn(name: str, *loras: str) -> NDArray[numpy.int64]:
+        (path,) = pictures_of(draw(tiny_models["sd1"], out=tmp_path / name, lora=loras))
+        return pictures.pixels(path)
+
+    base = drawn("base.png")
+    none = drawn("none.png", f"{lora}:0")
+    half = drawn("half.png", f"{lora}:0.5")
+    whole = drawn("whole.png", str(lora))
+    twice = drawn("twice.png", f"{lora}:0.5", f"{lora}:0.5")
+    assert (base == none).all()
+    assert not (base == half).all()
+    assert not (half == whole).all()
+    assert numpy.abs(whole - twice).max() <= 1
+
+
+def test_the_trigger_is_told(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
+    reports = draw(tiny_models["sd1"], out=tmp_path / "a.png", lora=[str(lora)])
+    assert any("(trigger: fluent3d)" in report.text for report in reports if isinstance(report, Note))
+
+
+def test_every_sampler_and_other_shapes(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    seen = set()
+    for sampler in ("dpm++2m", "ddim", "euler", "euler-a"):
+        (path,) = pictures_of(draw(tiny_models["sd1"], out=tmp_path / f"{sampler}.png", sampler=sampler, width=96))
+        assert pictures.pixels(path).shape == (64, 96, 3)
+        seen.add(path.read_bytes())
+    assert len(seen) == 4
+
+
+def test_what_cannot_be_drawn_is_refused_in_one_line(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoraError, match=r"style.safetensors: a LoRA for Stable Diffusion 1.x, but the model is .* XL"):
+        draw(tiny_models["sdxl"], lora=[str(lora)], out=tmp_path / "x.png")
+    with pytest.raises(LoraError, match="no such LoRA file or run folder"):
+        draw(tiny_models["sd1"], lora=["nowhere.safetensors"])
+    with pytest.raises(LoraError, match=r"no \.safetensors in this folder"):
+        draw(tiny_models["sd1"], lora=[str(tmp_path)])
+    with pytest.raises(ConfigError, match="names one picture, but 2 are asked for"):
+        draw(tiny_models["sd1"], out=tmp_path / "x.png", count=2)
+    (tmp_path / "taken.png").touch()
+    with pytest.raises(OutputError, match="exists already"):
+        draw(tiny_models["sd1"], out=tmp_path / "taken.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.png"]
+
+
+def test_a_lora_that_does_not_fit_the_model_names_its_file(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    wrong = Lora({name: LoraModule(torch.ones(1, 7), torch.ones(9, 1), 1.0)}, "sd1")
+    lora_file.write(tmp_path / "wrong.safetensors", wrong)
+    with pytest.raises(LoraError, match=r"wrong\.safetensors: the LoRA changes .*to_q"):
+        draw(tiny_models["sd1"], lora=[str(tmp_path / "wrong.safetensors")], out=tmp_path / "a.png")
+
+
+def test_a_run_folder_brings_its_model(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/style.safetensors").write_bytes(lora.read_bytes())
+    (tmp_path / "run/run.toml").write_text(f'model = "{tiny_models["sd1"]}"\n')
+    reports = draw(None, lora=[str(tmp_path / "run")], out=tmp_path / "a.png")
+    assert any(report.text.startswith("model: sd1") for report in reports if isinstance(report, Note))

@@ -1,0 +1,89 @@
+"""What README tells people to type works as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+FEW = ["--steps", "2"]
+
+
+def commands() -> list[list[str]]:
+    """The lines that begin with `sdtune`, without their comments."""
+    lines = re.findall(r"^    (sdtune .*)$", README, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that has what README's commands name."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    return tmp_path
+
+
+def sdtune(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    known = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "sdtune", *words], cwd=folder, env=known, capture_output=True, text=True
+    )
+
+
+def test_the_two_commands_run_as_written(checkout: Path) -> None:
+    train, draw = commands()[:2]
+    assert train == ["sdtune", "train-lora", "examples/fluent-3d", "--rank", "8"]
+    trained = sdtune(*train[1:], *FEW, folder=checkout)
+    assert trained.returncode == 0, trained.stderr
+    assert "runs/fluent-3d-1" in trained.stdout
+    assert "try next" in trained.stdout
+    drawn = sdtune(*draw[1:], folder=checkout)
+    assert drawn.returncode == 0, drawn.stderr
+    assert (checkout / drawn.stdout.strip()).is_file()
+    said = trained.stderr + drawn.stderr
+    for noise in ("Warning", "torchvision", "kernels", "Traceback", "deprecated"):
+        assert noise not in said
+
+
+def test_the_other_commands_are_known_to_the_command_line() -> None:
+    """They name models and pictures that are not here, so what is held against them is the settings alone."""
+    from typing import Any
+
+    from typer.main import get_command
+
+    from sdtune.cli.app import app
+
+    root: Any = get_command(app)
+    for _, name, *words in commands()[2:]:
+        if name == "train-lora" and words == ["--help"]:
+            continue
+        root.commands[name].make_context(name, list(words), resilient_parsing=True)
+
+
+def test_the_python_lines_run(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkout)
+    (lines,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(lines.replace("steps=100", "steps=2"), {})
+    assert "Trained(" in capsys.readouterr().out
+
+
+def test_make_knows_the_words_that_readme_uses() -> None:
+    if not shutil.which("make"):
+        pytest.skip("no make on this machine")
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for word in set(re.findall(r"\bmake ([a-z][a-z-]+)", README)) - {"sure"}:
+        assert f"make {word} " in told + " "
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
