@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
 
-class AdamW(Spec):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+class Adam(Spec):
+    """What AdamW's forms have in common."""
 
-    kind: Literal["adamw"] = "adamw"
+    kind: str
     lr: float | None = setting(None, "--lr", place=4, gt=0)
     """Learning rate; not given: 1e-4 times the square root of the images a step."""
     weight_decay: float = Field(0.01, ge=0)
@@ -33,6 +33,12 @@ class AdamW(Spec):
         """The learning rate in force; sqrt scaling over the batch fits better than linear (spacepxl 2024)."""
         return self.lr if self.lr is not None else 1e-4 * images_a_step**0.5
 
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+
     def build(self, parameters: Iterable[Parameter], lr: float) -> TorchOptimizer:
         """The optimizer over these parameters."""
         import torch
@@ -41,10 +47,10 @@ class AdamW(Spec):
         return torch.optim.AdamW(parameters, lr=lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
-class AdamW8bit(AdamW):
+class AdamW8bit(Adam):
     """AdamW with its two moments in 8 bits, block by block (Dettmers et al. 2022, arXiv:2110.02861)."""
 
-    kind: Literal["adamw8bit"] = "adamw8bit"  # type: ignore[assignment]
+    kind: Literal["adamw8bit"] = "adamw8bit"
 
     def build(self, parameters: Iterable[Parameter], lr: float) -> TorchOptimizer:
         """bitsandbytes' optimizer; it runs on CUDA and on the CPU. Tensors under 4096 numbers keep 32 bits."""

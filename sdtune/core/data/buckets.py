@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 WIDEST = 2.0  # side to side; what is longer is cropped
 
@@ -12,6 +13,7 @@ def step_for(resolution: int) -> int:
     return 64 if resolution >= 256 else 32
 
 
+@cache
 def bucket_sizes(resolution: int) -> list[tuple[int, int]]:
     """(width, height) of every bucket whose area is at most resolution^2, the square among them."""
     step = step_for(resolution)
@@ -28,5 +30,6 @@ def bucket_for(width: int, height: int, resolution: int) -> tuple[int, int]:
     """The bucket whose shape is nearest to the image's, the larger one of equals."""
     shape = math.log(width / height)
     return min(
-        bucket_sizes(resolution), key=lambda size: (round(abs(math.log(size[0] / size[1]) - shape), 6), -size[0] * size[1])
+        bucket_sizes(resolution),
+        key=lambda size: (round(abs(math.log(size[0] / size[1]) - shape), 6), -size[0] * size[1]),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -39,7 +39,7 @@ class Encoded:
 
 def encode_examples(
     examples: Sequence[Example], conditionings: Sequence[Conditioning], family: Family, vae: Any, resolution: int
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, list[Encoded]]:
     """Tells how many images are encoded; returns one Encoded an example, in the examples' order."""
     sizes = [bucket_for(example.width, example.height, resolution) for example in examples]
     order = sorted(range(len(examples)), key=lambda index: sizes[index])
@@ -59,7 +59,9 @@ def encode_examples(
     return [encoded[index] for index in range(len(examples))]
 
 
-def encode_captions(captions: Sequence[str], family: Family, pipe: Any) -> Iterator[Progress]:
+def encode_captions(
+    captions: Sequence[str], family: Family, pipe: Any
+) -> Generator[Progress, None, list[Conditioning]]:
     """Tells how many captions are encoded; returns one conditioning a caption, equal captions encoded once."""
     unique = list(dict.fromkeys(captions))
     found: dict[str, Conditioning] = {}

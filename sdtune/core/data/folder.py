@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import os
+from collections import defaultdict
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdtune.config import Data
-from sdtune.core.data.images import SUFFIXES, image_size
-from sdtune.core.reports import Note, Skipped
+from sdtune.core.data import captions
+from sdtune.core.data.images import SUFFIXES, Facts, inspect_image
+from sdtune.core.reports import Note, Progress, Skipped, Warned
 from sdtune.errors import DataError
 
-CAPTION_SUFFIXES = (".txt", ".caption")
-CAPTION_BYTES = 8192
-METADATA = "metadata.jsonl"
-NAMED = 5  # files named in one message
+NAMED = 5  # files named in one message about many
+OFTEN = 20  # images between two reports
 
 
 @dataclass(frozen=True)
@@ -29,114 +29,138 @@ class Example:
     height: int
 
 
-def read_folder(data: Data) -> Iterator[Skipped | Note]:
+def read_folder(data: Data) -> Generator[Skipped | Note | Warned | Progress, None, list[Example]]:
     """Tells what is left out, and returns the examples by file name; every image is decoded whole once."""
     folder = data.folder
-    paths = _image_paths(folder)
-    captions = _captions(folder, paths, data)
-    examples, bad = [], []
-    for path in paths:
-        try:
-            width, height = image_size(path)
-        except DataError as error:
-            bad.append(error)
-            if data.skip_bad:
-                yield Skipped(path, str(error).removeprefix(f"{path}: "))
-            continue
-        examples.append(Example(path, _with_trigger(captions[path], data.trigger), width, height))
-    if bad and not data.skip_bad:
-        one = len(bad) == 1
-        advice = f"put {'it' if one else 'them'} right, or leave {'it' if one else 'them'} out with --skip-bad"
-        raise DataError(*map(str, bad[:-1]), f"{bad[-1]}; {advice}")
-    if not examples:
-        raise DataError(f"{folder}: none of its {len(paths)} images can be read; see the reasons above")
-    yield Note(f"data: {len(examples)} images with captions in {folder}")
-    return examples
+    paths = image_paths(folder)
+    listed = captions.listed(folder)
+    found: list[tuple[Path, Facts, str | None]] = []
+    bad: list[tuple[Path, str]] = []
+    for number, path in enumerate(paths, 1):
+        told, reasons = _read(path, folder, listed)
+        bad += [(path, reason) for reason in reasons]
+        found += [told] if told else []
+        if number % OFTEN == 0 or number == len(paths):
+            yield Progress("reading images", number, len(paths))
+    if data.skip_bad:
+        for path, reason in bad:
+            yield Skipped(path, reason.removeprefix(f"{path}: "))
+    read = [(path, facts, caption or _from_name(path, data)) for path, facts, caption in found]
+    problems = [] if data.skip_bad else _told_of_bad([reason for _, reason in bad])
+    problems += _lacking(folder, [path for path, _, caption in read if not caption], len(paths))
+    if problems:
+        raise DataError(*problems)
+    if not read:
+        raise DataError(f"{folder}: none of its {len(paths)} images can be read; the reasons are told above")
+    yield from _notices(read)
+    yield Note(f"data: {len(read)} images with captions in {folder}")
+    return [
+        Example(path, with_trigger(caption or "", data.trigger), facts.width, facts.height)
+        for path, facts, caption in read
+    ]
 
 
-def _image_paths(folder: Path) -> list[Path]:
-    if not folder.exists():
-        raise DataError(f"{folder}: no such folder; give the folder that holds the images")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is a file; give the folder that holds the images")
+def image_paths(folder: Path) -> list[Path]:
+    """All in the folder that is named like an image, by name; hidden files are left alone."""
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        if not folder.exists():
+            raise DataError(f"{folder}: no such folder; give the folder that holds the images")
+        if not folder.is_dir():
+            raise DataError(f"{folder}: is a file; give the folder that holds the images")
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        paths = [path for path in entries if path.suffix.lower() in SUFFIXES]
+        if not paths:
+            raise DataError(f"{folder}: no images in this folder; {_where_else(entries)}")
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
-    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
-    if not paths:
-        inner = sorted({path.parent.name for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES})
-        advice = f"there are images in {', '.join(inner[:NAMED])}: give that folder" if inner else (
-            f"put images there ({', '.join(sorted(SUFFIXES))})"
-        )
-        raise DataError(f"{folder}: no images in this folder; {advice}")
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); check its name and permissions") from None
     return paths
 
 
-def _captions(folder: Path, paths: list[Path], data: Data) -> dict[Path, str]:
-    listed = _metadata(folder)
-    captions: dict[Path, str] = {}
-    for path in paths:
-        caption = listed.get(path.name) or _sidecar(path)
-        if not caption and data.caption_from_filename:
-            caption = path.stem.replace("_", " ").replace("-", " ").strip()
-        if caption:
-            captions[path] = caption
-    lacking = [path for path in paths if path not in captions]
-    if lacking:
-        names = ", ".join(path.name for path in lacking[:NAMED]) + (" ..." if len(lacking) > NAMED else "")
-        raise DataError(
-            f"{folder}: {len(lacking)} of {len(paths)} images have no caption ({names}); write "
-            f"{lacking[0].with_suffix('.txt').name} beside {lacking[0].name} (or .caption, or a {METADATA}), "
-            f"or take the names as captions with --caption-from-filename"
-        )
-    return captions
-
-
-def _sidecar(path: Path) -> str | None:
-    for suffix in CAPTION_SUFFIXES:
-        file = path.with_suffix(suffix)
-        if file.is_file():
-            return " ".join(_text(file).split()) or None
-    return None
-
-
-def _metadata(folder: Path) -> dict[str, str]:
-    """{file name: caption} of Hugging Face's imagefolder form: a JSON object a line with file_name and text."""
-    file = folder / METADATA
-    if not file.is_file():
-        return {}
-    captions = {}
-    for number, line in enumerate(_text(file, limit=None).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name, text = row["file_name"], row["text"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f'{file}:{number}: not a line of the form {{"file_name": "a.png", "text": "a caption"}}; mend it'
-            ) from None
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise DataError(f"{file}:{number}: file_name and text must be texts; mend that line")
-        if Path(name).name != name or not (folder / name).is_file():
-            raise DataError(f"{file}:{number}: {name} is not a file in this folder; mend or remove that line")
-        captions[name] = " ".join(text.split())
-    return captions
-
-
-def _text(file: Path, limit: int | None = CAPTION_BYTES) -> str:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-    if limit is not None and len(data) > limit:
-        raise DataError(f"{file}: over {limit // 1024} kB, which is no caption; shorten it or rename the file")
-    try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: not UTF-8 text; save it as UTF-8") from None
-
-
-def _with_trigger(caption: str, trigger: str | None) -> str:
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """The caption with the trigger word before it, where it lacks it."""
     return caption if trigger is None or trigger.lower() in caption.lower() else f"{trigger}, {caption}"
+
+
+def _where_else(entries: Sequence[Path]) -> str:
+    inner = [
+        entry.name
+        for entry in entries
+        if entry.is_dir()
+        and os.access(entry, os.R_OK | os.X_OK)
+        and any(path.suffix.lower() in SUFFIXES for path in entry.iterdir())
+    ]
+    if inner:
+        return f"there are images in {', '.join(inner[:NAMED])}: give that folder"
+    return f"put images there ({', '.join(sorted(SUFFIXES))})"
+
+
+def _read(path: Path, folder: Path, listed: dict[str, str]) -> tuple[tuple[Path, Facts, str | None] | None, list[str]]:
+    """What an image and its caption say, or the reasons why they cannot be used."""
+    reasons = []
+    caption, facts = None, None
+    try:
+        _must_stay_inside(path, folder)
+        caption = _caption(path, listed)
+    except DataError as error:
+        reasons.append(str(error))
+    try:
+        facts = inspect_image(path)
+    except DataError as error:
+        reasons.append(str(error))
+    return ((path, facts, caption) if facts and not reasons else None), reasons
+
+
+def _must_stay_inside(path: Path, folder: Path) -> None:
+    """A link that leads out of the folder could show any file of this machine to the model."""
+    root = os.path.realpath(folder)
+    for file in (path, *(path.with_suffix(suffix) for suffix in captions.SUFFIXES)):
+        if file.is_symlink() and os.path.commonpath([root, os.path.realpath(file)]) != root:
+            raise DataError(f"{file}: a link that leads out of the folder; put the file itself there")
+
+
+def _caption(path: Path, listed: dict[str, str]) -> str | None:
+    return listed[path.name] if listed.get(path.name) else captions.beside(path)
+
+
+def _from_name(path: Path, data: Data) -> str | None:
+    return captions.clean(path.stem.replace("_", " ").replace("-", " ")) if data.caption_from_filename else None
+
+
+def _told_of_bad(reasons: Sequence[str]) -> list[str]:
+    if not reasons:
+        return []
+    them = "it" if len(reasons) == 1 else "them"
+    return [*reasons[:-1], f"{reasons[-1]}; put {them} right, or leave {them} out with --skip-bad"]
+
+
+def _lacking(folder: Path, paths: Sequence[Path], of: int) -> list[str]:
+    if not paths:
+        return []
+    first = paths[0]
+    beside = first.with_suffix(captions.SUFFIXES[0]).name
+    return [
+        f"{folder}: {len(paths)} of {of} images have no caption, or an empty one ({_names(paths)}); write {beside} "
+        f"beside {first.name} (or .caption, or a {captions.METADATA}), or take the names as captions with "
+        "--caption-from-filename"
+    ]
+
+
+def _notices(told: Sequence[tuple[Path, Facts, str | None]]) -> Generator[Warned, None, None]:
+    """What the user should know of several images at once."""
+    by_notice: dict[str, list[Path]] = defaultdict(list)
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path, facts, _ in told:
+        by_stem[path.stem].append(path)
+        if facts.notice:
+            by_notice[facts.notice].append(path)
+    for notice, paths in by_notice.items():
+        yield Warned(f"{_names(paths)}: {notice}")
+    for paths in by_stem.values():
+        if len(paths) > 1 and any(paths[0].with_suffix(suffix).exists() for suffix in captions.SUFFIXES):
+            yield Warned(f"{_names(paths)}: have one caption file between them; rename one if they are not the same")
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:NAMED]) + (
+        f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    )
