@@ -12,9 +12,9 @@ NARROW = 66  # columns that everything beside the bar needs while training
 
 
 class Bar:
-    """A bar that is drawn from its making to its end."""
+    """A bar that is drawn from its making to its end, and stays on the screen only where it `stays`."""
 
-    def __init__(self, phase: str, of: int) -> None:
+    def __init__(self, phase: str, of: int, *, stays: bool) -> None:
         console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -23,6 +23,7 @@ class Bar:
             TextColumn("{task.fields[details]}", markup=False),
             _TimeLeft(),
             console=console,
+            transient=not stays,
         )
         self._task = self._progress.add_task(phase, total=of, details="")
         self._progress.start()

@@ -90,9 +90,7 @@ def follow(work: Iterator[Report], as_json: bool) -> None:
             if caught.number:
                 break
     if caught.number:
-        raise Interrupted(
-            f"interrupted by {signal.Signals(caught.number).name}; what was complete is kept", caught.number
-        )
+        raise Interrupted("interrupted; what was complete is kept", caught.number)
 
 
 @dataclasses.dataclass
@@ -173,12 +171,12 @@ class Terminal:
         self._say(f"skipped {report.path}: {report.reason}", warning=True)
 
     def _show_progress(self, report: Any) -> None:
-        self._advance(report.phase, report.number, report.of, "")
+        self._advance(report.phase, report.number, report.of)
 
     def _show_step(self, report: Any) -> None:
         self.in_steps = True
         details = f"loss {report.loss_average:.4f}  {_speed(report.images_per_second)}"
-        self._advance("training", report.number, report.of, details)
+        self._advance("training", report.number, report.of, details, stays=True)
 
     def _show_saved(self, report: Any) -> None:
         self._end_bar()
@@ -195,7 +193,7 @@ class Terminal:
             self.result(f"pictures  {report.sheet}")
         self.result(f"try next  {report.try_next}")
 
-    def _advance(self, phase: str, number: int, of: int, details: str) -> None:
+    def _advance(self, phase: str, number: int, of: int, details: str = "", *, stays: bool = False) -> None:
         if not _is_terminal():
             self._plain_line(phase, number, of, details)
             return
@@ -203,7 +201,7 @@ class Terminal:
             from sdtune.cli.bar import Bar
 
             self._end_bar()
-            self._bar, self._phase = Bar(plain(phase), of), phase
+            self._bar, self._phase = Bar(plain(phase), of, stays=stays), phase
         self._bar.move(number, details)
         if number == of:
             self._end_bar()

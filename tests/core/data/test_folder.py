@@ -1,0 +1,249 @@
+"""A folder of pictures and captions as people have them is read, or refused with all its problems at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sdtune.config import Data
+from sdtune.core.data.captions import clean
+from sdtune.core.data.folder import Example, read_folder, with_trigger
+from sdtune.core.reports import Report, Skipped, Warned
+from sdtune.errors import DataError
+
+
+def read(folder: Path, **settings: Any) -> tuple[list[Example], list[Report]]:
+    """The examples, and what was told."""
+    work, reports = read_folder(Data(folder=folder, **settings)), []
+    while True:
+        try:
+            reports.append(next(work))
+        except StopIteration as end:
+            return end.value, reports
+
+
+def problems(folder: Path, **settings: Any) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        read(folder, **settings)
+    lines = list(caught.value.problems)
+    assert all("\n" not in line and str(folder) in line for line in lines)
+    return lines
+
+
+def captions(folder: Path, **settings: Any) -> dict[str, str]:
+    return {example.path.name: example.caption for example in read(folder, **settings)[0]}
+
+
+def put(folder: Path, name: str, caption: str | bytes | None = "a caption", suffix: str = ".txt") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    kind = "PNG" if path.suffix.lower() not in (".jpg", ".jpeg", ".webp") else None
+    Image.new("RGB", (32, 24), "red").save(path, format=kind)
+    if caption is not None:
+        path.with_suffix(suffix).write_bytes(caption if isinstance(caption, bytes) else caption.encode())
+    return path
+
+
+def listed(folder: Path, *lines: object) -> None:
+    told = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (folder / "metadata.jsonl").write_text("\n".join(told), encoding="utf-8")
+
+
+def test_images_come_by_name_with_their_captions_and_sizes(tmp_path: Path) -> None:
+    put(tmp_path, "b.PNG", "second", ".caption")
+    put(tmp_path, "a.jpg", "first")
+    put(tmp_path, "ünï 猫.webp", "third")
+    put(tmp_path, ".hidden.png", None)
+    (tmp_path / "notes.md").write_text("no image")
+    examples, _ = read(tmp_path)
+    assert [(example.path.name, example.caption) for example in examples] == [
+        ("a.jpg", "first"),
+        ("b.PNG", "second"),
+        ("ünï 猫.webp", "third"),
+    ]
+    assert {(example.width, example.height) for example in examples} == {(32, 24)}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: None, "no such folder"),
+        (lambda folder: folder.write_text("x"), "is a file"),
+        (lambda folder: folder.mkdir(), "no images"),
+        (lambda folder: put(folder / "inner", "a.png"), "images in inner: give that folder"),
+        (lambda folder: folder.symlink_to(folder), "no such folder"),
+    ],
+)
+def test_a_folder_without_images_is_refused(make: Any, words: str, tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    (line,) = problems(tmp_path / "data")
+    assert words in line
+
+
+def test_missing_captions_are_told_together_with_the_remedy(tmp_path: Path) -> None:
+    put(tmp_path, "good.png")
+    for number in range(8):
+        put(tmp_path, f"bare-{number}.png", None if number else " \n")
+    (line,) = problems(tmp_path)
+    assert "8 of 9 images" in line
+    assert "bare-0.png" in line
+    assert "3 more" in line
+    assert "bare-0.txt" in line
+    assert "--caption-from-filename" in line
+
+
+def test_names_can_be_captions(tmp_path: Path) -> None:
+    put(tmp_path, "red_apple-on white.png", None)
+    put(tmp_path, "b.png", "told")
+    assert captions(tmp_path, caption_from_filename=True) == {
+        "b.png": "told",
+        "red_apple-on white.png": "red apple on white",
+    }
+
+
+def test_every_bad_file_is_named_at_once_and_can_be_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "good.png")
+    (tmp_path / "text.png").write_text("no image")
+    whole = put(tmp_path, "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
+    put(tmp_path, "latin.png", "café".encode("latin-1"))
+    bad = ["cut.jpg", "folder.png", "gone.png", "latin.txt", "pipe.png", "text.png"]
+    lines = problems(tmp_path)
+    assert [Path(line.split(": ")[0]).name for line in lines] == bad
+    assert lines[-1].endswith("leave them out with --skip-bad")
+
+    examples, reports = read(tmp_path, skip_bad=True)
+    assert [example.path.name for example in examples] == ["good.png"]
+    skipped = [report for report in reports if isinstance(report, Skipped)]
+    assert [report.path.stem for report in skipped] == [Path(name).stem for name in bad]
+
+
+def test_where_nothing_is_left_there_is_nothing_to_train_on(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    assert "none of its 1 images" in problems(tmp_path, skip_bad=True)[0]
+
+
+@pytest.mark.parametrize("outside", ["a.png", "a.txt"])
+def test_links_that_leave_the_folder_are_refused(outside: str, tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    put(data, "a.png")
+    put(elsewhere, "a.png", "a secret")
+    (data / outside).unlink()
+    (data / outside).symlink_to(elsewhere / outside)
+    (line,) = problems(data)
+    assert "leads out of the folder" in line
+
+
+def test_links_inside_and_to_the_folder_are_fine(tmp_path: Path) -> None:
+    put(tmp_path / "data", "a.png", "one")
+    (tmp_path / "data" / "b.png").symlink_to("a.png")
+    (tmp_path / "data" / "b.txt").write_text("two")
+    (tmp_path / "link").symlink_to("data")
+    assert captions(tmp_path / "link") == {"a.png": "one", "b.png": "two"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_told(tmp_path: Path) -> None:
+    put(tmp_path, "a.png").chmod(0)
+    assert "permissions" in problems(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "caption"),
+    [
+        ("ein Käse\r\n".encode(), "ein Käse"),
+        (b"\xef\xbb\xbfwith a mark", "with a mark"),
+        ("wide ✓".encode("utf-16"), "wide ✓"),
+        (b"\xfe\xff" + "big end".encode("utf-16-be"), "big end"),
+        (b"two\nlines\tand  spaces", "two lines and spaces"),
+        (b"\x1b[31mred\x1b[0m \x07bell", "[31mred[0m bell"),
+        ("turned \u202egnp.exe\u2066".encode(), "turned gnp.exe"),
+    ],
+)
+def test_captions_are_clean_text(data: bytes, caption: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.png", data)
+    assert captions(tmp_path) == {"a.png": caption}
+
+
+@pytest.mark.parametrize("data", ["wide".encode("utf-16-le"), "café".encode("latin-1"), b"\xff\xfe\x41", b"a\0b"])
+def test_captions_in_other_encodings_are_refused(data: bytes, tmp_path: Path) -> None:
+    put(tmp_path, "a.png", data)
+    assert "save it as UTF-8" in problems(tmp_path)[0]
+
+
+def test_long_captions_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "x" * 8192)
+    assert len(captions(tmp_path)["a.png"]) == 8192
+    put(tmp_path, "a.png", "x" * 8193)
+    assert "over 8 kB" in problems(tmp_path)[0]
+
+
+@given(st.text())
+@example("\ud800 \u2028 \x85 \u202e\x00")
+def test_clean_captions_are_one_line_that_is_safe_to_print(text: str) -> None:
+    cleaned = clean(text)
+    assert cleaned.encode().decode() == cleaned
+    assert "".join(cleaned.splitlines()) == cleaned
+    assert cleaned == clean(cleaned)
+    assert not any(ord(letter) < 32 or 0x7F <= ord(letter) < 0xA0 for letter in cleaned)
+
+
+@given(st.text(alphabet="ab ", min_size=1), st.text(alphabet="ab ", min_size=1))
+def test_the_trigger_is_in_every_caption_once(caption: str, trigger: str) -> None:
+    triggered = with_trigger(caption, trigger)
+    assert trigger in triggered
+    assert with_trigger(triggered, trigger) == triggered
+    assert with_trigger(caption, None) == caption
+
+
+def test_metadata_gives_captions_and_sidecars_fill_in(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        put(tmp_path, name, "beside" if name != "a.png" else None)
+    listed(
+        tmp_path, {"file_name": "a.png", "text": "one\u2028\ud800 \x1b[2J"}, "", {"file_name": "b.png", "text": "two"}
+    )
+    assert captions(tmp_path) == {"a.png": "one [2J", "b.png": "two", "c.png": "beside"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{broken", "not a line of the form"),
+        ("[1, 2]", "not a line of the form"),
+        ("[" * 100_000, "not a line of the form"),
+        ({"file_name": "a.png"}, "not a line of the form"),
+        ({"file_name": "a.png", "text": 3}, "must be texts"),
+        ({"file_name": "../a.png", "text": "x"}, "not a file in this folder"),
+        ({"file_name": "/etc/passwd", "text": "x"}, "not a file in this folder"),
+        ({"file_name": "gone.png", "text": "x"}, "not a file in this folder"),
+        ({"file_name": "a\0.png", "text": "x"}, "not a file in this folder"),
+        ({"file_name": "x" * 5000, "text": "x"}, "not a file in this folder"),
+        ({"file_name": "first.png", "text": "again"}, "has a line already"),
+    ],
+)
+def test_wrong_lines_of_metadata_are_told_by_number(line: object, words: str, tmp_path: Path) -> None:
+    put(tmp_path, "first.png")
+    put(tmp_path, "a.png")
+    listed(tmp_path, {"file_name": "first.png", "text": "x"}, line, "nor this")
+    second, third = problems(tmp_path)
+    assert second.startswith(f"{tmp_path / 'metadata.jsonl'}:2: ")
+    assert words in second
+    assert third.startswith(f"{tmp_path / 'metadata.jsonl'}:3: ")
+
+
+def test_images_that_share_a_caption_file_are_told(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "shared")
+    put(tmp_path, "a.jpg", None)
+    examples, reports = read(tmp_path)
+    assert [example.caption for example in examples] == ["shared", "shared"]
+    assert any(isinstance(report, Warned) and "a.jpg, a.png" in report.text for report in reports)

@@ -1,0 +1,148 @@
+"""A run's folder has a name that any system takes, belongs to one run alone, and is never half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sdtune.core.run_folder import NAME_BYTES, RESERVED, RunFolder, lora_in, safe_name, write_atomically
+from sdtune.errors import LoraError, OutputError
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@given(st.text())
+@example("CON")
+@example("nul.txt")
+@example("猫の写真")
+@example("é" * 300)
+@example("../../etc")
+@example("a\ud800b")
+@example("trailing. ")
+def test_names_suit_any_system(text: str) -> None:
+    name = safe_name(text)
+    assert 1 <= len(name.encode()) <= NAME_BYTES + len("lora-")
+    assert not RESERVED.fullmatch(name)
+    assert not set(name) & set('/\\:*?"<>| \0\n')
+    assert name == name.strip(". ")
+    assert safe_name(name) == name
+
+
+def test_names_keep_what_can_be_kept() -> None:
+    told = {"fluent-3d": "fluent-3d", "my cats!": "my-cats", "猫": "猫", "con": "lora-con", "Aux.old": "lora-Aux.old"}
+    assert {text: safe_name(text) for text in told} == told
+    assert safe_name("") == safe_name("...") == "lora"
+    assert safe_name("e\u0301") == "\u00e9"
+
+
+def test_the_next_number_is_taken_and_nothing_is_made_before() -> None:
+    data = Path("cats")
+    data.mkdir()
+    assert RunFolder.planned(data, None).path == Path("runs/cats-1")
+    assert not Path("runs").exists()
+    for name in ("cats-1", "cats-12", "cats-x", "cats-and-dogs-99"):
+        (Path("runs") / name).mkdir(parents=True)
+    run = RunFolder.planned(data, None).create("steps = 3\n")
+    assert run.path == Path("runs/cats-13")
+    assert run.settings.read_text() == "steps = 3\n"
+    assert run.lora.name == "cats.safetensors"
+
+
+def test_runs_that_begin_together_get_folders_of_their_own() -> None:
+    plans = [RunFolder.planned(Path("cats"), None) for _ in range(16)]
+    assert len({plan.path for plan in plans}) == 1
+    with ThreadPoolExecutor(16) as pool:
+        runs = list(pool.map(lambda plan: plan.create(""), plans))
+    assert sorted(run.path.name for run in runs) == sorted(f"cats-{number}" for number in range(1, 17))
+    assert all(run.settings.is_file() for run in runs)
+
+
+def test_one_named_folder_is_for_one_run() -> None:
+    plans = [RunFolder.planned(Path("cats"), Path("out")) for _ in range(2)]
+    plans[0].create("first")
+    with pytest.raises(OutputError, match="another run"):
+        plans[1].create("second")
+    assert Path("out/run.toml").read_text() == "first"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda out: out.write_text("x"), "is a file"),
+        (lambda out: (out.mkdir(), (out / "x").touch()), "already holds files"),
+        (lambda out: out.symlink_to("nowhere"), "leads nowhere"),
+        (lambda out: os.mkfifo(out), "is a file"),
+    ],
+)
+def test_a_place_that_is_taken_is_refused(make: Callable[[Path], object], words: str) -> None:
+    out = Path("out")
+    make(out)
+    with pytest.raises(OutputError, match=words):
+        RunFolder.planned(Path("cats"), out)
+
+
+@pytest.mark.parametrize("out", ["file/run", "x" * 300, "/proc/nothing/run", "a/" * 3000])
+def test_a_place_that_cannot_be_written_is_refused(out: str) -> None:
+    Path("file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        RunFolder.planned(Path("cats"), Path(out)).create("")
+    assert sorted(os.listdir()) == ["file"]
+
+
+def test_an_empty_folder_will_do() -> None:
+    Path("out").mkdir()
+    assert RunFolder.planned(Path("cats"), Path("out")).create("x").settings.is_file()
+
+
+def test_a_full_disk_leaves_nothing_half_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        RunFolder.planned(Path("cats"), None).create("x")
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_files_are_written_whole_or_not_at_all() -> None:
+    path = Path("deep/folder/a.txt")
+    write_atomically(path, lambda place: place.write_text("old"))
+
+    def failing(place: Path) -> None:
+        place.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, failing)
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["a.txt"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~(os.umask(mask := os.umask(0)) or mask)
+
+
+def test_long_names_can_be_written() -> None:
+    path = Path("x" * 240 + ".safetensors")
+    write_atomically(path, lambda place: place.write_text("x"))
+    assert path.is_file()
+
+
+def test_the_lora_of_a_run_is_the_finished_one_else_the_latest() -> None:
+    run = RunFolder(Path("run"), "cats")
+    run.path.mkdir()
+    with pytest.raises(LoraError, match="no .safetensors"):
+        lora_in(run.path)
+    (run.path / ".cats-left-over.safetensors").touch()
+    for step in (10, 200, 30):
+        run.partial(step).touch()
+    assert lora_in(run.path) == run.partial(200)
+    run.lora.touch()
+    assert lora_in(run.path) == run.lora
