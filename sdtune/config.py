@@ -203,12 +203,9 @@ def resolve(spec: type[Config], layers: Iterable[Tables]) -> Config:
     return config
 
 
-def automatic_layers(spec: type[Spec], given: Sequence[Tables]) -> list[Tables]:
-    """What lies under the presets and flags given: the built-in model has settings of its own for training."""
-    if spec is not TrainLora:
-        return []
-    models = [layer["model"] for layer in given if "model" in layer]
-    return [read_preset("mini")] if not models or models[-1] == "mini" else []
+def model_settings(model: str) -> Tables:
+    """What a model's own preset says, to lie under all that the user set: the built-in model has one."""
+    return read_preset("mini") if model == "mini" else {}
 
 
 def _source(layers: Sequence[Tables], path: Sequence[str]) -> str:
@@ -222,9 +219,9 @@ def _source(layers: Sequence[Tables], path: Sequence[str]) -> str:
     return ""
 
 
-def refine(config: Config, layer: Tables) -> Config:
-    """The config with a layer laid under what the user set, over the classes' defaults."""
-    return resolve(type(config), [layer, config.model_dump(exclude_unset=True)])
+def refine(config: Config, *layers: Tables) -> Config:
+    """The config with layers laid under what the user set, over the classes' defaults; later layers win."""
+    return resolve(type(config), [*layers, config.model_dump(exclude_unset=True)])
 
 
 def merge(spec: type[Spec] | None, base: Tables, layer: Tables) -> Tables:

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from sdtune.choices.spec import Spec, Words, kinds_of, literals_of, named_settings, table_of, without_none, words_of
 from sdtune.cli.help import Command
-from sdtune.config import Tables, automatic_layers, preset_names, read_preset, resolve
+from sdtune.config import Tables, preset_names, read_preset, resolve
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 TOP = "run"  # heading of the settings that stand in no table
@@ -124,8 +124,7 @@ def built(name: str, spec: type[Spec], work: Callable[[Any, bool], None]) -> Com
         presets = [read_preset(given) for given in values.pop("preset") or []]
         as_json = values.pop("json")
         del values["help_all"]
-        given = [*presets, _nested(flags, values)]
-        work(resolve(spec, [*automatic_layers(spec, given), *given]), as_json)
+        work(resolve(spec, [*presets, _nested(flags, values)]), as_json)
 
     parameters = [flag.parameter() for flag in flags.values()]
     typed.__signature__ = inspect.Signature([*parameters, *_common()])  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from sdtune.choices.samplers import DPMpp2M
-from sdtune.config import TrainLora, refine, to_toml
+from sdtune.config import TrainLora, model_settings, refine, to_toml
 from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import pixels_a_latent
 from sdtune.core.data.batches import Batches
@@ -33,7 +33,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     """Trains and tells of it; closing the iterator between steps leaves the LoRA as far as it came."""
     identity = model.identify(config.model)
     family = family_named(identity.family)
-    config = refine(config, family.defaults)
+    config = refine(config, family.defaults, model_settings(config.model))
     run = RunFolder.planned(config.data.folder, config.out)
     device = memory.device_for(config.memory)
     dtype = memory.dtype_for(config.memory, device)
