@@ -448,3 +448,38 @@ def test_convolutions_of_other_programs_files_are_put_in(tmp_path: Path) -> None
     lora_file.load_into(pipe, lora_file.read(tmp_path / "lora.safetensors"))
     delta = pipe.unet.mid_block.attentions[0].proj_in.get_delta_weight("lora")
     torch.testing.assert_close(delta.flatten(1), up.flatten(1) @ down.flatten(1))
+
+
+@pytest.mark.parametrize("form", ["auto", "kohya", "peft"])
+def test_files_for_sd3_mean_the_same_to_programs_that_know_of_no_alpha(form: Any, tmp_path: Path) -> None:
+    lora, expected, _ = trained("sd3")
+    lora_file.write(tmp_path / "lora.safetensors", lora, form, "fp32")
+    tensors = load_file(tmp_path / "lora.safetensors")
+    assert len(tensors) == 2 * len(expected)
+    for name, delta in expected.items():
+        change = tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
+        torch.testing.assert_close(change, delta, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefixes"),
+    [
+        ("sd1", {"lora_unet_down_blocks", "lora_unet_mid_block", "lora_unet_up_blocks", "lora_te_text_model"}),
+        ("sd2", {"lora_unet_down_blocks", "lora_unet_mid_block", "lora_unet_up_blocks", "lora_te_text_model"}),
+        (
+            "sdxl",
+            {
+                "lora_unet_input_blocks",
+                "lora_unet_middle_block",
+                "lora_unet_output_blocks",
+                "lora_te1_text_model",
+                "lora_te2_text_model",
+            },
+        ),
+        ("sd3", {"transformer.transformer_blocks", "text_encoder.text_model", "text_encoder_2.text_model"}),
+    ],
+)
+def test_keys_start_as_most_programs_expect_them(name: str, prefixes: set[str], tmp_path: Path) -> None:
+    lora_file.write(tmp_path / "lora.safetensors", trained(name)[0])
+    keys = load_file(tmp_path / "lora.safetensors")
+    assert {next((prefix for prefix in prefixes if key.startswith(prefix)), key) for key in keys} == prefixes
