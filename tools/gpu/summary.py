@@ -1,4 +1,4 @@
-"""A JUnit file as JSON, with what the tests recorded: python -m tools.gpu.summary JUNIT JSON."""
+"""A JUnit file as JSON, with what the tests recorded: python -m tools.gpu.summary JUNIT JSON STATUS."""
 
 from __future__ import annotations
 
@@ -31,9 +31,13 @@ def test(case: ElementTree.Element) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    told = summary(Path(sys.argv[1]))
+    complete = sys.argv[3] in ("0", "1")  # pytest's exit status: 1 is failed tests, all others an early end
+    told = {"complete": complete} | summary(Path(sys.argv[1]))
     Path(sys.argv[2]).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(", ".join(f"{told[name]} {name}" for name in ("passed", "failed", "skipped")))
+    print(
+        ", ".join(f"{told[name]} {name}" for name in ("passed", "failed", "skipped"))
+        + ("" if complete else "; stopped before the end")
+    )
     for one in told["tests"]:
         if one["outcome"] == "failed":
             print(f"FAILED {one['name']}: {one['reason'][:200]}")
