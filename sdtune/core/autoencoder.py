@@ -22,12 +22,15 @@ def encode_images(vae: Any, images: Sequence[Image.Image]) -> tuple[Tensor, Tens
 
 
 def decode_latents(vae: Any, latents: Tensor) -> list[Image.Image]:
-    """The images of latents [B, C, h, w] in the denoiser's scale."""
+    """The images of latents [B, C, h, w] in the denoiser's scale, one at a time: in fp32 that is what fills a card."""
     scale, shift = scaling(vae)
-    with torch.no_grad():
-        pixels = vae.decode(latents.to(vae.device, torch.float32) / scale + shift).sample
-    values = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(value) for value in values]
+    images = []
+    for latent in latents.to(vae.device, torch.float32).split(1):
+        with torch.no_grad():
+            pixels = vae.decode(latent / scale + shift).sample[0]
+        values = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        images.append(Image.fromarray(values))
+    return images
 
 
 def scaling(vae: Any) -> tuple[float, float]:
