@@ -90,7 +90,9 @@ class TrainLora(Spec):
     out: Path | None = setting(None, "--out", "-o", place=9)
     """Run folder, new or empty. Not given: runs/<data set>-<number>."""
     steps: int | None = setting(None, "--steps", place=3, ge=1, le=10**7)
-    """Optimizer steps. Not given: 100 times the images over the batch, at least 600 and at most 2000."""
+    """Optimizer steps. Not given: 100 passes over the images, but at least 600 steps and at most 2000."""
+    passes: int | None = Field(None, ge=1)
+    """How often each image is seen, where the steps are not given: the same work at any batch size."""
     batch_size: int = setting(1, "--batch-size", place=5, ge=1, le=4096)
     """Images at once on the device."""
     accumulate: int = Field(1, ge=1, le=4096)
@@ -197,7 +199,8 @@ def resolve(spec: type[Config], layers: Iterable[Tables]) -> Config:
     try:
         config = spec.model_validate(tables)
     except ValidationError as error:
-        found += problems(spec, error)
+        odd = {path for path, _ in found}
+        found += [(path, line) for path, line in problems(spec, error) if path not in odd]
     if found:
         raise ConfigError(*(f"{_source(layers, path)}{line}" for path, line in found))
     return config

@@ -38,9 +38,8 @@ def use_attention(net: Any, asked: str, device: torch.device, dtype: torch.dtype
     """Sets the denoiser's attention by a trial on the device and returns the sentence that tells of it."""
     if asked == "sdpa" or (asked == "auto" and _sdpa_saves_memory(device, dtype)):
         return "attention: sdpa (PyTorch's memory-efficient kernels)"
-    reason = _why_xformers_fails(device, dtype)
+    reason = _why_xformers_fails(net, device, dtype)
     if reason is None:
-        net.enable_xformers_memory_efficient_attention()
         return "attention: xformers"
     if asked == "xformers":
         return f"attention: sdpa, since xformers {reason}"
@@ -62,8 +61,8 @@ def _sdpa_saves_memory(device: torch.device, dtype: torch.dtype) -> bool:
     return True
 
 
-def _why_xformers_fails(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None where xformers works, forwards and backwards, else the reason in a few words."""
+def _why_xformers_fails(net: Any, device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where xformers works, forwards and backwards, and is now the denoiser's; else the reason in a few words."""
     if importlib.util.find_spec("xformers") is None:
         return "is not installed (pip install 'sdtune[gpu]')"
     try:
@@ -71,6 +70,7 @@ def _why_xformers_fails(device: torch.device, dtype: torch.dtype) -> str | None:
 
         query = torch.randn(1, 64, 2, 32, device=device, dtype=dtype, requires_grad=True)
         xformers.ops.memory_efficient_attention(query, query, query).sum().backward()
+        net.enable_xformers_memory_efficient_attention()
     except Exception as error:  # a mismatched build fails in many ways: ImportError, OSError, NotImplementedError
         return f"has no working operator for {dtype} on {device.type} ({type(error).__name__})"
     return None

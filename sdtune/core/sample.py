@@ -50,19 +50,19 @@ def sample(config: Sample) -> Telling[None]:
     dtype = memory.dtype_for(config.memory, device)
     yield Note(f"model: {identity.name} ({family.title})" + "".join(_told(one) for one in applied))
 
-    pipe = model.load(identity, dtype, device)
-    net = getattr(pipe, family.denoiser)
+    pipe = model.load(identity, dtype)
     for number, one in enumerate(applied):
         try:
             load_into(pipe, one.lora, one.strength, f"lora{number}")
         except LoraError as problem:
             raise LoraError(f"{one.path}: {problem}") from None
+    conditionings = yield from encode_captions([*config.prompt, config.negative], family, pipe, device)
+    negative = conditionings.pop()
+    net = getattr(pipe, family.denoiser).to(device)
+    pipe.vae.to(device)
     memory.use_attention(net, config.memory.attention, device, dtype)
     side = _native_side(net, pipe.vae, family.resolution)
     size = (config.width or side, config.height or side)
-
-    conditionings = yield from encode_captions([*config.prompt, config.negative], family, pipe)
-    negative = conditionings.pop()
     jobs = [
         (prompt, told, config.seed + n)
         for prompt, told in zip(config.prompt, conditionings, strict=True)

@@ -44,18 +44,15 @@ def train_lora(config: TrainLora) -> Telling[None]:
     process = family.process(pipe)
     _check(config, process.prediction)
     resolution = config.data.resolution or _resolution(pipe, family)
-    steps = config.steps or usual_steps(len(examples), images_a_step(config))
+    steps = config.steps or usual_steps(len(examples), images_a_step(config), config.passes)
     config = _settled(config, family, resolution, steps)
     yield from _warn_of_size(examples, resolution)
 
     prompts = _prompts(config, examples)
     captions = [example.caption for example in examples]
-    told = yield from encode_captions(
-        [*captions, *prompts, "", config.samples.negative], family, _on(pipe, family, device)
-    )
+    texts = [*captions, *prompts, "", config.samples.negative]
+    told = yield from encode_captions(texts, family, pipe, device)
     blank, negative = told[-2:]
-    for part in family.text_encoders:
-        setattr(pipe, part, None)
     images = yield from encode_examples(examples, told[: len(captions)], family, pipe.vae.to(device), resolution)
     pipe.vae.to("cpu")
 
@@ -94,8 +91,10 @@ def train_lora(config: TrainLora) -> Telling[None]:
     yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, prompts))
 
 
-def usual_steps(images: int, images_a_step: int) -> int:
-    """100 times the images over the images a step, at least 600 and at most 2000."""
+def usual_steps(images: int, images_a_step: int, passes: int | None = None) -> int:
+    """As many as `passes` over the images take; without it 100 passes, but at least 600 steps and at most 2000."""
+    if passes is not None:
+        return max(1, -(-passes * images // images_a_step))
     return min(max(100 * images // images_a_step, 600), 2000)
 
 
@@ -156,14 +155,6 @@ def _prompts(config: TrainLora, examples: Sequence[Example]) -> list[str]:
         return []
     third = len(examples) // 3
     return list(config.samples.prompts or dict.fromkeys(examples[place].caption for place in (third, 2 * third)))
-
-
-def _on(pipe: Any, family: Family, device: torch.device) -> Any:
-    """The pipeline with its text encoders on the device."""
-    for part in family.text_encoders:
-        if getattr(pipe, part) is not None:
-            getattr(pipe, part).to(device)
-    return pipe
 
 
 def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.device) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from sdtune.config import TrainLora
@@ -37,6 +38,8 @@ def step_loss(
 
 def accelerator_for(config: TrainLora, precision: str) -> Accelerator:
     """Accelerate's view of this process: its device, its mixed precision ("no", "bf16", "fp16"), its peers."""
+    if AcceleratorState._shared_state:  # of an earlier training in this process, which may have had other numbers
+        AcceleratorState._reset_state(reset_partial_state=AcceleratorState().num_processes == 1)
     return Accelerator(cpu=config.memory.device == "cpu", mixed_precision=precision)
 
 

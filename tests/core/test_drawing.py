@@ -29,7 +29,11 @@ def result_of(work: Iterator[Any]) -> Any:
 
 def drawn(pipe: Any, name: str, sampler: Sampler, seeds: list[int], guidance: float = 4.0) -> list[Image.Image]:
     family = family_named(name)
-    told, negative = result_of(encode_captions(["a red apple", "blurred"], family, pipe))
+    encoders = {part: getattr(pipe, part) for part in family.text_encoders}
+    told, negative = result_of(encode_captions(["a red apple", "blurred"], family, pipe, torch.device("cpu")))
+    for part, encoder in encoders.items():
+        assert getattr(pipe, part) is None
+        setattr(pipe, part, encoder)
     wishes = [Wish(told, negative, seed, (64, 64)) for seed in seeds]
     scheduler = sampler.build(pipe.scheduler)
     net = getattr(pipe, family.denoiser)

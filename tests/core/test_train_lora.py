@@ -174,6 +174,18 @@ def test_small_images_are_told(tiny_models: dict[str, Path], tmp_path: Path) -> 
     assert any("attention: sdpa" in report.text for report in reports if isinstance(report, Note))
 
 
-@pytest.mark.parametrize(("images", "a_step", "steps"), [(2, 1, 600), (10, 1, 1000), (56, 1, 2000), (56, 4, 1400)])
-def test_usual_steps(images: int, a_step: int, steps: int) -> None:
-    assert usual_steps(images, a_step) == steps
+@pytest.mark.parametrize(
+    ("images", "a_step", "passes", "steps"),
+    [(2, 1, None, 600), (10, 1, None, 1000), (56, 1, None, 2000), (56, 4, None, 1400), (10, 4, 150, 375), (3, 2, 1, 2)],
+)
+def test_usual_steps(images: int, a_step: int, passes: int | None, steps: int) -> None:
+    assert usual_steps(images, a_step, passes) == steps
+
+
+def test_trainings_of_other_precision_follow_each_other(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    for precision in ("fp32", "bf16", "fp32"):
+        out = tmp_path / f"{precision}-{len(list(tmp_path.iterdir()))}"
+        told = {"memory": {"precision": precision}, "samples": {"off": True}}
+        reports, _ = run(settings(tiny_models["sd1"], data, out, **told))
+        assert any(f", {precision} on cpu" in report.text for report in reports if isinstance(report, Note))

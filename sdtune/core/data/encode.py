@@ -18,7 +18,7 @@ from sdtune.core.families import Family
 from sdtune.core.reports import Progress
 
 Conditioning = dict[str, Tensor]
-PIXELS_AT_ONCE = 2**21  # eight images of 512 x 512, two of 1024 x 1024
+PIXELS_AT_ONCE = 2**20  # four images of 512 x 512, one of 1024 x 1024: encoding shall not need more than training
 CAPTIONS_AT_ONCE = 16
 
 
@@ -60,9 +60,15 @@ def encode_examples(
 
 
 def encode_captions(
-    captions: Sequence[str], family: Family, pipe: Any
+    captions: Sequence[str], family: Family, pipe: Any, device: torch.device
 ) -> Generator[Progress, None, list[Conditioning]]:
-    """Tells how many captions are encoded; returns one conditioning a caption, equal captions encoded once."""
+    """Tells how many captions are encoded; returns one conditioning a caption, equal captions encoded once.
+
+    The text encoders are needed for nothing else, so they are put on the device and then let go, out of the pipeline.
+    """
+    for part in family.text_encoders:
+        if getattr(pipe, part) is not None:
+            getattr(pipe, part).to(device)
     unique = list(dict.fromkeys(captions))
     found: dict[str, Conditioning] = {}
     for start in range(0, len(unique), CAPTIONS_AT_ONCE):
@@ -71,6 +77,8 @@ def encode_captions(
         for index, caption in enumerate(chunk):
             found[caption] = {name: value[index].clone() for name, value in told.items()}
         yield Progress("encoding captions", len(found), len(unique))
+    for part in family.text_encoders:
+        setattr(pipe, part, None)
     return [found[caption] for caption in captions]
 
 
