@@ -19,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from sdtune.cli.commands import commands
 
-        return int(commands().main(given or ["--help"], prog_name="sdtune", standalone_mode=False) or 0)
+        code = int(commands().main(given or ["--help"], prog_name="sdtune", standalone_mode=False) or 0)
+        if code == 128 + signal.SIGINT:  # typer makes an exit out of it, without a word
+            raise KeyboardInterrupt
+        return code
     except BaseException as error:
         from sdtune.cli.failures import leave
 

@@ -74,7 +74,7 @@ def test_images_come_by_name_with_their_captions_and_sizes(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: None, "no such folder"),
+        (lambda _: None, "no such folder"),
         (lambda folder: folder.write_text("x"), "is a file"),
         (lambda folder: folder.mkdir(), "no images"),
         (lambda folder: put(folder / "inner", "a.png"), "images in inner: give that folder"),

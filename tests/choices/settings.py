@@ -1,0 +1,75 @@
+"""Random settings that are valid, made out of the classes themselves: a new setting is tested by being there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_origin
+
+import annotated_types
+from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
+
+from sdtune.choices.spec import Spec, kinds_of, literals_of, table_of, without_none
+
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+paths = words.filter(lambda text: text.strip()).map(lambda text: str(Path(text)))
+
+
+def tables(spec: type[Spec]) -> st.SearchStrategy[dict[str, Any]]:
+    """Tables as a TOML file gives them: some settings given, others not."""
+    needed = {name: values(field) for name, field in spec.model_fields.items() if needs(field)}
+    free = {name: values(field) for name, field in spec.model_fields.items() if not needs(field)}
+    return st.fixed_dictionaries(needed, optional=free)
+
+
+def needs(field: FieldInfo) -> bool:
+    return field.is_required()
+
+
+def values(field: FieldInfo) -> st.SearchStrategy[Any]:
+    """What a setting may be."""
+    kinds, table, known = kinds_of(field), table_of(field), literals_of(field)
+    if kinds:
+        whole = [tables(cls).map(lambda told, kind=kind: told | {"kind": kind}) for kind, cls in kinds.items()]
+        return st.one_of(st.sampled_from(list(kinds)), tables(next(iter(kinds.values()))), *whole)
+    if table:
+        return tables(table)
+    return st.sampled_from(known) if known else plain(field)
+
+
+def plain(field: FieldInfo) -> st.SearchStrategy[Any]:
+    inner = without_none(field.annotation)
+    bounds: dict[str, Any] = {}
+    for mark in field.metadata:
+        for name in ("ge", "gt", "le", "lt", "multiple_of", "min_length"):
+            if isinstance(mark, annotated_types.BaseMetadata | annotated_types.GroupedMetadata) and hasattr(mark, name):
+                bounds[name] = getattr(mark, name)
+    if inner is bool:
+        return st.booleans()
+    if inner is int:
+        by = bounds.get("multiple_of", 1)
+        least = bounds.get("ge", bounds.get("gt", -(2**31)))
+        most = bounds.get("le", bounds.get("lt", 2**31) - ("le" not in bounds))
+        return st.integers(-(-least // by), most // by).map(lambda number: number * by)
+    if inner is float:
+        return st.floats(
+            bounds.get("ge", bounds.get("gt", -1e6)),
+            bounds.get("le", bounds.get("lt", 1e6)),
+            exclude_min="gt" in bounds,
+            exclude_max="lt" in bounds,
+            allow_subnormal=False,
+        )
+    if get_origin(inner) is tuple:
+        return st.lists(words, min_size=bounds.get("min_length", 0), max_size=3)
+    return paths if inner is Path else words
+
+
+def everywhere(spec: type[Spec], above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], FieldInfo]]:
+    """(path, field) of every setting of a config, of tables and kinds too."""
+    found = []
+    for name, field in spec.model_fields.items():
+        found.append(((*above, name), field))
+        table = table_of(field)
+        for inner in [table] if table else kinds_of(field).values():
+            found += everywhere(inner, (*above, name))
+    return found

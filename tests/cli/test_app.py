@@ -1,0 +1,237 @@
+"""Words become settings, failures become one line and an exit code, and nothing that a terminal obeys gets through."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdtune.cli import commands
+from sdtune.cli.app import main
+from sdtune.config import Sample, TrainLora
+from sdtune.core.reports import Note, Report
+from sdtune.errors import TrainingError
+
+Ran = tuple[int, str, list[str]]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> Ran:
+    """Exit code, standard output, lines of standard error."""
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return code, out, err.splitlines()
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The settings that reach the work; nothing is done with them."""
+    told: dict[str, Any] = {}
+    for name, (_, settings) in commands.COMMANDS.items():
+
+        def note(config: Any, as_json: bool) -> None:
+            told.update(config=config, as_json=as_json)
+
+        note.__doc__ = "A sentence."
+        monkeypatch.setitem(commands.COMMANDS, name, (note, settings))
+    return told
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def work(*_: Any) -> None:
+        raise error
+
+    work.__doc__ = "A sentence."
+    monkeypatch.setitem(commands.COMMANDS, "sample", (work, "Sample"))
+
+
+# ---- from words to settings
+
+
+def test_the_commands_of_the_first_page(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "train-lora", "dataset/", "--rank", "8") == (0, "", [])
+    assert isinstance(told["config"], TrainLora)
+    assert (told["config"].data.folder, told["config"].network.rank) == (Path("dataset"), 8)
+    assert run(capsys, "sample", "--prompt", "a", "--prompt", "b") == (0, "", [])
+    assert isinstance(told["config"], Sample)
+    assert told["config"].prompt == ("a", "b")
+
+
+def test_a_flag_is_the_path_in_a_toml_file(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--optimizer", "adamw", "--optimizer.lr", "1e-3", "--data.caption-dropout=0", "--network.rank", "3"]
+    switches = ["--skip-bad", "--no-caption-from-filename", "--memory.gradient-checkpointing", "--no-samples.off"]
+    assert run(capsys, "train-lora", "x", *words, *switches)[0] == 0
+    config = told["config"]
+    assert (config.optimizer.kind, config.optimizer.lr, config.network.rank) == ("adamw", 1e-3, 3)
+    assert (config.data.caption_dropout, config.data.skip_bad, config.data.caption_from_filename) == (0, True, False)
+    assert config.memory.gradient_checkpointing
+    assert run(capsys, "train-lora", "x", "--lr", "2e-3")[0] == 0
+    assert (told["config"].optimizer.kind, told["config"].optimizer.lr) == ("adamw8bit", 2e-3)
+
+
+def test_flags_win_over_presets_in_their_order(
+    told: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.toml").write_text('model = "a"\nsteps = 1\nseed = 1\n[data]\nfolder = "a"\nskip_bad = true\n')
+    (tmp_path / "b.toml").write_text('model = "b"\nsteps = 2\n[data]\nfolder = "b"\n')
+    presets = ["-p", str(tmp_path / "a.toml"), "--preset", str(tmp_path / "b.toml")]
+    assert run(capsys, "train-lora", *presets, "--model", "c", "--no-skip-bad")[0] == 0
+    config = told["config"]
+    assert (config.model, config.steps, config.seed, config.data.folder) == ("c", 2, 1, Path("b"))
+    assert not config.data.skip_bad
+
+
+# ---- wrong words
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train-lora", "x", "--rnak", "8"], "--rnak: no such option of sdtune train-lora; did you mean --rank?"),
+        (
+            ["train-lora", "x", "--network.alhpa", "8"],
+            "--network.alhpa: no such option of sdtune train-lora; did you mean --network.alpha?",
+        ),
+        (
+            ["train-lora", "x", "--zzzzzz"],
+            "--zzzzzz: no such option of sdtune train-lora; see sdtune train-lora --help",
+        ),
+        (["--vresion"], "--vresion: no such option of sdtune; did you mean --version?"),
+        (["trian-lora", "x"], "trian-lora: no such command; did you mean sdtune train-lora?"),
+        (["zzz"], "zzz: no such command; choose one of train-lora, sample"),
+        (["train-lora", "a", "b"], "got unexpected extra argument (b); see sdtune train-lora --help"),
+        (["train-lora", "x", "--rank"], "option '--rank' requires an argument; see sdtune train-lora --help"),
+        (
+            ["train-lora", "x", "--skip-bad=yes"],
+            "option '--skip-bad' does not take a value; see sdtune train-lora --help",
+        ),
+        (["train-lora", "x", "--rank", "0"], "network.rank (--rank): should be greater than or equal to 1; it was '0'"),
+        (["train-lora", "x", "--lr", "-1"], "optimizer.lr (--lr): should be greater than 0; it was '-1'"),
+        (["train-lora", "x", "--optimizer", "adamv"], "optimizer: no such kind as 'adamv'; did you mean adamw?"),
+        (["train-lora", "x", "-p", "mimi"], "mimi: no such preset; did you mean mini?"),
+        (["train-lora", ""], "data.folder: should be a path, not empty; it was ''"),
+        (["sample", "--prompt", "x", "--width", "100"], "width (--width): should be a multiple of 8; it was '100'"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *words) == (2, "", [f"sdtune: {line}"])
+
+
+def test_what_is_needed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, start in (
+        (["train-lora"], "sdtune: data.folder: not given"),
+        (["sample"], "sdtune: prompt (--prompt): not"),
+    ):
+        code, _, (line,) = run(capsys, *words)
+        assert code == 2
+        assert line.startswith(start)
+
+
+def test_several_problems_stand_on_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, lines = run(capsys, "train-lora", "x", "--rank", "0", "--steps", "many")
+    assert (code, len(lines)) == (2, 2)
+
+
+# ---- failures
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (TrainingError("step 3: the loss is nan; lower --lr"), 1, ["step 3: the loss is nan; lower --lr"]),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+        (MemoryError(), 1, ["out of memory", "--resolution", "--batch-size 1", "--memory.gradient-checkpointing"]),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, ["out of memory", "Tried to allocate"]),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, ["the disk is full"]),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), 1, ["a.png: the disk is full"]),
+        (PermissionError(errno.EACCES, "Permission denied", "a.png"), 1, ["a.png: Permission denied"]),
+        (ZeroDivisionError("by\nzero"), 1, ["unexpected: ZeroDivisionError: by zero", "SDTUNE_DEBUG=1"]),
+        (RuntimeError(), 1, ["unexpected: RuntimeError;"]),
+        (AssertionError("a sentence"), 1, ["unexpected: AssertionError: a sentence"]),
+    ],
+)
+def test_failures_leave_in_one_line(
+    error: BaseException,
+    code: int,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fails(monkeypatch, error)
+    got, out, (line,) = run(capsys, "sample", "--prompt", "x")
+    assert (got, out) == (code, "")
+    assert line.startswith("sdtune: ")
+    assert all(word in line for word in words)
+
+
+def test_a_full_card_is_told_by_the_name_of_its_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    fails(monkeypatch, torch.OutOfMemoryError("CUDA out of memory."))
+    code, _, (line,) = run(capsys, "sample", "--prompt", "x")
+    assert code == 1
+    assert "a preset for a smaller card" in line
+
+
+def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(monkeypatch, ZeroDivisionError("by zero"))
+    monkeypatch.setenv("SDTUNE_DEBUG", "1")
+    assert main(["sample", "--prompt", "x"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_json_ends_with_the_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, (line,) = run(capsys, "train-lora", "x", "--rank", "0", "--json")
+    report = json.loads(out)
+    assert (code, report["report"], report["exit_code"]) == (2, "error", 2)
+    assert line == f"sdtune: {report['problems'][0]}"
+
+
+HOSTILE = (
+    "[red]x[/] \x1b[31m \x1b]0;title\x07 \x1b]8;;http://x\x1b\\ \u202egpj.exe \u2066 \x9b2J \r over \b\b :smile: \ud800"
+)
+
+
+def test_nothing_that_a_terminal_obeys_gets_through(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words in (
+        ["train-lora", HOSTILE],
+        [HOSTILE],
+        ["train-lora", "x", "--" + HOSTILE],
+        ["train-lora", "x", "-p", HOSTILE],
+    ):
+        code, out, lines = run(capsys, *words)
+        assert code == 2
+        shown = out + "".join(lines)
+        assert not set(shown) & {chr(number) for number in [*range(32), *range(0x7F, 0xA0), 0x202E, 0x2066]}
+        assert "[red]x[/]" in shown or "did you mean" in shown or "xd800" in shown
+    hostile = tmp_path / "a\nsdtune: forged.toml"
+    hostile.write_text("rank = 3")
+    assert len(run(capsys, "train-lora", "x", "-p", str(hostile))[2]) == 1
+
+
+def test_reports_of_the_work_are_shown_harmless(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sdtune.cli.console import follow
+
+    def work(_config: Any) -> Iterator[Report]:
+        yield Note(HOSTILE)
+
+    def command(config: Any, as_json: bool) -> None:
+        follow(work(config), as_json)
+
+    command.__doc__ = "A sentence."
+    monkeypatch.setitem(commands.COMMANDS, "sample", (command, "Sample"))
+    code, out, (line,) = run(capsys, "sample", "--prompt", "x")
+    assert (code, out) == (0, "")
+    assert line.isprintable()
+    assert "[red]x[/]" in line
+    assert ":smile:" in line
+    _, out, _ = run(capsys, "sample", "--prompt", "x", "--json")
+    assert json.loads(out) == {"report": "note", "text": HOSTILE}

@@ -1,0 +1,124 @@
+"""The help is instant, plain, and shows the settings of every day first; a shell completes flags and kinds."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from sdtune.choices.spec import Spec
+from sdtune.cli.app import main
+from sdtune.cli.commands import COMMANDS
+from sdtune.cli.flags import flags_of
+from sdtune.config import Sample, TrainLora
+
+HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "PIL", "accelerate", "bitsandbytes", "rich")
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(list(words)) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_what_needs_no_work_imports_nothing_heavy() -> None:
+    script = """
+import sys
+from sdtune.cli.app import main
+for words in ("--help", "--version", "train-lora --help", "sample --help-all", "train-lora", "x", "",
+              "train-lora x --rank 0", "train-lora x --rnak 8", "train-lora x -p mini --loss.c 3"):
+    main(words.split())
+print(sorted(set(sys.argv[1].split(",")) & set(sys.modules)), file=sys.stderr)
+"""
+    told = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, ",".join(HEAVY)], capture_output=True, text=True, check=True
+    )
+    assert told.stderr.splitlines()[-1] == "[]"
+    assert "Traceback" not in told.stderr
+
+
+def test_help_is_instant() -> None:
+    """Processor time, so that a busy machine does not matter: about 0.06 s for the first and 0.2 s for the second."""
+    for words, limit in ((["--help"], 0.25), (["train-lora", "--help"], 0.6)):
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "sdtune", *words], capture_output=True, check=True)
+        after = os.times()
+        assert after.children_user - before.children_user < limit
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, "--help")
+    assert all(re.search(rf"^  {name} +\w", out, re.MULTILINE) for name in COMMANDS)
+    assert shown(capsys) == out
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert re.fullmatch(r"sdtune \d+\.\d+\.\d+\n", shown(capsys, "--version"))
+
+
+@pytest.mark.parametrize(("name", "spec"), [("train-lora", TrainLora), ("sample", Sample)])
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_help_shows_every_day_and_help_all_everything(
+    name: str, spec: type[Spec], columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    short, everything = shown(capsys, name, "--help"), shown(capsys, name, "--help-all")
+    for out in (short, everything):
+        assert max(map(len, out.splitlines())) <= columns
+        assert "\x1b" not in out
+        assert not re.search(r"<(bool|str|int|float)>|\[default|None|\.\.\]", out)
+    for flag in flags_of(spec):
+        assert flag.long in everything or flag.argument
+        if flag.words.place is None:
+            assert f" {flag.long} " not in short
+        else:
+            assert (flag.words.flags or (flag.metavar,))[0] in short
+
+
+def test_the_most_used_come_first(capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, "train-lora", "--help")
+    places = [out.index(f"{flag} ") for flag in ("--model", "--rank", "--steps", "--lr", "--batch-size", "--seed")]
+    assert places == sorted(places)
+    assert re.search(r"--rank N .*\[16\]", " ".join(out.split()))
+
+
+def test_help_all_goes_by_the_tables_of_a_toml_file(capsys: pytest.CaptureFixture[str]) -> None:
+    headings = re.findall(r"^(\S+):$", shown(capsys, "train-lora", "--help-all"), re.MULTILINE)
+    tables = [f"[{name}]" for name in ("data", "network", "optimizer", "schedule", "memory", "save", "samples")]
+    assert headings[0] == "run"
+    assert [heading for heading in headings if heading in tables] == tables
+
+
+def completed(line: str, **more: str) -> list[str]:
+    """What bash is offered at the end of a line."""
+    words = line.split()
+    known = os.environ | {
+        "_SDTUNE_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - (not line.endswith(" "))),
+    }
+    told = subprocess.run([sys.executable, "-m", "sdtune"], env=known | more, capture_output=True, text=True)
+    assert told.stderr == ""
+    return told.stdout.split()
+
+
+def test_a_shell_completes_commands_flags_kinds_and_presets() -> None:
+    assert completed("sdtune ") == list(COMMANDS)
+    assert completed("sdtune train-lora x --optimizer ") == ["adamw8bit", "adamw"]
+    assert completed("sdtune train-lora x --optimizer adamw8") == ["adamw8bit"]
+    assert "mini" in completed("sdtune train-lora x --preset ")
+    assert completed("sdtune train-lora x --memory.pre") == ["--memory.precision"]
+    assert completed("sdtune train-lora x --device c") == ["cuda", "cpu"]
+
+
+def test_the_completion_of_each_shell_can_be_shown() -> None:
+    for shell in ("bash", "zsh", "fish"):
+        known = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+        command = [sys.executable, "-m", "sdtune", "--show-completion", shell]
+        told = subprocess.run(command, env=known, capture_output=True, text=True, check=True)
+        assert "_SDTUNE_COMPLETE" in told.stdout
+        assert told.stderr == ""

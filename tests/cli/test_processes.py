@@ -1,0 +1,206 @@
+"""Real processes: signals at any moment, pipes that break, terminals and the lack of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests import pictures
+
+IN_ORDER = "left in order\n"
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+WORK = """
+import os, sys, time
+from pathlib import Path
+from sdtune.cli import app, commands
+from sdtune.cli.console import follow
+from sdtune.core.reports import Drawn, Note, Progress, Step, Warned
+
+def work(plan):
+    try:
+        parts = [part.partition("*") for part in plan.split()]
+        for word in [word for word, _, times in parts for _ in range(int(times or 1))]:
+            if word == "note": yield Note("noted")
+            elif word == "warned": yield Warned("beware")
+            elif word == "progress": yield Progress("reading", 1, 2)
+            elif word == "step": yield Step(1, 9, 0.5, 0.5, 1e-4, 2.0, 1.0)
+            elif word == "drawn": yield Drawn(Path("a.png"), "x", 0, 1.0)
+            elif word == "wait":
+                for _ in range(200): time.sleep(0.1)
+            elif word == "swallow":
+                try: time.sleep(20)
+                except Exception: pass
+    except GeneratorExit:
+        print("left in order", file=sys.stderr, flush=True)
+        raise
+
+def sample(config, as_json):
+    "Words."
+    follow(work(config.prompt[0]), as_json)
+
+commands.COMMANDS["sample"] = (sample, "Sample")
+app.run()
+"""
+
+
+@contextlib.contextmanager
+def started(
+    words: Sequence[str], *, script: str | None = WORK, stderr: int = subprocess.PIPE, **more: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A process of the command line, which does not inherit that signals are ignored."""
+    program = ["-c", script] if script else ["-m", "sdtune"]
+
+    def heed_signals() -> None:
+        for number, _ in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    known = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "TERM")}
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", *program, *words],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=known | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more,
+        preexec_fn=heed_signals,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(process: subprocess.Popen[str], words: str) -> str:
+    """What standard error says up to a line with these words."""
+    assert process.stderr is not None
+    told = ""
+    for line in process.stderr:
+        told += line
+        if words in line:
+            return told
+    raise AssertionError(told)
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("plan", ["note wait", "note swallow"])
+def test_a_signal_before_the_first_step_leaves_at_once(plan: str, number: int, code: int) -> None:
+    with started(["sample", "--prompt", plan]) as process:
+        until(process, "noted")
+        began = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.removeprefix(IN_ORDER)) == (code, "sdtune: interrupted\n")
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_after_a_step_leaves_in_order_and_a_second_one_at_once(number: int, code: int) -> None:
+    with started(["sample", "--prompt", "note step wait step"]) as process:
+        until(process, "training 1/9")
+        process.send_signal(number)
+        until(process, "stopping after this step")
+        assert process.poll() is None
+        process.send_signal(number)
+        _, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (code, "")
+
+    with started(["sample", "--prompt", "step note*200000"]) as process:
+        until(process, "training 1/9")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert err.endswith("left in order\nsdtune: interrupted; what was complete is kept\n")
+
+
+def test_a_signal_while_libraries_are_imported_leaves_without_a_traceback(tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs", 1)
+    for seconds in (0.3, 1.2):
+        with started(["train-lora", str(data), "--out", str(tmp_path / "run")], script=None) as process:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err) == (130, "", "sdtune: interrupted\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_real_training_is_silent_tells_json_and_keeps_what_it_learned(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    data, out = pictures.folder(tmp_path / "discs", 4), tmp_path / "run"
+    words = ["train-lora", str(data), "--model", str(tiny_models["sd1"]), "--out", str(out), "--samples.off", "--json"]
+    reports = []
+    with started([*words, "--steps", "10000000"], script=None) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            reports.append(json.loads(line))
+            if reports[-1]["report"] == "step" and reports[-1]["number"] == 3:
+                process.send_signal(signal.SIGTERM)
+        err = process.stderr.read() if process.stderr else ""
+        assert process.wait(30) == 143, err
+    assert reports[-1] == {"report": "error", "problems": ["interrupted; what was complete is kept"], "exit_code": 143}
+    last = max(report["number"] for report in reports if report["report"] == "step")
+    assert (out / f"discs-step-{last:06d}.safetensors").is_file()
+    assert not list(out.glob(".*"))
+    assert not re.search(r"\x1b|Traceback|[Ww]arning:|kernels-community|torchvision|transformers", err)
+    assert err.splitlines()[0].startswith("model: ")
+
+
+def test_a_pipe_that_breaks_is_silent() -> None:
+    for words in (["train-lora", "--help-all"], ["sample", "--prompt", "drawn*50000"]):
+        with started(words) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            process.stdout.close()
+            err = process.stderr.read() if process.stderr else ""
+            assert process.wait(30) in (0, 1)
+        assert err.removeprefix(IN_ORDER) == ""
+
+
+def on_terminal(plan: str, **more: str) -> str:
+    """What a terminal sees of standard error."""
+    master, slave = pty.openpty()
+    shown, seen = {"TERM": "xterm-256color", "COLUMNS": "80"} | more, b""
+    with started(["sample", "--prompt", plan], stderr=slave, **shown) as process:
+        os.close(slave)
+        with contextlib.suppress(OSError):  # the other side is closed
+            while data := os.read(master, 65536):
+                seen += data
+        process.communicate(timeout=30)
+    os.close(master)
+    assert process.returncode == 0
+    return seen.decode()
+
+
+def test_a_terminal_sees_a_bar_and_colours() -> None:
+    seen = on_terminal("note progress warned step step")
+    assert "1/9" in seen
+    assert "loss 0.5000" in seen
+    assert "2.0 images/s" in seen
+    assert "\x1b[33mwarning: beware\x1b[0m" in seen
+    assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h") >= 1  # the cursor comes back
+
+
+def test_no_color_and_dumb_terminals_are_respected() -> None:
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", on_terminal("note progress warned step", NO_COLOR="1"))
+    dumb = on_terminal("note progress warned step", TERM="dumb")
+    assert "\x1b" not in dumb
+    assert "training 1/9  loss 0.5000  2.0 images/s" in dumb
+
+
+def test_without_a_terminal_there_are_lines() -> None:
+    with started(["sample", "--prompt", "note progress warned step drawn"]) as process:
+        out, err = process.communicate(timeout=30)
+    assert out == "a.png\n"
+    lines = ["noted", "reading 1/2", "warning: beware", "training 1/9  loss 0.5000  2.0 images/s"]
+    assert err.splitlines() == lines
