@@ -60,7 +60,11 @@ def test_a_step_does_not_depend_on_how_its_batch_is_split() -> None:
     x_0 = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(2))
 
     def loss_of(slots: range) -> Tensor:
-        part = Batch(x_0[slots.start : slots.stop], {"encoder_hidden_states": torch.zeros(len(slots), 1, 1)}, torch.ones(len(slots)))
+        part = Batch(
+            x_0[slots.start : slots.stop],
+            {"encoder_hidden_states": torch.zeros(len(slots), 1, 1)},
+            torch.ones(len(slots)),
+        )
         return step_loss(config, family_named("sd1"), process, Half(), part, Draws(5, 3, slots, 4))
 
     whole = loss_of(range(4))
