@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from sdtune.config import TrainLora, model_settings, refine, to_toml
 from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import pixels_a_latent
 from sdtune.core.data.batches import Batches
-from sdtune.core.data.encode import encode_captions, encode_examples
+from sdtune.core.data.encode import Conditioning, Encoded, encode_captions, encode_examples
 from sdtune.core.data.folder import Example, read_folder
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.draws import generator
 from sdtune.core.families import Family, family_named
 from sdtune.core.lora import from_peft
-from sdtune.core.reports import Note, Saved, Telling, Trained, Warned
+from sdtune.core.reports import Note, Saved, Step, Telling, Trained, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.core.training import accelerator_for, images_a_step, train
@@ -49,12 +49,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     yield from _warn_of_size(examples, resolution)
 
     prompts = _prompts(config, examples)
-    captions = [example.caption for example in examples]
-    texts = [*captions, *prompts, "", config.samples.negative]
-    told = yield from encode_captions(texts, family, pipe, device)
-    blank, negative = told[-2:]
-    images = yield from encode_examples(examples, told[: len(captions)], family, pipe.vae.to(device), resolution)
-    pipe.vae.to("cpu")
+    images, blank, wishes = yield from _encode(config, family, pipe, examples, prompts, device)
 
     net = getattr(pipe, family.denoiser).to(device)
     yield Note(memory.use_attention(net, config.memory.attention, device, dtype))
@@ -63,31 +58,19 @@ def train_lora(config: TrainLora) -> Telling[None]:
     count = add_lora(net, config, family)
     yield Note(_plan(config, count, dtype, device))
     run = run.create(to_toml(config, without=("out",)))
+    before = yield from _draw(config, family, pipe, net, wishes, run, 0)
+
     batches = Batches(
         images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.data.caption_dropout
     )
-
-    size = (resolution, resolution)
-    wishes = [Wish(told[len(captions) + n], negative, config.seed + n, size) for n in range(len(prompts))]
-    before = yield from _draw(config, family, pipe, net, wishes, run, 0)
-    accelerator = accelerator_for(config, memory.MIXED[dtype])
+    loop = train(config, accelerator_for(config, memory.MIXED[dtype]), family, process, net, batches, steps)
     facts = _facts(config, run.name, identity, process.prediction, len(examples))
-    step = None
-    try:
-        for step in train(config, accelerator, family, process, net, batches, steps):
-            run.record(step)
-            yield step
-    except GeneratorExit:
-        if step is not None:
-            _save(run.partial(step.number), net, config, family, facts | {"ss_steps": str(step.number)})
-        raise
-    _save(run.lora, net, config, family, facts)
+    seconds = yield from _learn(loop, run, net, config, family, facts)
     yield Saved("saved", run.lora)
     after = yield from _draw(config, family, pipe, net, wishes, run, steps)
     if prompts:
         picture = sheet([before, after], prompts, ["before", f"after {steps} steps"])
         write_atomically(run.sheet, lambda path: picture.save(path))
-    seconds = step.seconds if step else 0.0
     yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, prompts))
 
 
@@ -155,6 +138,46 @@ def _prompts(config: TrainLora, examples: Sequence[Example]) -> list[str]:
         return []
     third = len(examples) // 3
     return list(config.samples.prompts or dict.fromkeys(examples[place].caption for place in (third, 2 * third)))
+
+
+def _encode(
+    config: TrainLora,
+    family: Family,
+    pipe: Any,
+    examples: Sequence[Example],
+    prompts: Sequence[str],
+    device: torch.device,
+) -> Telling[tuple[list[Encoded], Conditioning, list[Wish]]]:
+    """All that the encoders are needed for: the images, the blank caption, and what to draw."""
+    assert config.data.resolution is not None, "the resolution is settled with the model"
+    captions = [example.caption for example in examples]
+    texts = [*captions, *prompts, "", config.samples.negative]
+    told = yield from encode_captions(texts, family, pipe, device)
+    *told, blank, negative = told
+    images = yield from encode_examples(
+        examples, told[: len(captions)], family, pipe.vae.to(device), config.data.resolution
+    )
+    pipe.vae.to("cpu")
+    size = (config.data.resolution, config.data.resolution)
+    drawn = enumerate(told[len(captions) :])
+    return images, blank, [Wish(prompt, negative, config.seed + number, size) for number, prompt in drawn]
+
+
+def _learn(
+    loop: Iterator[Step], run: RunFolder, net: nn.Module, config: TrainLora, family: Family, facts: dict[str, str]
+) -> Telling[float]:
+    """Tells and records every step, and saves the LoRA at the end, wherever that is; returns the seconds."""
+    step = None
+    try:
+        for step in loop:
+            run.record(step)
+            yield step
+    except GeneratorExit:
+        if step is not None:
+            _save(run.partial(step.number), net, config, family, facts | {"ss_steps": str(step.number)})
+        raise
+    _save(run.lora, net, config, family, facts)
+    return step.seconds if step else 0.0
 
 
 def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.device) -> str:
