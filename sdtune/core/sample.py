@@ -25,7 +25,7 @@ from sdtune.core.run_folder import lora_in, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.errors import LoraError
 
-GRID_FROM = 2  # pictures from which a sheet of all is drawn too
+GRID = range(2, 101)  # so many pictures get a sheet of all, too
 STRENGTH = re.compile(r"(?P<path>.+):(?P<strength>[+-]?(\d+\.?\d*|\.\d+))")
 
 
@@ -76,16 +76,16 @@ def sample(config: Sample) -> Telling[None]:
         phase = f"drawing {start + 1}-{start + len(chunk)} of {len(jobs)}" if len(jobs) > 1 else "drawing"
         wishes = [Wish(told, negative, seed, size) for _, told, seed in chunk]
         scheduler = config.sampler.build(pipe.scheduler)
-        told = {"steps": config.steps, "guidance": config.guidance, "phase": phase}
-        drawn = yield from draw(family, net, pipe.vae, scheduler, wishes, **told)
+        steps, guidance = config.steps, config.guidance
+        drawn = yield from draw(family, net, pipe.vae, scheduler, wishes, steps=steps, guidance=guidance, phase=phase)
         seconds = (time.monotonic() - began) / len(chunk)
         for (prompt, _, seed), image in zip(chunk, drawn, strict=True):
             path = names.next(prompt, seed)
             tags = "".join(f" <lora:{one.path.stem}:{one.strength:g}>" for one in applied)
             save_png(path, image, parameters(config, prompt + tags, seed, size, identity.name, sampler))
             yield Drawn(path, prompt, seed, seconds)
-        images += drawn
-    if len(images) >= GRID_FROM:
+        images += drawn if len(jobs) in GRID else []
+    if len(images) in GRID:
         rows = [images[start : start + config.count] for start in range(0, len(images), config.count)]
         columns = [f"seed {config.seed + n}" for n in range(config.count)]
         grid = names.grid()
