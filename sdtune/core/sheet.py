@@ -17,7 +17,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels:
     cell = factor * max(image.width for row in rows for image in row)
     letters = max(12, cell // 16)
     font = ImageFont.load_default(letters)
-    line = round(font.size * 1.3)
+    line = round(letters * 1.3)
     headings = [_wrapped(text, font, cell) for text in columns]
     heading = line * max(len(lines) for lines in headings)
     heights = [factor * max(image.height for image in row) for row in rows]
