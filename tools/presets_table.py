@@ -27,11 +27,19 @@ class Preset:
     measured: bool
     tables: dict[str, Any]
 
+    @property
+    def model(self) -> str | None:
+        """The short name of the model it is for, None for goals."""
+        return "mini" if self.name == "mini" else self.tables.get("model")
+
 
 def presets() -> Iterator[Preset]:
-    """Every shipped preset: mini first, then those for cards, then the goals."""
+    """Every shipped preset: mini, the other models from the one that needs the smallest card, then the goals."""
     found = [read(name) for name in preset_names()]
-    yield from sorted(found, key=lambda one: (one.name != "mini", one.card is None, one.card or 0, one.name))
+    least = {model: min(one.card or 0 for one in found if one.model == model) for model in {one.model for one in found}}
+    yield from sorted(
+        found, key=lambda one: (one.model is None, least[one.model], one.model or "", one.card or 0, one.name)
+    )
 
 
 def read(name: str) -> Preset:
@@ -51,28 +59,17 @@ def read(name: str) -> Preset:
 
 def table() -> str:
     """Markdown, a row a preset."""
-    rows = ["| preset | for | model | pixels | batch | memory |", "|---|---|---|---|---|---|", *map(row, presets())]
-    return "\n".join(rows)
+    return "\n".join(["| preset | for | batch | memory |", "|---|---|---|---|", *map(row, presets())])
 
 
 def row(preset: Preset) -> str:
-    """One preset as a row; a goal leaves model, pixels and batch to the others."""
-    model = str(preset.tables.get("model", "mini" if preset.name == "mini" else "any"))
-    pixels = batch = "as given"
-    if model != "any":
-        config = resolve(TrainLora, [preset.tables, {"data": {"folder": "x"}}])
-        pixels, batch = str(config.data.resolution or _usual_resolution(config)), str(config.batch_size)
-    memory = ""
+    """One preset as a row; a goal leaves the batch to the others."""
+    batch = memory = ""
+    if preset.model:
+        batch = str(resolve(TrainLora, [preset.tables, {"data": {"folder": "x"}}]).batch_size)
     if preset.need is not None:
-        memory = f"{preset.need:g} of {preset.card} GB ({'measured' if preset.measured else 'estimated'})"
-    return f"| `{preset.name}` | {preset.purpose.rstrip('.')} | {model} | {pixels} | {batch} | {memory} |"
-
-
-def _usual_resolution(config: TrainLora) -> int:
-    from sdtune.core.families import family_named
-    from sdtune.core.model import identify
-
-    return 128 if config.model == "mini" else family_named(identify(config.model).family).resolution
+        memory = f"{preset.need:.1f} GB ({'measured' if preset.measured else 'estimated'})"
+    return f"| `{preset.name}` | {preset.purpose.rstrip('.')} | {batch} | {memory} |"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a preset needs of a card, reckoned on tensors without contents: python -m tools.gpu.estimate PRESET ...
 
-The code of a training step runs on PyTorch's fake tensors, and the sizes of all that is alive are added up. Norms are
+The code of a training runs on PyTorch's fake tensors, and the sizes of all that is alive are added up. Norms are
 put into fp32 as autocast does on CUDA. Not counted: the kernels' own workspaces and gaps between tensors; one GB is
 added for them and the CUDA context. A GB is 2^30 bytes, as in the names of cards.
 """
@@ -29,10 +29,10 @@ from tools.gpu import shapes
 
 GB = 2**30
 CONTEXT = GB  # of CUDA, and gaps
-SAMPLES = 2  # pictures that train-lora draws together
+SAMPLES = 2  # pictures that train-lora draws together where no prompts are set
 
 
-class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Alive(TorchDispatchMode):
     """Bytes of all storages that are alive, and their peak."""
 
     def __init__(self, known: torch.nn.Module) -> None:
@@ -77,19 +77,26 @@ class Estimate:
 def estimate(config: TrainLora, family: Family) -> Estimate:
     """What each phase of train-lora needs; it has on the card only what the phase works with."""
     resolution = config.data.resolution or family.resolution
-    weights, lora, activations = step(config, family, resolution)
+    with FakeTensorMode(), _as_on_cuda():
+        net, lora = with_lora(config, family)
+        weights = sum(weight.numel() for weight in net.parameters() if not weight.requires_grad) * 2.0
+        activations = step(net, family, config.batch_size, resolution) - lora * 4.0  # the gradients: with the LoRA
+        drawing = 0.0 if config.samples.off else denoising(net, config, family, resolution)
+        vae = shapes.vae(family.name).eval()
+        vae_weights = sum(weight.numel() for weight in vae.parameters()) * 4.0
+        encoding = _vae_peak(vae, max(1, PIXELS_AT_ONCE // resolution**2), resolution, "encode")
+        decoding = _vae_peak(vae, 1, resolution, "decode")
     moments = 2 if config.optimizer.kind == "adamw8bit" else 8  # bytes a number
     parts = {
         "weights": weights,
-        "LoRA, gradients, moments": lora * (4 + 4 + moments),
+        "LoRA, gradients, moments": lora * (4.0 + 4.0 + moments),
         "activations": activations,
         "context": CONTEXT,
     }
-    images = max(1, PIXELS_AT_ONCE // resolution**2)
     phases = {
         "captions": shapes.TEXT_ENCODERS[family.name] * 2 + CONTEXT,
-        "encoding": _vae_peak(family, images, resolution, "encode") + CONTEXT,
-        "samples": weights + lora * 4 + _vae_peak(family, SAMPLES, resolution, "decode") + CONTEXT,
+        "encoding": vae_weights + encoding + CONTEXT,
+        "samples": weights + lora * (4 + moments) + vae_weights + max(drawing, decoding) + CONTEXT,
         "training": sum(parts.values()),
     }
     if config.samples.off:
@@ -97,44 +104,56 @@ def estimate(config: TrainLora, family: Family) -> Estimate:
     return Estimate(*({name: value / GB for name, value in told.items()} for told in (phases, parts)))
 
 
-def step(config: TrainLora, family: Family, resolution: int) -> tuple[float, float, float]:
-    """(bytes of the frozen weights, numbers of the LoRA, bytes of the rest at the peak of one forward and backward)."""
-    with FakeTensorMode(), _as_on_cuda():
-        with _default(torch.bfloat16):
-            net = shapes.denoiser(family.name).requires_grad_(False)
-        if config.memory.gradient_checkpointing:
-            net.enable_gradient_checkpointing()
-        network = config.network
-        alpha = network.alpha or network.rank * family.alpha_share
-        config = config.model_copy(update={"network": network.model_copy(update={"alpha": alpha})})
-        frozen = sum(weight.numel() for weight in net.parameters()) * 2.0
-        lora = add_lora(net, config, family)
-        net.train()
-        batch, side = config.batch_size, resolution // 8
-        x_t = torch.randn(batch, net.config.in_channels, side, side)
-        told = {
-            name: torch.randn(batch, *shape, dtype=torch.bfloat16)
-            for name, shape in shapes.CAPTIONS[family.name].items()
-        }
-        with Alive(net) as alive:
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = family.denoise(net, x_t, torch.full((batch,), 500), told).float().square().mean()
-            torch.autograd.backward(loss)
-    return frozen, lora, alive.peak - lora * 4.0  # the gradients are counted with the LoRA
+def with_lora(config: TrainLora, family: Family) -> tuple[Any, int]:
+    """The denoiser as train-lora sets it up, and how many numbers its LoRA has."""
+    with _default(torch.bfloat16):
+        net = shapes.denoiser(family.name).requires_grad_(False)
+    if config.memory.gradient_checkpointing:
+        net.enable_gradient_checkpointing()
+    network = config.network
+    alpha = network.alpha or network.rank * family.alpha_share
+    config = config.model_copy(update={"network": network.model_copy(update={"alpha": alpha})})
+    return net, add_lora(net, config, family)
 
 
-def _vae_peak(family: Family, images: int, resolution: int, way: str) -> float:
-    """Bytes at the peak of encoding or decoding in fp32, the autoencoder's weights included."""
-    with FakeTensorMode(), torch.no_grad():
-        vae = shapes.vae(family.name).eval()
-        shape = (images, 3, resolution, resolution)
-        if way == "decode":
-            shape = (images, vae.config.latent_channels, resolution // 8, resolution // 8)
-        x = torch.randn(shape)
-        with Alive(vae) as alive:
-            getattr(vae, way)(x)
-        weights: int = sum(weight.numel() for weight in vae.parameters())
-        return float(alive.peak + weights * 4)
+def step(net: Any, family: Family, batch: int, resolution: int) -> int:
+    """Bytes beside the weights at the peak of one forward and backward."""
+    x_t, told = _inputs(net, family, batch, resolution)
+    net.train()
+    with Alive(net) as alive:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = family.denoise(net, x_t, torch.full((batch,), 500), told).float().square().mean()
+        torch.autograd.backward(loss)
+    return int(alive.peak)
+
+
+def denoising(net: Any, config: TrainLora, family: Family, resolution: int) -> int:
+    """Bytes beside the weights at the peak of a step of drawing: all samples at once, with guidance twice."""
+    batch = (len(config.samples.prompts) or SAMPLES) * (1 if config.samples.guidance == 1 else 2)
+    x_t, told = _inputs(net, family, batch, resolution)
+    net.eval()
+    with Alive(net) as alive, torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        family.denoise(net, x_t, torch.full((batch,), 500), told)
+    return int(alive.peak)
+
+
+def _inputs(net: Any, family: Family, batch: int, resolution: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """x_t and what the denoiser is told."""
+    side = resolution // 8
+    captions = shapes.CAPTIONS[family.name].items()
+    told = {name: torch.randn(batch, *shape, dtype=torch.bfloat16) for name, shape in captions}
+    return torch.randn(batch, net.config.in_channels, side, side), told
+
+
+def _vae_peak(vae: Any, images: int, resolution: int, way: str) -> int:
+    """Bytes beside the weights at the peak of encoding or decoding in fp32."""
+    shape = (images, 3, resolution, resolution)
+    if way == "decode":
+        shape = (images, vae.config.latent_channels, resolution // 8, resolution // 8)
+    x = torch.randn(shape)
+    with Alive(vae) as alive, torch.no_grad():
+        getattr(vae, way)(x)
+    return int(alive.peak)
 
 
 @contextmanager
