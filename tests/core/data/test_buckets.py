@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sdtune.core.data.buckets import WIDEST, bucket_for, bucket_sizes, step_for
@@ -26,6 +26,7 @@ def test_sizes_have_at_most_the_area_and_even_sides(resolution: int) -> None:
 
 
 @given(st.integers(16, 20_000), st.integers(16, 20_000), resolutions)
+@example(1138, 1000, 512)  # by its logarithm nearer to 576 x 448, by its ratio to 512 x 512
 def test_every_image_goes_to_the_nearest_shape(width: int, height: int, resolution: int) -> None:
     def distance(size: tuple[int, int]) -> float:
         return abs(math.log(size[0] / size[1]) - math.log(width / height))

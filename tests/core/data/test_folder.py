@@ -209,10 +209,9 @@ def test_the_trigger_is_in_every_caption_once(caption: str, trigger: str) -> Non
 def test_metadata_gives_captions_and_sidecars_fill_in(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         put(tmp_path, name, "beside" if name != "a.png" else None)
-    listed(
-        tmp_path, {"file_name": "a.png", "text": "one\u2028\ud800 \x1b[2J"}, "", {"file_name": "b.png", "text": "two"}
-    )
-    assert captions(tmp_path) == {"a.png": "one [2J", "b.png": "two", "c.png": "beside"}
+    odd = '{"file_name": "a.png", "text": "one\u2028two\x85 \\ud800 \\u001b[2J"}'
+    listed(tmp_path, odd, "", {"file_name": "b.png", "text": "two"})
+    assert captions(tmp_path) == {"a.png": "one two [2J", "b.png": "two", "c.png": "beside"}
 
 
 @pytest.mark.parametrize(

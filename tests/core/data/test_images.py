@@ -313,11 +313,19 @@ def test_a_very_long_image_is_cropped_without_much_memory() -> None:
     assert crop[1] == 0
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("nowhere.png")])
-def test_what_is_no_file_is_refused_and_does_not_hang(make: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is not a file"),
+        (os.mkdir, "is not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a file"),
+        (lambda path: path.symlink_to("nowhere.png"), "leads nowhere"),
+    ],
+)
+def test_what_is_no_file_is_refused_and_does_not_hang(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     make(path)
-    assert refused(path)
+    assert words in refused(path)
 
 
 def test_fit_scales_to_cover_and_crops_from_the_middle() -> None:
