@@ -52,7 +52,7 @@ class Memory(Spec):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Numbers of the frozen model and its arithmetic; the LoRA stays fp32. auto: bf16 on cards that have it,
     else fp16, and fp32 on the CPU."""
-    attention: Literal["auto", "sdpa", "xformers"] = "auto"
+    attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention", place=14)
     """Memory-efficient attention: PyTorch's own (sdpa) or xformers'; each is tried on the device before use."""
     gradient_checkpointing: bool = False
     """Keep little from the forward pass and compute it again: about a quarter more time, far less memory."""
@@ -133,7 +133,7 @@ class Sample(Spec):
     """Sampling steps."""
     guidance: float = setting(5.0, "--guidance", place=6, ge=0)
     """How strongly the prompt pulls; 1: guidance off."""
-    sampler: AnySampler = DPMpp2M()
+    sampler: AnySampler = setting(DPMpp2M(), "--sampler", place=8)
     """Path from noise to an image."""
     width: int | None = setting(None, "--width", place=9, ge=8, le=8192, multiple_of=8)
     """Pixels. Not given: what the model was made for."""
