@@ -42,6 +42,8 @@ class Data(Spec):
     """An image without a caption takes its file's name: red_apple.png becomes "red apple"."""
     skip_bad: bool = setting(False, "--skip-bad", place=13)
     """Leave out images that cannot be read, instead of refusing to start."""
+    follow_links: bool = setting(False, "--follow-links")
+    """Read images and captions that are links to files elsewhere, as in a download cache."""
 
 
 class Memory(Spec):

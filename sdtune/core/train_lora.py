@@ -34,6 +34,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     identity = model.identify(config.model)
     family = family_named(identity.family)
     config = refine(config, family.defaults, model_settings(config.model))
+    _check(config, family)
     run = RunFolder.planned(config.data.folder, config.out)
     device = memory.device_for(config.memory)
     dtype = memory.dtype_for(config.memory, device)
@@ -42,7 +43,6 @@ def train_lora(config: TrainLora) -> Telling[None]:
 
     pipe = model.load(identity, dtype)
     process = family.process(pipe)
-    _check(config, process.prediction)
     resolution = config.data.resolution or _resolution(pipe, family)
     steps = config.steps or usual_steps(len(examples), images_a_step(config), config.passes)
     config = _settled(config, family, resolution, steps)
@@ -100,10 +100,13 @@ def _title(name: str) -> str:
     return f"mini, built in, 128 px, to try things out; for a real model: --model {real}, a hub name or a path"
 
 
-def _check(config: TrainLora, prediction: str) -> None:
-    """Settings that contradict the model."""
-    if prediction == "flow" and config.weighting.kind == "min-snr":
-        raise ConfigError("weighting: min-snr has no meaning for flow matching (sd3); use --weighting constant")
+def _check(config: TrainLora, family: Family) -> None:
+    """Settings that contradict the model's family."""
+    if config.weighting.predictions.isdisjoint(family.predictions):
+        told = (
+            f"{config.weighting.kind} has no meaning for {family.title}, which predicts {', '.join(family.predictions)}"
+        )
+        raise ConfigError(f"weighting: {told}; use --weighting constant")
 
 
 def _resolution(pipe: Any, family: Family) -> int:

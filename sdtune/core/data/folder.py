@@ -37,7 +37,7 @@ def read_folder(data: Data) -> Generator[Skipped | Note | Warned | Progress, Non
     found: list[tuple[Path, Facts, str | None]] = []
     bad: list[tuple[Path, str]] = []
     for number, path in enumerate(paths, 1):
-        told, reasons = _read(path, folder, listed)
+        told, reasons = _read(path, data, listed)
         bad += [(path, reason) for reason in reasons]
         found += [told] if told else []
         if number % OFTEN == 0 or number == len(paths):
@@ -94,12 +94,13 @@ def _where_else(entries: Sequence[Path]) -> str:
     return f"put images there ({', '.join(sorted(SUFFIXES))})"
 
 
-def _read(path: Path, folder: Path, listed: dict[str, str]) -> tuple[tuple[Path, Facts, str | None] | None, list[str]]:
+def _read(path: Path, data: Data, listed: dict[str, str]) -> tuple[tuple[Path, Facts, str | None] | None, list[str]]:
     """What an image and its caption say, or the reasons why they cannot be used."""
     reasons = []
     caption, facts = None, None
     try:
-        _must_stay_inside(path, folder)
+        if not data.follow_links:
+            _must_stay_inside(path, data.folder)
         caption = _caption(path, listed)
     except DataError as error:
         reasons.append(str(error))
@@ -115,7 +116,9 @@ def _must_stay_inside(path: Path, folder: Path) -> None:
     root = os.path.realpath(folder)
     for file in (path, *(path.with_suffix(suffix) for suffix in captions.SUFFIXES)):
         if file.is_symlink() and os.path.commonpath([root, os.path.realpath(file)]) != root:
-            raise DataError(f"{file}: a link that leads out of the folder; put the file itself there")
+            raise DataError(
+                f"{file}: a link that leads out of the folder; put the file itself there, or say --follow-links"
+            )
 
 
 def _caption(path: Path, listed: dict[str, str]) -> str | None:

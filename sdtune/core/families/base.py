@@ -44,6 +44,8 @@ class Family(ABC):
     """short names of released models, and where the hub keeps them"""
     resolution: ClassVar[int]
     """pixels of the side of a square image that the released models were trained on"""
+    predictions: ClassVar[frozenset[str]] = frozenset({"epsilon", "v"})
+    """what models of this family may predict"""
     alpha_share: ClassVar[float] = 0.5
     """alpha over rank where no alpha is given"""
     defaults: ClassVar[dict[str, Any]] = {}

@@ -42,6 +42,7 @@ class SD3(Family):
         for name, release in (("sd35-medium", "3.5-medium"), ("sd35-large", "3.5-large"), ("sd3", "3-medium-diffusers"))
     }
     resolution = 1024
+    predictions = frozenset({"flow"})
     alpha_share = 1.0
     defaults: ClassVar[dict[str, Any]] = {
         "network": {"layers": "attention"},

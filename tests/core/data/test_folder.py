@@ -142,6 +142,8 @@ def test_links_that_leave_the_folder_are_refused(outside: str, tmp_path: Path) -
     (data / outside).symlink_to(elsewhere / outside)
     (line,) = problems(data)
     assert "leads out of the folder" in line
+    examples, _ = read(data, follow_links=True)
+    assert [example.path.name for example in examples] == ["a.png"]
 
 
 def test_links_inside_and_to_the_folder_are_fine(tmp_path: Path) -> None:
