@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionModelWithProjection
 
+from sdtune.choices.samplers import DPMpp2M
 from tools.mini import vae
 from tools.mini.clip import pixel_values
 from tools.mini.emoji import EmojiSet
@@ -29,6 +30,7 @@ PROMPTS = (
 def measure(model: Path, data: EmojiSet, work: Path, captions: int = 100) -> dict[str, float]:
     """Every figure on the card; pictures go to `work`."""
     pipe = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe.scheduler = DPMpp2M().build(pipe.scheduler)  # as `sdtune sample` draws where nothing else is said
     pipe.to("cuda" if torch.cuda.is_available() else "cpu").set_progress_bar_config(disable=True)
     sheet(draw(pipe, list(PROMPTS))).save(work / "prompts.png")
     figures = speed(pipe) | reconstruction(pipe, data) | retrieval(pipe, model, data)
@@ -123,4 +125,6 @@ def sheet(pixels: Tensor, columns: int = 8) -> Image.Image:
 
 
 def _splits(data: EmojiSet, most: int) -> dict[str, Tensor]:
-    return {"seen": data.rows(held_out=False)[:most], "held_out": data.rows(held_out=True)[:most]}
+    """Pictures that every stage saw, and pictures that autoencoder and towers never saw, evenly out of the set."""
+    rows = {"seen": data.rows(held_out=False), "held_out": data.rows(held_out=True)}
+    return {name: r[torch.linspace(0, len(r) - 1, min(most, len(r))).long()] for name, r in rows.items()}

@@ -67,6 +67,8 @@ SMOKE = Plan(
 def run(plan: Plan, work: Path, model: Path, shipped: Path | None = None) -> dict[str, float]:
     """Every stage in order, and the figures of the model; given a shipped model, only its denoiser learns on."""
     data = emoji.load(work, limit=plan.pictures)
+    further = work / "go-on" if shipped else work
+    further.mkdir(exist_ok=True)
     if shipped:
         words, towers, autoencoder = _shipped(shipped)
     else:
@@ -75,10 +77,10 @@ def run(plan: Plan, work: Path, model: Path, shipped: Path | None = None) -> dic
         towers = clip.build(words, plan.clip_width, plan.clip_layers)
         clip.train(work, data, plan.clip, words, towers)
         _settle(towers, work / "clip.pt")
-    encode.latents(work / "latents.safetensors", data.pixels, autoencoder)
-    encode.texts(work / "text.safetensors", data.emoji, towers, words)
-    parallel.spread(_unet, plan, work, shipped)
-    denoiser = _settle(_denoiser(plan, shipped), work / "unet.pt")
+    encode.latents(further / "latents.safetensors", data.pixels, autoencoder)
+    encode.texts(further / "text.safetensors", data.emoji, towers, words)
+    parallel.spread(_unet, plan, further, shipped)
+    denoiser = _settle(_denoiser(plan, shipped), further / "unet.pt")
     export.export(model, autoencoder, towers, words, denoiser)
     return measure.measure(model, data, work, plan.drawn)
 
