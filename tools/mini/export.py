@@ -18,6 +18,8 @@ IMAGE_TOWER = "clip_image"  # beside the pipeline's own parts: for captioning an
 def export(folder: Path, vae: AutoencoderKL, clip: CLIPModel, words: CLIPTokenizer, unet: UNet2DConditionModel) -> None:
     """Write the whole model into `folder`, each part in place of the one that was there."""
     vocabulary = {name: (Path(words.name_or_path) / name).read_bytes() for name in tokenizer.FILES}
+    for module in (vae, unet):
+        module.register_to_config(_name_or_path="mini")  # else the folder that it was read from is written down
     pipe = StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=_text_tower(clip).half(),

@@ -29,7 +29,7 @@ PROMPTS = (
 
 def measure(model: Path, data: EmojiSet, work: Path, captions: int = 100) -> dict[str, float]:
     """Every figure on the card; pictures go to `work`."""
-    pipe = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipe.scheduler = DPMpp2M().build(pipe.scheduler)  # as `sdtune sample` draws where nothing else is said
     pipe.to("cuda" if torch.cuda.is_available() else "cpu").set_progress_bar_config(disable=True)
     sheet(draw(pipe, list(PROMPTS))).save(work / "prompts.png")

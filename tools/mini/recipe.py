@@ -117,7 +117,7 @@ def _unet(plan: Plan, work: Path, shipped: Path | None) -> None:
 
 def _denoiser(plan: Plan, shipped: Path | None) -> UNet2DConditionModel:
     if shipped:
-        return unet.prepared(UNet2DConditionModel.from_pretrained(shipped / "unet", torch_dtype=torch.float32))
+        return unet.prepared(UNet2DConditionModel.from_pretrained(shipped / "unet", dtype=torch.float32))
     return unet.build(plan.unet_widths, plan.clip_width)
 
 
@@ -131,7 +131,7 @@ def _shipped(folder: Path) -> tuple[CLIPTokenizer, CLIPModel, AutoencoderKL]:
     towers.vision_model.load_state_dict(image.vision_model.state_dict())
     towers.visual_projection.load_state_dict(image.visual_projection.state_dict())
     towers.load_state_dict(load_file(folder / export.IMAGE_TOWER / "text_projection.safetensors"), strict=False)
-    autoencoder = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    autoencoder = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     return words, towers.to(parallel.device()).eval(), autoencoder.to(parallel.device()).eval()
 
 
