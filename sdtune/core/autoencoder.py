@@ -41,3 +41,8 @@ def scaling(vae: Any) -> tuple[float, float]:
 def pixels_a_latent(vae: Any) -> int:
     """How many pixels a side one latent stands for."""
     return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def pixels_a_patch(net: Any, vae: Any) -> int:
+    """The pixels of which a picture's sides must be multiples: those of one latent, or of a transformer's patch."""
+    return pixels_a_latent(vae) * int(getattr(net.config, "patch_size", None) or 1)

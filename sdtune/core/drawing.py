@@ -18,6 +18,7 @@ from sdtune.core.autoencoder import decode_latents, pixels_a_latent
 from sdtune.core.data.encode import Conditioning, stack
 from sdtune.core.families import Family
 from sdtune.core.reports import Progress, Telling
+from sdtune.errors import SdtuneError
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ def draw(
         options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         yield Progress(phase, number, len(scheduler.timesteps))
+    if not latents.isfinite().all():
+        remedy = "lower --guidance or a LoRA's strength, or use --memory.precision fp32"
+        raise SdtuneError(f"{phase}: what was drawn is no numbers; {remedy}")
     return decode_latents(vae, latents)
 
 

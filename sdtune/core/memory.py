@@ -27,7 +27,7 @@ def dtype_for(memory: Memory, device: torch.device) -> torch.dtype:
     """Numbers of the frozen weights: as asked, else bf16 or fp16 by what the card has, fp32 on the CPU."""
     if memory.precision != "auto":
         if memory.precision == "fp16" and device.type == "cpu":
-            raise ConfigError("memory.precision: fp16 does not train on the CPU; use fp32 or bf16")
+            raise ConfigError("memory.precision: fp16 does not run on the CPU; use fp32 or bf16")
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[memory.precision]
     if device.type == "cpu":
         return torch.float32

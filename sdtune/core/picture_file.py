@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from sdtune import __version__
 from sdtune.config import Sample
 from sdtune.core.run_folder import must_be_writable, write_atomically
-from sdtune.errors import ConfigError, OutputError
+from sdtune.errors import ConfigError, OutputError, SdtuneError
 
 
 def parameters(config: Sample, prompt: str, seed: int, size: tuple[int, int], model_name: str, sampler: str) -> str:
@@ -38,7 +38,9 @@ def save_png(path: Path, image: Image.Image, text: str) -> None:
     try:
         write_atomically(path, lambda place: image.save(place, pnginfo=info))
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); give another place with --out") from None
+        raise SdtuneError(
+            f"{path}: cannot be written ({error.strerror}); free space, or choose another --out"
+        ) from None
 
 
 class Names:
@@ -49,11 +51,17 @@ class Names:
         self.single = config.out if config.out.suffix.lower() == ".png" else None
         if self.single and pictures > 1:
             raise ConfigError(f"--out {config.out}: names one picture, but {pictures} are asked for; give a folder")
-        if self.single and self.single.exists():
-            raise OutputError(f"{self.single}: exists already; give another name with --out")
         self.folder = config.out.parent if self.single else config.out
-        if self.folder.exists() and not self.folder.is_dir():
-            raise OutputError(f"{self.folder}: is a file; give a folder, or a name that ends in .png, with --out")
+        try:
+            if self.single and (self.single.exists() or self.single.is_symlink()):
+                raise OutputError(f"{self.single}: exists already; give another name with --out")
+            if self.folder.is_symlink() and not self.folder.exists():
+                raise OutputError(f"{self.folder}: a link that leads nowhere; give another place with --out")
+            if self.folder.exists() and not self.folder.is_dir():
+                raise OutputError(f"{self.folder}: is a file; give a folder, or a name that ends in .png, with --out")
+        except OSError as error:
+            told = str(config.out)[:200]
+            raise OutputError(f"{told}: cannot be written ({error.strerror}); give another place with --out") from None
         must_be_writable(self.folder)
         found = (re.match(r"(?:grid-)?(\d{5})", path.name) for path in self.folder.glob("*.png"))
         self.number = max((int(number[1]) for number in found if number), default=0)

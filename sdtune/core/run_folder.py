@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -89,6 +90,12 @@ class RunFolder:
             raise _unwritable(self.path, error) from None
         return run
 
+    def discard(self) -> None:
+        """Take the folder away again, where nothing was learned."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            RUNS.rmdir()  # where it holds no other run
+
     def record(self, step: Step) -> None:
         """Add a step to metrics.jsonl."""
         with self.metrics.open("a", encoding="utf-8") as file:
@@ -142,6 +149,8 @@ def lora_in(path: Path) -> Path:
     if not found:
         raise LoraError(f"{path}: no .safetensors in this folder; give a run folder that has finished, or a LoRA file")
     finished = [file for file in found if "-step-" not in file.stem]
+    if len(finished) > 1:
+        raise LoraError(f"{path}: holds several LoRAs; give one of {', '.join(file.name for file in finished)}")
     return finished[0] if finished else found[-1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 import time
 import tomllib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from PIL import Image
 
 from sdtune.config import Sample
 from sdtune.core import lora_file, memory, model
-from sdtune.core.autoencoder import pixels_a_latent
+from sdtune.core.autoencoder import pixels_a_latent, pixels_a_patch
 from sdtune.core.data.encode import encode_captions
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.families import family_named
@@ -23,10 +23,11 @@ from sdtune.core.picture_file import Names, parameters, save_png
 from sdtune.core.reports import Drawn, Note, Saved, Telling
 from sdtune.core.run_folder import lora_in, write_atomically
 from sdtune.core.sheet import sheet
-from sdtune.errors import LoraError
+from sdtune.errors import ConfigError, LoraError
 
 GRID = range(2, 101)  # so many pictures get a sheet of all, too
-STRENGTH = re.compile(r"(?P<path>.+):(?P<strength>[+-]?(\d+\.?\d*|\.\d+))")
+STRONGEST = 100
+STYLE = "style.safetensors:0.8"
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,12 @@ class Applied:
 def sample(config: Sample) -> Telling[None]:
     """Draws every prompt `count` times, telling each picture when it is complete on disk."""
     applied = [_read(spec) for spec in config.lora]
-    identity = model.identify(config.model or _model_of_run(config.lora) or "mini")
+    identity = model.identify(config.model or _model_of_run(applied) or "mini")
     family = family_named(identity.family)
     for one in applied:
         check_family(one.lora, family, one.path)
+    if config.seed + config.count > 2**63:
+        raise ConfigError(f"--seed {config.seed}: with --count {config.count} the last seed would be over {2**63 - 1}")
     names = Names(config)
     device = memory.device_for(config.memory)
     dtype = memory.dtype_for(config.memory, device)
@@ -63,6 +66,7 @@ def sample(config: Sample) -> Telling[None]:
     memory.use_attention(net, config.memory.attention, device, dtype)
     side = _native_side(net, pipe.vae, family.resolution)
     size = (config.width or side, config.height or side)
+    _must_fit(size, pixels_a_patch(net, pipe.vae), family.title)
     jobs = [
         (prompt, told, config.seed + n)
         for prompt, told in zip(config.prompt, conditionings, strict=True)
@@ -95,34 +99,56 @@ def sample(config: Sample) -> Telling[None]:
 
 def _read(spec: str) -> Applied:
     """FILE, FILE:STRENGTH, RUN or RUN:STRENGTH."""
-    found = STRENGTH.fullmatch(spec)
-    split = found is not None and not Path(spec).exists()
-    path = Path(found["path"] if found and split else spec)
-    strength = float(found["strength"]) if found and split else 1.0
-    if not path.exists():
-        raise LoraError(f"{path}: no such LoRA file or run folder; check --lora")
-    file = lora_in(path) if path.is_dir() else path
-    return Applied(file, lora_file.read(file), strength)
+    path, strength = Path(spec), 1.0
+    if not spec.strip():
+        raise LoraError("--lora: is empty; give a LoRA file or a run folder")
+    if not _exists(path):
+        file, colon, told = spec.rpartition(":")
+        if not colon or not _exists(Path(file)):
+            raise LoraError(f"{path}: no such LoRA file or run folder; check --lora")
+        path, strength = Path(file), _strength(told, spec)
+    found = lora_in(path) if path.is_dir() else path
+    return Applied(found, lora_file.read(found), strength)
 
 
-def _model_of_run(specs: Sequence[str]) -> str | None:
-    """The base model of the first LoRA that is a run folder, or lies in one."""
-    for spec in specs:
-        path = Path(STRENGTH.sub(r"\g<path>", spec))
-        settings = (path if path.is_dir() else path.parent) / "run.toml"
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long to be one
+        return False
+
+
+def _strength(text: str, spec: str) -> float:
+    try:
+        strength = float(text)
+    except ValueError:
+        strength = math.nan
+    if not abs(strength) <= STRONGEST:
+        raise LoraError(f"{spec}: its strength should be a number from -{STRONGEST} to {STRONGEST}, as in {STYLE}")
+    return strength
+
+
+def _model_of_run(applied: Sequence[Applied]) -> str | None:
+    """The base model that the first LoRA in a run folder was trained on."""
+    for one in applied:
+        settings = one.path.parent / "run.toml"
         if settings.is_file():
             try:
-                told = tomllib.loads(settings.read_text(encoding="utf-8")).get("model")
-            except (OSError, ValueError):
-                continue
-            if isinstance(told, str):
-                return told
+                model_name = tomllib.loads(settings.read_text(encoding="utf-8"))["model"]
+            except (OSError, ValueError, KeyError):
+                raise LoraError(f"{settings}: cannot be read; say with --model what the LoRA was trained on") from None
+            return str(model_name)
     return None
 
 
 def _told(one: Applied) -> str:
     trigger = one.lora.metadata.get("modelspec.trigger_phrase")
     return f", with {one.path.name} at {one.strength:g}" + (f" (trigger: {trigger})" if trigger else "")
+
+
+def _must_fit(size: tuple[int, int], unit: int, title: str) -> None:
+    if size[0] % unit or size[1] % unit:
+        raise ConfigError(f"{size[0]} x {size[1]}: the sides of pictures of {title} are multiples of {unit} pixels")
 
 
 def _native_side(net: Any, vae: Any, otherwise: int) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from sdtune.choices.samplers import DPMpp2M
 from sdtune.config import TrainLora, model_settings, refine, to_toml
 from sdtune.core import lora_file, memory, model
-from sdtune.core.autoencoder import pixels_a_latent
+from sdtune.core.autoencoder import pixels_a_latent, pixels_a_patch
 from sdtune.core.data.batches import Batches
 from sdtune.core.data.encode import Conditioning, Encoded, encode_captions, encode_examples
 from sdtune.core.data.folder import Example, read_folder
@@ -41,9 +41,15 @@ def train_lora(config: TrainLora) -> Telling[None]:
     yield Note(f"model: {_title(identity.name)} ({family.title})")
     examples = yield from read_folder(config.data)
 
+    config = yield from _with_batches_that_fill(config, len(examples))
     pipe = model.load(identity, dtype)
     process = family.process(pipe)
     resolution = config.data.resolution or _resolution(pipe, family)
+    unit = pixels_a_patch(getattr(pipe, family.denoiser), pipe.vae)
+    if resolution % unit:
+        raise ConfigError(
+            f"data.resolution (--resolution): {resolution} is no multiple of {unit} pixels; choose another"
+        )
     steps = config.steps or usual_steps(len(examples), images_a_step(config), config.passes)
     config = _settled(config, family, resolution, steps)
     yield from _warn_of_size(examples, resolution)
@@ -58,7 +64,11 @@ def train_lora(config: TrainLora) -> Telling[None]:
     count = add_lora(net, config, family)
     yield Note(_plan(config, count, dtype, device))
     run = run.create(to_toml(config, without=("out",)))
-    before = yield from _draw(config, family, pipe, net, wishes, run, 0)
+    try:
+        before = yield from _draw(config, family, pipe, net, wishes, run, 0)
+    except BaseException:
+        run.discard()
+        raise
 
     batches = Batches(
         images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.data.caption_dropout
@@ -128,11 +138,22 @@ def _settled(config: TrainLora, family: Family, resolution: int, steps: int) -> 
     return config.model_copy(update=changes)
 
 
+def _with_batches_that_fill(config: TrainLora, images: int) -> Telling[TrainLora]:
+    """A batch holds no image twice, so it holds no more than there are."""
+    if config.batch_size <= images:
+        return config
+    told = "is 1 image" if images == 1 else f"are {images} images"
+    yield Warned(f"--batch-size {config.batch_size}: there {told}, so a batch holds {images}")
+    return config.model_copy(update={"batch_size": images})
+
+
 def _warn_of_size(examples: Sequence[Example], resolution: int) -> Telling[None]:
     small = [example for example in examples if example.width * example.height < resolution**2]
     if small:
         named = ", ".join(example.path.name for example in small[:3])
-        yield Warned(f"{len(small)} images are smaller than {resolution} x {resolution} and are enlarged ({named})")
+        are = "is" if len(small) == 1 else "are"
+        told = f"{_counted(len(small), 'image')} {are} smaller than {resolution} x {resolution} and {are} enlarged"
+        yield Warned(f"{told} ({named})")
 
 
 def _prompts(config: TrainLora, examples: Sequence[Example]) -> list[str]:
@@ -184,12 +205,16 @@ def _learn(
 
 
 def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.device) -> str:
-    images = images_a_step(config)
     name = memory.MIXED[dtype] if dtype != torch.float32 else "fp32"
+    steps, images = _counted(config.steps or 0, "step"), _counted(images_a_step(config), "image")
     return (
-        f"training: {config.steps} steps of {images} image{'s' * (images > 1)}, rank {config.network.rank}, "
-        f"{count:,} numbers, {config.optimizer.kind} at {config.optimizer.lr:.1e}, {name} on {device.type}"
+        f"training: {steps} of {images}, rank {config.network.rank}, {count:,} numbers, "
+        f"{config.optimizer.kind} at {config.optimizer.lr:.1e}, {name} on {device.type}"
     )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _draw(

@@ -22,6 +22,7 @@ from sdtune.core.reports import Step
 from sdtune.errors import TrainingError
 
 MEMORY = 0.98  # of the loss average: about the last 50 steps
+SPEED_OVER = 50  # steps
 
 
 def step_loss(
@@ -62,30 +63,31 @@ def train(
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     net, optimizer = accelerator.prepare(net, config.optimizer.build(trainable, rate))
     net.train()
-    average, times, began = 0.0, deque([time.monotonic()], maxlen=50), time.monotonic()
+    average, began = 0.0, time.monotonic()
+    times, counts = deque([began], maxlen=SPEED_OVER + 1), deque[int](maxlen=SPEED_OVER)
     for step in range(steps):
         lr = rate * config.schedule(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss = _gradients(config, accelerator, family, process, net, batches, step)
-        if not math.isfinite(loss):
-            raise TrainingError(f"step {step + 1}: the loss is {loss}, so nothing more can be learned; lower --lr")
-        if config.clip:
-            accelerator.clip_grad_norm_(trainable, config.clip)
+        loss, count = _gradients(config, accelerator, family, process, net, batches, step)
+        norm = accelerator.clip_grad_norm_(trainable, config.clip or math.inf)
+        # With fp16 a gradient that is too large is usual now and then: the scaler leaves that step out.
+        _must_be_finite(step, loss=loss, gradient=1.0 if accelerator.scaler else float(norm))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average = MEMORY * average + (1 - MEMORY) * loss
         times.append(time.monotonic())
-        speed = images_a_step(config, accelerator.num_processes) * (len(times) - 1) / (times[-1] - times[0])
+        counts.append(count * accelerator.num_processes)
+        speed = sum(counts) / (times[-1] - times[0])
         smooth = average / (1 - MEMORY ** (step + 1))
         yield Step(step + 1, steps, loss, smooth, lr, speed, times[-1] - began)
 
 
 def _gradients(
     config: TrainLora, accelerator: Accelerator, family: Family, process: Process, net: Any, batches: Batches, step: int
-) -> float:
-    """Add up the gradients of one step's batches; returns their mean loss."""
-    processes, total = accelerator.num_processes, 0.0
+) -> tuple[float, int]:
+    """Add up the gradients of one step's batches; returns their mean loss, and how many images they hold."""
+    processes, total, count = accelerator.num_processes, 0.0, 0
     for micro in range(config.accumulate):
         place = micro * processes + accelerator.process_index
         slots = range(place * config.batch_size, (place + 1) * config.batch_size)
@@ -99,7 +101,17 @@ def _gradients(
             loss = step_loss(config, family, process, net, batch, draws) / config.accumulate
         accelerator.backward(loss)
         total += loss.item()
-    return total
+        count += len(batch.latents)
+    return total, count
+
+
+def _must_be_finite(step: int, **values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            cause = (
+                "lower --lr" if step else "the settings, the model or an image is out of any range; try the defaults"
+            )
+            raise TrainingError(f"step {step + 1}: the {name} is {value}, so nothing more can be learned; {cause}")
 
 
 def _weights_dtype(net: nn.Module) -> torch.dtype:

@@ -349,7 +349,7 @@ ENTRY = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
     ("content", "problem"),
     [
         (b"hello, I am text", "not a safetensors file"),
-        (b"", "not a safetensors file"),
+        (b"", "empty; download it again"),
         (b"PK\3\4" + bytes(100), "a pickle under the name"),
         (b"\x80\x02}q\0" + bytes(100), "a pickle under the name"),
         (struct.pack("<Q", 2**40) + b"{}", "not a safetensors file"),
@@ -409,6 +409,20 @@ def test_numbers_that_are_none_are_refused(where: str, tmp_path: Path) -> None:
     save_file(tensors, path)
     with pytest.raises(LoraError, match="no numbers"):
         lora_file.read(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/dev/zero", "not a regular file; give a .safetensors file"),
+        ("x" * 5000, "cannot be read: File name too long"),
+        ("a\0", "cannot be read: no name that a file can have"),
+        (__file__, "not a .safetensors file; give one"),
+    ],
+)
+def test_places_that_hold_no_file_of_ours(path: str, problem: str) -> None:
+    with pytest.raises(LoraError, match=problem):
+        lora_file.read(Path(path))
 
 
 def test_pickles_are_refused_by_name(tmp_path: Path) -> None:

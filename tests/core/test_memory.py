@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def test_the_cpu_works_in_fp32_unless_told_otherwise() -> None:
     assert memory.dtype_for(Memory(), CPU) == torch.float32
     assert memory.dtype_for(Memory(precision="bf16"), CPU) == torch.bfloat16
-    with pytest.raises(ConfigError, match="fp16 does not train on the CPU"):
+    with pytest.raises(ConfigError, match="fp16 does not run on the CPU"):
         memory.dtype_for(Memory(precision="fp16"), CPU)
 
 

@@ -226,12 +226,25 @@ def test_short_names_are_known_without_a_look() -> None:
             "cats.ckpt: .ckpt is a pickle; pickles can run any code when opened, so sdtune reads none; get or",
         ),
         ("cats.pth", ".pth is a pickle"),
+        ("a b/c", "a b/c: no such folder or file, and no name that the hub could have; give a folder, a .safetensors"),
+        ("[bold]/x", "no name that the hub could have"),
+        ("a/" + "b" * 300, "no name that the hub could have"),
+        ("b" * 300 + "/a", "no name that the hub could have"),
+        ("a/b@../c", "no name that the hub could have"),
+        ("a\nb/c", "'a\\nb/c': no such folder or file"),
+        ("b" * 5000, "...: no such folder or file"),
+        ("~nobody-of-this-name/model", "no such folder or file"),
+        ("/dev/zero", "/dev/zero: not a regular file; give"),
+        ("/dev/null", "/dev/null: not a regular file; give"),
+        (__file__, "test_model.py: not a .safetensors file; give one"),
     ],
 )
 def test_names_that_stand_for_nothing(model: str, problem: str) -> None:
     with pytest.raises(ModelError) as told:
         identify(model)
     assert problem in str(told.value)
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 500
 
 
 def test_a_path_within_a_local_folder_is_not_looked_for_on_the_hub(

@@ -19,7 +19,7 @@ from sdtune.core.families import family_named
 from sdtune.core.lora import Lora, LoraModule, from_peft
 from sdtune.core.reports import Drawn, Note, Report, Saved
 from sdtune.core.sample import sample
-from sdtune.errors import ConfigError, LoraError, OutputError
+from sdtune.errors import ConfigError, LoraError, OutputError, SdtuneError
 from tests import pictures, tiny
 
 
@@ -128,7 +128,18 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tiny_models: dict[str, Path
         draw(tiny_models["sd1"], lora=[str(tmp_path)])
     with pytest.raises(ConfigError, match="names one picture, but 2 are asked for"):
         draw(tiny_models["sd1"], out=tmp_path / "x.png", count=2)
-    (tmp_path / "taken.png").touch()
+    for wrong in ("abc", "nan", "1e309", "1e5", ""):
+        with pytest.raises(LoraError, match="its strength should be a number from -100 to 100"):
+            draw(tiny_models["sd1"], lora=[f"{lora}:{wrong}"], out=tmp_path / "x.png")
+    with pytest.raises(LoraError, match="--lora: is empty"):
+        draw(tiny_models["sd1"], lora=[" "])
+    with pytest.raises(ConfigError, match="multiples of 16 pixels"):
+        draw(tiny_models["sd3"], width=72, out=tmp_path / "x.png")
+    with pytest.raises(ConfigError, match="the last seed would be over"):
+        draw(tiny_models["sd1"], seed=2**63 - 1, count=2)
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw(tiny_models["sd1"], out=tmp_path / ("x" * 300))
+    (tmp_path / "taken.png").symlink_to("nowhere")
     with pytest.raises(OutputError, match="exists already"):
         draw(tiny_models["sd1"], out=tmp_path / "taken.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.png"]
@@ -148,3 +159,18 @@ def test_a_run_folder_brings_its_model(tiny_models: dict[str, Path], lora: Path,
     (tmp_path / "run/run.toml").write_text(f'model = "{tiny_models["sd1"]}"\n')
     reports = draw(None, lora=[str(tmp_path / "run")], out=tmp_path / "a.png")
     assert any(report.text.startswith("model: sd1") for report in reports if isinstance(report, Note))
+    (tmp_path / "run/run.toml").write_text("model = ")
+    with pytest.raises(LoraError, match=r"run\.toml: cannot be read; say with --model"):
+        draw(None, lora=[str(tmp_path / "run")], out=tmp_path / "b.png")
+    (tmp_path / "run/other.safetensors").write_bytes(lora.read_bytes())
+    with pytest.raises(LoraError, match=r"several LoRAs; give one of other\.safetensors, style\.safetensors"):
+        draw(tiny_models["sd1"], lora=[str(tmp_path / "run")], out=tmp_path / "b.png")
+
+
+def test_what_comes_out_as_no_numbers_is_no_picture(
+    tiny_models: dict[str, Path], lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdtune.core.sample.STRONGEST", 1e39)
+    with pytest.raises(SdtuneError, match="what was drawn is no numbers; lower --guidance or a LoRA's strength"):
+        draw(tiny_models["sd1"], lora=[f"{lora}:1e38"], out=tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()

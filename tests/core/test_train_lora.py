@@ -13,10 +13,11 @@ import numpy
 import pytest
 
 from sdtune.config import Sample, TrainLora, resolve
-from sdtune.core.reports import Drawn, Note, Report, Step, Trained, Warned
+from sdtune.core.header import read_header
+from sdtune.core.reports import Drawn, Note, Progress, Report, Step, Trained, Warned
 from sdtune.core.sample import sample
 from sdtune.core.train_lora import train_lora, usual_steps
-from sdtune.errors import ConfigError, OutputError, TrainingError
+from sdtune.errors import ConfigError, LoraError, OutputError, TrainingError
 from tests import pictures
 
 
@@ -169,7 +170,7 @@ def test_small_images_are_told(tiny_models: dict[str, Path], tmp_path: Path) -> 
     data = pictures.folder(tmp_path / "discs", 2, ((64, 64), (40, 40)))
     reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True}))
     assert [report.text for report in reports if isinstance(report, Warned)] == [
-        "1 images are smaller than 64 x 64 and are enlarged (1.png)"
+        "1 image is smaller than 64 x 64 and is enlarged (1.png)"
     ]
     assert any("attention: sdpa" in report.text for report in reports if isinstance(report, Note))
 
@@ -189,3 +190,44 @@ def test_trainings_of_other_precision_follow_each_other(tiny_models: dict[str, P
         told = {"memory": {"precision": precision}, "samples": {"off": True}}
         reports, _ = run(settings(tiny_models["sd1"], data, out, **told))
         assert any(f", {precision} on cpu" in report.text for report in reports if isinstance(report, Note))
+
+
+def test_a_batch_holds_no_more_than_there_are_images(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs", 3)
+    reports, trained = run(
+        settings(tiny_models["sd1"], data, tmp_path / "run", batch_size=64, steps=1, samples={"off": True})
+    )
+    told = [report.text for report in reports if isinstance(report, Warned)]
+    assert told == ["--batch-size 64: there are 3 images, so a batch holds 3"]
+    settled = tomllib.loads((tmp_path / "run/run.toml").read_text())
+    assert (settled["batch_size"], settled["optimizer"]["lr"]) == (3, pytest.approx(1e-4 * 3**0.5))
+    assert read_header(trained.lora, LoraError).metadata["ss_total_batch_size"] == "3"
+
+
+def test_closed_before_the_first_step_nothing_is_left(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = pictures.folder(tmp_path / "discs")
+    told = settings(tiny_models["sd1"], data, tmp_path / "run").model_dump(exclude_unset=True) | {"out": None}
+    work = train_lora(resolve(TrainLora, [told]))
+    next(report for report in work if isinstance(report, Progress) and report.phase == "samples before training")
+    assert (tmp_path / "runs/discs-1/run.toml").is_file()
+    work.close()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_gradient_that_overflows_ends_the_training(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True})
+    steep = config.network.model_copy(update={"alpha": 1e30})
+    with pytest.raises(TrainingError, match="step 1: the gradient is inf"):
+        list(train_lora(config.model_copy(update={"network": steep})))
+
+
+def test_sides_that_are_no_whole_patches_are_refused(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    told = settings(tiny_models["sd3"], data, tmp_path / "run").model_dump(exclude_unset=True)
+    with pytest.raises(ConfigError, match="72 is no multiple of 16 pixels"):
+        list(train_lora(resolve(TrainLora, [told, {"data": {"resolution": 72}}])))
+    assert not (tmp_path / "run").exists()
