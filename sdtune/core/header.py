@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sdtune.errors import InputError
 
@@ -42,17 +43,23 @@ class Header:
 def read_header(path: Path, error: type[InputError]) -> Header:
     """The header of a whole and well-formed safetensors file; anything else is an error of this kind."""
     refuse_pickle(path, error)
+    what_is(path, error)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             body = file.read(length) if length <= MAX_BYTES else b""
-    except OSError as problem:
-        raise error(f"{path}: cannot be read: {problem.strerror}; check the file and its permissions") from None
+    except (OSError, ValueError) as problem:
+        told = getattr(problem, "strerror", None) or "no name that a file can have"
+        raise error(f"{path}: cannot be read: {told}; check the file and its permissions") from None
     if body[:1] != b"{":
         if start[:2] == b"PK" or re.match(rb"\x80[\x02-\x05]", start):
             raise error(f"{path}: a pickle under the name of a safetensors file; {_REMEDY}")
+        if path.suffix.lower() != ".safetensors":
+            raise error(f"{path}: not a .safetensors file; give one")
+        if not size:
+            raise error(f"{path}: empty; download it again")
         raise error(f"{path}: not a safetensors file (no header of at most {MAX_BYTES >> 20} MB); download it again")
     if len(body) < length:
         raise error(f"{path}: cut short within its header; download it again")
@@ -76,6 +83,21 @@ def read_header(path: Path, error: type[InputError]) -> Header:
 
 
 _REMEDY = "pickles can run any code when opened, so sdtune reads none; get or convert it to .safetensors"
+
+
+def what_is(path: Path, error: type[InputError]) -> Literal["folder", "file"] | None:
+    """What lies there, None for nothing; a device, or what may not be looked at, is an error of this kind."""
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        raise error(f"{path}: cannot be read (Permission denied); check the permissions of its folders") from None
+    except (OSError, ValueError):  # also a name that no file can have
+        return None
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if not stat.S_ISREG(mode):
+        raise error(f"{path}: not a regular file; give a .safetensors file")
+    return "file"
 
 
 def refuse_pickle(path: Path, error: type[InputError]) -> None:

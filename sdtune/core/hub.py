@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import urllib.request
@@ -17,6 +18,20 @@ from sdtune.errors import ModelError
 CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model")
 """everything but weights, a few MB"""
 _PATIENCE = 3.0  # seconds, in place of the 25 that the hub's own client takes to give up
+
+
+def could_name(name: str) -> bool:
+    """Whether a model on the hub could be called so."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    repository, revision = _split(name)
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        return False
+    short = all(len(word) <= 96 for word in repository.split("/"))
+    return short and (revision is None or bool(re.fullmatch(r"(?!.*\.\.)[\w.\-/]{1,200}", revision)))
 
 
 def cached(name: str) -> Path | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdtune.core import hub
 from sdtune.core.families import Family, families, family_named
-from sdtune.core.header import Header, read_header, refuse_pickle
+from sdtune.core.header import Header, read_header, refuse_pickle, what_is
 from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -53,15 +53,20 @@ def identify(model: str) -> Identity:
     if model in SHORT_NAMES and model != "mini":
         (family,) = (family for family in families().values() if model in family.models)
         return Identity(model, "hub", SHORT_NAMES[model], family.name)
-    path = Path(SHORT_NAMES.get(model, model)).expanduser()
-    if path.is_dir():
+    path = _expanded(SHORT_NAMES.get(model, model))
+    kind = what_is(path, ModelError)
+    if kind == "folder":
         name = "mini" if model == "mini" else path.resolve().name
         return Identity(name, "folder", str(path), _family_of_folder(path).name)
-    if path.is_file():
+    if kind == "file":
         return _identify_file(path)
     refuse_pickle(path, ModelError)
     if not _could_be_on_hub(model):
-        raise ModelError(f"{model}: no such folder or file{_nearest(model)}")
+        raise ModelError(f"{_shown(model)}: no such folder or file{_nearest(model)}")
+    if not hub.could_name(model):
+        raise ModelError(
+            f"{_shown(model)}: no such folder or file, and no name that the hub could have{_nearest(model)}"
+        )
     folder = hub.cached(model) or hub.fetch(model, hub.CONFIGS, _INSTEAD)
     return Identity(model, "hub", model, _family_of_folder(folder).name)
 
@@ -86,11 +91,24 @@ def load(identity: Identity, dtype: torch.dtype, device: str | torch.device | No
 def _could_be_on_hub(model: str) -> bool:
     owner, _, name = model.partition("@")[0].partition("/")
     is_path = model.startswith((".", "/", "~")) or "\\" in model or Path(model).suffix == ".safetensors"
-    return bool(owner and name) and "/" not in name and not is_path and not Path(owner).is_dir()
+    return bool(owner and name) and "/" not in name and not is_path and what_is(Path(owner), ModelError) != "folder"
+
+
+def _expanded(place: str) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:  # a ~name of nobody on this machine
+        return Path(place)
+
+
+def _shown(model: str) -> str:
+    """A name as a message can show it: of one line, and not too long for it."""
+    name = model if model.isprintable() else ascii(model)
+    return name if len(name) <= 200 else f"{name[:200]}..."
 
 
 def _nearest(model: str) -> str:
-    near = difflib.get_close_matches(model.lower(), SHORT_NAMES, 1)
+    near = difflib.get_close_matches(model[:100].lower(), SHORT_NAMES, 1)
     if near:
         return f"; did you mean {near[0]}?"
     return f"; give a folder, a .safetensors file, owner/model on the hub, or one of {', '.join(SHORT_NAMES)}"
