@@ -17,21 +17,14 @@ from sdtune.errors import ModelError
 
 CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model")
 """everything but weights, a few MB"""
+_WORD = r"\w([\w.-]{0,94}\w)?"
+_NAME = re.compile(rf"(?!.*(--|\.\.)){_WORD}/{_WORD}(?<!\.git)(@[\w./-]{{1,200}})?")
 _PATIENCE = 3.0  # seconds, in place of the 25 that the hub's own client takes to give up
 
 
 def could_name(name: str) -> bool:
     """Whether a model on the hub could be called so."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    repository, revision = _split(name)
-    try:
-        validate_repo_id(repository)
-    except HFValidationError:
-        return False
-    short = all(len(word) <= 96 for word in repository.split("/"))
-    return short and (revision is None or bool(re.fullmatch(r"(?!.*\.\.)[\w.\-/]{1,200}", revision)))
+    return bool(_NAME.fullmatch(name))
 
 
 def cached(name: str) -> Path | None:

@@ -6,26 +6,30 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sdtune.core import lora_names as names
 from sdtune.core.families import Family, families, family_named
-from sdtune.core.header import Header, read_header
+from sdtune.core.header import Header, read_header, what_is
 from sdtune.core.lora import Lora, LoraModule, check_family, from_peft, load_into
 from sdtune.core.run_folder import write_atomically
-from sdtune.errors import LoraError, OutputError, TrainingError
+from sdtune.errors import LoraError, SdtuneError, TrainingError
 
 __all__ = ["Lora", "LoraModule", "check_family", "from_peft", "load_into", "read", "write"]
 
 MAX_RANK = 1024
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Precision = Literal["fp32", "fp16", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_WIDER: dict[Precision, tuple[Precision, ...]] = {"fp32": (), "fp16": ("bf16", "fp32"), "bf16": ("fp32",)}
+"""what else is tried where values are too large"""
 _SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _CONFIG = "lora_adapter_metadata"
 """where diffusers keeps peft's settings in a file's metadata"""
@@ -64,9 +68,11 @@ def write(
     path: Path,
     lora: Lora,
     form: Literal["auto", "kohya", "peft"] = "auto",
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp16",
-) -> None:
-    """Save a LoRA, whole or not at all; the same LoRA always gives the same bytes.
+    dtype: Precision = "fp16",
+) -> Precision:
+    """Save a LoRA, whole or not at all, and return the precision it took; the same LoRA always gives the same bytes.
+
+    That is another than was asked for where values are too large for it: bf16 instead of fp16, else fp32.
 
     In kohya's form a part's modules share one alpha (the usual one, the weights bearing the difference), as diffusers
     reads no other from it.
@@ -86,23 +92,7 @@ def write(
             lora, modules={name: _with_alpha(module, usual[names.split(name)[0]]) for name, module in modules}
         )
     tensors = _kohya_tensors(lora, family) if kohya else _peft_tensors(lora)
-    tensors = {
-        key: value.detach().cpu().to(torch.float32 if key.endswith(".alpha") else DTYPES[dtype])
-        for key, value in tensors.items()
-    }
-    for key, value in tensors.items():
-        if not torch.isfinite(value).all():
-            before = all(
-                bool(torch.isfinite(part).all())
-                for module in lora.modules.values()
-                for part in (module.down, module.up)
-            )
-            remedy = (
-                f"its values are too large for {dtype}; save it as bf16 or fp32"
-                if before
-                else "the training broke down; lower the learning rate"
-            )
-            raise TrainingError(f"{path}: not saved, as {key} holds what is no number: {remedy}")
+    tensors, dtype = _narrowed(path, tensors, dtype)
     metadata = {**lora.metadata, **_structure(lora, family)} | ({} if kohya else _peft_config(lora))
     model_hash, legacy_hash = _kohya_hashes(tensors, metadata)
     metadata |= {
@@ -120,9 +110,23 @@ def write(
     try:
         write_atomically(path, save)
     except OSError as problem:
-        raise OutputError(
-            f"{path}: cannot be written ({problem.strerror or problem}); free space or choose another place"
-        ) from None
+        told = problem.strerror or problem
+        raise SdtuneError(f"{path}: cannot be written ({told}); free space or choose another place") from None
+    return dtype
+
+
+def _narrowed(path: Path, tensors: Mapping[str, Tensor], dtype: Precision) -> tuple[dict[str, Tensor], Precision]:
+    """The tensors in this precision, or in the first that all of their values fit into; alpha in float32."""
+    whole = {key: value.detach().cpu().float() for key, value in tensors.items()}
+    for key, value in whole.items():
+        if not torch.isfinite(value).all():
+            told = f"{path}: not saved, as {key} holds what is no number"
+            raise TrainingError(f"{told}: the training broke down; lower the learning rate")
+    for taken in (dtype, *_WIDER[dtype]):
+        narrow = {key: value if key.endswith(".alpha") else value.to(DTYPES[taken]) for key, value in whole.items()}
+        if all(bool(torch.isfinite(value).all()) for value in narrow.values()):
+            break
+    return narrow, taken
 
 
 def _with_alpha(module: LoraModule, alpha: float) -> LoraModule:
@@ -226,7 +230,10 @@ def read(path: Path) -> Lora:
     header = read_header(path, LoraError)
     _refuse_other_files(path, header)
     places = _places(path, header)
-    values = load_file(path)
+    try:
+        values = load_file(path)
+    except (SafetensorError, OSError) as problem:
+        raise LoraError(f"{path}: a broken safetensors file ({problem}); get it again from where it came") from None
     alphas = _alphas(path, header)
     modules = {}
     for name, keys in places.items():
@@ -234,8 +241,13 @@ def read(path: Path) -> Lora:
             raise LoraError(
                 f"{path}: {name} has {' and '.join(sorted(keys))} alone; the file is not whole, get it again"
             )
-        down, up = values[keys["down"]].float(), values[keys["up"]].float()
-        fits = down.ndim in (2, 4) and up.ndim in (2, 4) and up.shape[1] == down.shape[0] and up[0, 0].numel() == 1
+        down, up = values[keys["down"]], values[keys["up"]]
+        if not (down.is_floating_point() and up.is_floating_point()):
+            whole = header.dtypes[keys["up"] if down.is_floating_point() else keys["down"]]
+            raise LoraError(f"{path}: {name} holds whole numbers ({whole}), which no LoRA is made of; choose another")
+        down, up = down.float(), up.float()
+        matrices = down.ndim in (2, 4) and up.ndim in (2, 4)
+        fits = matrices and up.shape[1] == down.shape[0] and math.prod(up.shape[2:]) == 1
         if not fits or not 1 <= down.shape[0] <= MAX_RANK:
             shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
             raise LoraError(
@@ -283,19 +295,9 @@ def _places(path: Path, header: Header) -> dict[str, dict[str, str]]:
     return places
 
 
-def _alphas(path: Path, header: Header) -> Any:
+def _alphas(path: Path, header: Header) -> Callable[[str, int], float]:
     """(module, rank) -> alpha, for modules without a tensor of their own: from peft's settings, else the rank."""
-    beside = path.parent / "adapter_config.json"
-    settings: dict[str, Any] = {}
-    try:
-        if _CONFIG in header.metadata:
-            settings = json.loads(header.metadata[_CONFIG])
-        elif path.name == "adapter_model.safetensors" and beside.is_file():
-            told = json.loads(beside.read_bytes())
-            settings = {f"{part}.{key}": value for part in names.PARTS for key, value in told.items()}
-        assert isinstance(settings, dict)
-    except (ValueError, AssertionError):
-        raise LoraError(f"{path}: its {_CONFIG} is not what peft writes; get the file again") from None
+    settings = _settings(path, header)
 
     def alpha(module: str, rank: int) -> float:
         part, inside = names.split(module)
@@ -306,6 +308,48 @@ def _alphas(path: Path, header: Header) -> Any:
         return value * math.sqrt(rank) if settings.get(f"{part}.use_rslora") else value
 
     return alpha
+
+
+def _settings(path: Path, header: Header) -> dict[str, Any]:
+    """{part.setting: value} as peft keeps them, in the file or beside it; empty where they are in neither."""
+    beside = path.parent / "adapter_config.json"
+    if _CONFIG in header.metadata:
+        place, text = f"{path}: its {_CONFIG}", header.metadata[_CONFIG]
+    elif path.name == "adapter_model.safetensors" and what_is(beside, LoraError) == "file":
+        place, text = f"{beside}: it", _small(beside)
+    else:
+        return {}
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    if isinstance(told, dict) and _CONFIG not in header.metadata:
+        told = {f"{part}.{key}": value for part in names.PARTS for key, value in told.items()}
+    if not isinstance(told, dict) or not all(_is_of_peft(key, value) for key, value in told.items()):
+        raise LoraError(f"{place} is not what peft writes; get the file again")
+    return told
+
+
+def _small(file: Path) -> str:
+    """The text of a file of settings; of one too large for that, or of no text, nothing."""
+    try:
+        return file.read_text("utf-8") if file.stat().st_size < 2**20 else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_of_peft(key: str, value: Any) -> bool:
+    """Whether a setting is of the kind that peft writes, as far as alpha needs it."""
+    setting = key.rpartition(".")[2]
+    if setting == "lora_alpha":
+        return _is_number(value)
+    if setting == "alpha_pattern":
+        return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
+    return setting != "use_rslora" or value is None or isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**32  # so neither infinite nor NaN
 
 
 def _family(modules: Mapping[str, LoraModule], metadata: Mapping[str, str]) -> str | None:

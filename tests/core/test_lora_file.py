@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from sdtune.core import lora_file, lora_names
 from sdtune.core.families import family_named
 from sdtune.core.lora_file import Lora, LoraModule
-from sdtune.errors import LoraError, OutputError, TrainingError
+from sdtune.errors import LoraError, SdtuneError, TrainingError
 from tests import tiny
 
 RANK, ALPHA, ODD_ALPHA = 4, 2.0, 3.0
@@ -303,10 +303,21 @@ def test_what_is_no_number_is_not_saved(tmp_path: Path) -> None:
     broken = LoraModule(torch.full((4, 8), math.nan), torch.ones(8, 4), 2.0)
     with pytest.raises(TrainingError, match="the training broke down"):
         lora_file.write(path, small(modules={"unet.mid_block.attentions.0.proj_in": broken}))
-    large = LoraModule(torch.full((4, 8), 1e6), torch.ones(8, 4), 2.0)
-    with pytest.raises(TrainingError, match="too large for fp16; save it as bf16"):
-        lora_file.write(path, small(modules={"unet.mid_block.attentions.0.proj_in": large}))
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "asked", "taken"),
+    [(1, "fp16", "fp16"), (1e6, "fp16", "bf16"), (1e6, "bf16", "bf16"), (3.4e38, "fp16", "fp32"), (1, "fp32", "fp32")],
+)
+def test_values_too_large_for_a_precision_are_saved_in_the_next(
+    value: float, asked: Any, taken: str, tmp_path: Path
+) -> None:
+    path, name = tmp_path / "lora.safetensors", "unet.mid_block.attentions.0.proj_in"
+    large = LoraModule(torch.full((4, 8), float(value)), torch.ones(8, 4), 2.0)
+    assert lora_file.write(path, small(modules={name: large}), dtype=asked) == taken
+    assert load_file(path)[f"{NAME}.lora_down.weight"].dtype == lora_file.DTYPES[taken]
+    torch.testing.assert_close(lora_file.read(path).modules[name].down, large.down, rtol=5e-3, atol=0)
 
 
 def test_a_failed_save_leaves_the_file_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +325,7 @@ def test_a_failed_save_leaves_the_file_before_it(tmp_path: Path, monkeypatch: py
     lora_file.write(path, small())
     before = path.read_bytes()
     monkeypatch.setattr(Path, "read_bytes", lambda _: b"a broken disk")
-    with pytest.raises(OutputError, match="not what was written"):
+    with pytest.raises(SdtuneError, match="not what was written"):
         lora_file.write(path, small(metadata={}))
     monkeypatch.undo()
     assert path.read_bytes() == before
@@ -323,8 +334,9 @@ def test_a_failed_save_leaves_the_file_before_it(tmp_path: Path, monkeypatch: py
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(SdtuneError, match=r"cannot be written \(.+\); free space") as told:
         lora_file.write(tmp_path / "file" / "lora.safetensors", small())
+    assert told.value.exit_code == 1  # the work was done, and other files of the run may be written
 
 
 # ---- bad files
@@ -381,6 +393,7 @@ def test_files_that_are_not_safetensors(content: bytes, problem: str, tmp_path: 
         ({f"{NAME}.lora_down.weight": (4, 8)}, "has down alone"),
         ({f"{NAME}.lora_down.weight": (4, 8), f"{NAME}.lora_up.weight": (8, 5)}, "make no LoRA"),
         ({f"{NAME}.lora_down.weight": (1025, 2), f"{NAME}.lora_up.weight": (2, 1025)}, "rank 1 to 1024"),
+        ({f"{NAME}.lora_down.weight": (0, 8), f"{NAME}.lora_up.weight": (8, 0)}, "rank 1 to 1024"),
         ({f"{NAME}.hada_w1_a": (4, 8)}, "a LoHa"),
         ({f"{NAME}.lokr_w1": (4, 8)}, "a LoKr"),
         ({f"{NAME}.dora_scale": (4, 8)}, "a DoRA"),
@@ -397,6 +410,45 @@ def test_files_that_are_no_lora_of_ours(tensors: dict[str, tuple[int, ...]], pro
     path = tmp_path / "lora.safetensors"
     path.write_bytes(lora_bytes(tmp_path, {key: torch.ones(shape) for key, shape in tensors.items()}))
     with pytest.raises(LoraError, match=re.escape(problem)):
+        lora_file.read(path)
+
+
+BARE = "mid_block.attentions.0.proj_in"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "[1]",
+        "1e999",
+        "[" * 100000,
+        '{"unet.lora_alpha": "abc"}',
+        '{"unet.lora_alpha": null}',
+        '{"unet.lora_alpha": 1%s}' % ("0" * 400),
+        '{"unet.alpha_pattern": [1]}',
+        '{"unet.alpha_pattern": {"proj_in": []}}',
+        '{"unet.use_rslora": "no"}',
+    ],
+)
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_settings_that_peft_does_not_write(settings: str, where: str, tmp_path: Path) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = {f"unet.{BARE}.lora_A.weight": torch.ones(4, 8), f"unet.{BARE}.lora_B.weight": torch.ones(8, 4)}
+    save_file(tensors, path, {"lora_adapter_metadata": settings} if where == "inside" else None)
+    if where == "beside":
+        (tmp_path / "adapter_config.json").write_text(settings.replace("unet.", ""))
+    with pytest.raises(LoraError, match="is not what peft writes; get the file again"):
+        lora_file.read(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_whole_numbers_are_no_weights(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    tensors = {f"{NAME}.lora_down.weight": torch.ones(4, 8), f"{NAME}.lora_up.weight": torch.ones(8, 4)}
+    save_file(tensors | {f"{NAME}.alpha": torch.tensor(2)}, path)  # an alpha may be one
+    assert next(iter(lora_file.read(path).modules.values())).alpha == 2
+    save_file(tensors | {f"{NAME}.lora_up.weight": torch.ones(8, 4).to(dtype)}, path)
+    with pytest.raises(LoraError, match="holds whole numbers"):
         lora_file.read(path)
 
 

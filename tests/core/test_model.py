@@ -230,6 +230,7 @@ def test_short_names_are_known_without_a_look() -> None:
         ("[bold]/x", "no name that the hub could have"),
         ("a/" + "b" * 300, "no name that the hub could have"),
         ("b" * 300 + "/a", "no name that the hub could have"),
+        ("a/b.git", "no name that the hub could have"),
         ("a/b@../c", "no name that the hub could have"),
         ("a\nb/c", "'a\\nb/c': no such folder or file"),
         ("b" * 5000, "...: no such folder or file"),
