@@ -8,7 +8,7 @@ SdtuneError                  exit 1   the work failed; what was saved stays
 │   ├── ModelError                    a base model: its name, folder or file
 │   ├── LoraError                     a LoRA file
 │   └── OutputError                   a place that cannot be written
-└── Interrupted              exit 130 or 143   a signal asked for the end
+└── Interrupted              exit 128 + it     a signal asked for the end
 
 Every problem is one line: what is wrong, where, and what to do.
 """
@@ -63,7 +63,7 @@ class OutputError(InputError):
 
 
 class Interrupted(SdtuneError):  # noqa: N818 (asked for, so no error)
-    """A signal asked for the end (128 + its number: 130 for Ctrl-C, 143 for SIGTERM)."""
+    """A signal asked for the end (128 + its number: 130 for Ctrl-C, 143 for SIGTERM, 129 for a terminal that is gone)."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)

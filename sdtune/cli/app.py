@@ -5,18 +5,20 @@ It imports nothing heavy, so that a signal is already heeded while everything el
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage or input, 130 or 143 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage or input, 128 + a signal."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
+        _stand_somewhere()
         from sdtune.cli.commands import commands
 
         code = int(commands().main(given or ["--help"], prog_name="sdtune", standalone_mode=False) or 0)
@@ -34,20 +36,34 @@ def run() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as in `sdtune ... &` of a shell script, or under nohup
             signal.signal(number, _leave_at_once)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
+    from sdtune.cli import streams
+
+    streams.prepare()
     code = main()
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        from sdtune.cli.console import drop_output
+        streams.drop_output()
+    except OSError as error:
+        from sdtune.cli.console import complain
 
-        drop_output()
+        complain(streams.cannot_write(error))
+        streams.drop_output()
+        code = code or 1
     sys.exit(code)
+
+
+def _stand_somewhere() -> None:
+    try:
+        os.getcwd()
+    except OSError:
+        from sdtune.errors import InputError
+
+        raise InputError("the folder that you are in is gone; go to one that is there (cd)") from None
 
 
 def _leave_at_once(number: int, _frame: Any) -> None:
     """Nothing has been begun that would have to be ended in order."""
-    os.write(2, b"sdtune: interrupted\n")
+    with contextlib.suppress(OSError):
+        os.write(2, b"sdtune: interrupted\n")
     os._exit(128 + number)

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdtune.cli.app import SIGNALS
+from sdtune.cli.streams import put
 from sdtune.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -50,16 +52,6 @@ def plain(text: object) -> str:
 def complain(message: str) -> None:
     """One line on standard error."""
     print(f"sdtune: {plain(message)}", file=sys.stderr, flush=True)
-
-
-def drop_output() -> None:
-    """The reader of a pipe has gone: write no more, so that Python's own flush at the end stays silent."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            try:
-                stream.flush()
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def prepare_libraries() -> None:
@@ -102,7 +94,7 @@ class _Caught:
 
 @contextlib.contextmanager
 def _signals(view: Terminal) -> Iterator[_Caught]:
-    """Notes the first SIGINT or SIGTERM; the second one ends the process at once."""
+    """Notes the first of SIGNALS; the second one ends the process at once."""
     caught = _Caught()
 
     def remember(number: int, _frame: Any) -> None:
@@ -114,7 +106,7 @@ def _signals(view: Terminal) -> Iterator[_Caught]:
             raise KeyboardInterrupt
         complain("stopping after this step; again to leave at once")
 
-    numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) != signal.SIG_IGN]
+    numbers = [one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN]
     old = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield caught
@@ -147,12 +139,13 @@ class Terminal:
     def restore(self) -> None:
         """Give the terminal back as it was, in the middle of anything."""
         if self._bar is not None:
-            os.write(2, b"\x1b[?25h\n")  # the cursor, which a bar hides
+            with contextlib.suppress(OSError):
+                os.write(2, b"\x1b[?25h\n")  # the cursor, which a bar hides
 
     def result(self, text: str) -> None:
         """A line on standard output."""
         self._end_bar()
-        print(plain(text), flush=True)
+        put(plain(text))
 
     def _say(self, text: str, *, warning: bool = False) -> None:
         """A line on standard error, above a bar."""
@@ -225,7 +218,7 @@ class JsonLines(Terminal):
         """One line: {"report": "step", "number": 1, ...}"""
         super().show(report)
         fields = {field.name: _value(getattr(report, field.name)) for field in dataclasses.fields(report)}
-        print(json.dumps({"report": type(report).__name__.lower(), **fields}), flush=True)
+        put(json.dumps({"report": type(report).__name__.lower(), **fields}))
 
     def result(self, text: str) -> None:  # noqa: ARG002 (it stands in the JSON)
         """Standard output is for the JSON lines alone."""

@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from sdtune.cli.console import complain, drop_output
+from sdtune.cli.console import complain
+from sdtune.cli.streams import drop_output
 from sdtune.errors import SdtuneError, nearest
 
 LESS_MEMORY = (
@@ -35,10 +37,13 @@ def leave(error: BaseException, given: Sequence[str]) -> int:
         for problem in problems:
             complain(problem)
         if "--json" in given:
-            print(json.dumps({"report": "error", "problems": problems, "exit_code": code}), flush=True)
+            print(json.dumps({"report": "error", "problems": problems, "exit_code": code}))
+        sys.stdout.flush()
     except BrokenPipeError:
         drop_output()
         return 1
+    except OSError:
+        drop_output()
     return code
 
 

@@ -19,7 +19,7 @@ import pytest
 from tests import pictures
 
 IN_ORDER = "left in order\n"
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 WORK = """
 import os, sys, time
@@ -136,7 +136,7 @@ def test_a_signal_after_a_step_leaves_in_order_and_a_second_one_at_once(number: 
 
 def test_a_signal_while_libraries_are_imported_leaves_without_a_traceback(tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs", 1)
-    for seconds, (number, code) in zip((0.0, 1.0), SIGNALS, strict=True):
+    for seconds, (number, code) in zip((0.0, 1.0, 0.5), SIGNALS, strict=True):
         with started(["train-lora", str(data), "--out", str(tmp_path / "run")], script=None) as process:
             until_heeded(process.pid)
             time.sleep(seconds)
@@ -177,6 +177,45 @@ def test_a_pipe_that_breaks_is_silent() -> None:
             err = process.stderr.read() if process.stderr else ""
             assert process.wait(30) in (0, 1)
         assert err.removeprefix(IN_ORDER) == ""
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "out", "err"),
+    [
+        (">&-", 0, "", "noted\n"),
+        ("2>&-", 0, "a.png\n", ""),
+        ("2>/dev/full", 0, "a.png\n", ""),
+        (
+            ">/dev/full",
+            1,
+            "",
+            f"noted\n{IN_ORDER}sdtune: standard output: cannot be written (No space left on device); "
+            "send it to another place\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_streams_may_be_closed_or_full(redirected: str, code: int, out: str, err: str, as_json: bool) -> None:
+    words = [sys.executable, "-c", WORK, "sample", "--prompt", "note drawn", *(["--json"] if as_json else [])]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {redirected}', "sh", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, err)
+    shown = [json.loads(line)["report"] for line in done.stdout.splitlines()] if as_json else done.stdout
+    assert shown == ((["note", "drawn"] if out else []) if as_json else out)
+
+
+def test_help_that_cannot_be_written_is_told() -> None:
+    for words in (["--help"], ["--version"], ["train-lora", "--help"]):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "sdtune", *words]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    command = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", sys.executable, "-P", "-c", WORK, "sample"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    line = "sdtune: the folder that you are in is gone; go to one that is there (cd)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
 def on_terminal(plan: str, **more: str) -> str:
