@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,6 +26,20 @@ SHORT_NAMES: dict[str, str] = {"mini": str(MINI)} | {
 }
 """what --model takes besides hub names, folders and files"""
 _INSTEAD = "give a local folder or .safetensors file, or use --model mini"
+_KINDS = {
+    "unet": ("UNet", "a U-Net"),
+    "transformer": ("SD3Transformer", "a transformer"),
+    "vae": ("Autoencoder", "an autoencoder"),
+    "text_encoder": ("CLIPText", "a text encoder"),
+    "text_encoder_2": ("CLIPText", "a text encoder"),
+    "text_encoder_3": ("T5", "a T5"),
+    "tokenizer": ("CLIPTokenizer", "a tokenizer of CLIP"),
+    "tokenizer_2": ("CLIPTokenizer", "a tokenizer of CLIP"),
+    "tokenizer_3": ("T5Tokenizer", "a tokenizer of T5"),
+}
+"""{part: (how its class's name begins, what that is)}"""
+_FAILURES = (OSError, ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+"""what the libraries raise at configs and weights that they cannot load"""
 _LAYOUT = "a model folder has model_index.json and a folder for each part (unet, vae, text_encoder ...)"
 
 
@@ -85,7 +100,19 @@ def load(identity: Identity, dtype: torch.dtype, device: str | torch.device | No
         if hasattr(part, "requires_grad_"):
             part.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
+    _must_be_finite(identity, family, pipe)
     return pipe if device is None else pipe.to(device)
+
+
+def _must_be_finite(identity: Identity, family: Family, pipe: Any) -> None:
+    """Stop at weights that hold NaN or infinity; 0.4 ns a weight."""
+    for name in (family.denoiser, "vae", *family.text_encoders):
+        part = getattr(pipe, name)
+        for key, weight in part.named_parameters() if part is not None else ():
+            if weight.is_floating_point() and weight.numel() and not all(end.isfinite() for end in weight.aminmax()):
+                raise ModelError(
+                    f"{identity.location}: weights of its {name} are no numbers ({key}); download it again"
+                )
 
 
 def _could_be_on_hub(model: str) -> bool:
@@ -221,12 +248,32 @@ def _check_configs(folder: Path, family: Family) -> None:
             raise ModelError(f"{folder}: {tokenizer} has no vocabulary; get {tokenizer}/*, or download the model again")
 
 
+def _check_kinds(folder: Path, family: Family, index: Mapping[str, list[str]]) -> None:
+    """Stop where model_index.json names a class that is not of the part's kind, or none."""
+    remedy = "mend model_index.json, or download the model again"
+    tokenizers = [part.replace("text_encoder", "tokenizer") for part in family.text_encoders]
+    for part in (family.denoiser, "vae", "scheduler", *family.text_encoders, *tokenizers):
+        if part not in index:
+            if part in family.optional_parts:
+                continue
+            raise ModelError(f"{folder}: model_index.json names no {part}; {remedy}")
+        library, kind = index[part]
+        if library not in ("diffusers", "transformers"):
+            raise ModelError(f"{folder}: {part} needs code of its own ({library}.{kind}), which sdtune does not run")
+        begins, what = _KINDS.get(part, ("", "a scheduler"))
+        if not kind.startswith(begins) or (part == "scheduler" and "Scheduler" not in kind):
+            raise ModelError(f"{folder}: {part} is of class {kind}, not {what}; {remedy}")
+        if not hasattr(import_module(library), kind):
+            raise ModelError(f"{folder}: {part} is of class {kind}, which {library} does not have; {remedy}")
+
+
 def _load_folder(folder: Path, family: Family, dtype: torch.dtype) -> Any:
     import diffusers
     import torch
 
     _check_configs(folder, family)
     index = _parts(folder)
+    _check_kinds(folder, family, index)
     parts: dict[str, Any] = dict.fromkeys(family.optional_parts)
     for part in (family.denoiser, "vae", *family.text_encoders):
         variant, files = _weights(folder, part)
@@ -246,15 +293,14 @@ def _load_folder(folder: Path, family: Family, dtype: torch.dtype) -> Any:
         options["add_watermarker"] = False
     try:
         return getattr(diffusers, family.pipeline).from_pretrained(folder, local_files_only=True, **parts, **options)
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as problem:
+    except _FAILURES as problem:
         raise _unloadable(folder, problem) from problem
 
 
 def _load_part(folder: Path, part: str, index: Mapping[str, Any], variant: str | None, dtype: torch.dtype) -> Any:
     """One part with its weights; that each weight was found is checked, as the libraries would make up what is not."""
-    library, kind = index.get(part, ("", ""))
-    if library not in ("diffusers", "transformers"):
-        raise ModelError(f"{folder}: {part} needs code of its own ({library}.{kind}), which sdtune does not run")
+    library, kind = index[part]
+    options = {"ignore_mismatched_sizes": True} if library == "transformers" else {}  # told of, and refused below
     try:
         module, report = getattr(import_module(library), kind).from_pretrained(
             folder,
@@ -264,12 +310,19 @@ def _load_part(folder: Path, part: str, index: Mapping[str, Any], variant: str |
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError) as problem:
+    except _FAILURES as problem:
         raise _unloadable(folder / part, problem) from problem
+    for key, given, expected in sorted(report["mismatched_keys"]):
+        misfit = ValueError(f"{key} has shape {tuple(given)}, by the config {tuple(expected)}")
+        raise _unloadable(folder / part, misfit)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise ModelError(f"{folder / part}: {len(missing)} weights are missing ({missing[0]} ...); download it again")
+        told = f"a weight is missing ({missing[0]})"
+        if len(missing) > 1:
+            told = f"{len(missing)} weights are missing ({missing[0]} ...)"
+        raise ModelError(f"{folder / part}: {told}; download it again")
     return module
 
 
@@ -278,8 +331,16 @@ def _unloadable(place: Path, problem: Exception) -> Exception:
 
     if isinstance(problem, torch.OutOfMemoryError):
         return problem
-    told = " ".join(str(problem).split())[:200] or type(problem).__name__
-    return ModelError(f"{place}: cannot be loaded ({told}); its configs and weights do not fit each other")
+    speaks = not isinstance(problem, LookupError | AttributeError | ArithmeticError | AssertionError)
+    told = _first_sentence(str(problem)) if speaks else ""
+    remedy = "its configs and weights do not fit each other, so download it again"
+    return ModelError(f"{place}: cannot be loaded{f' ({told})' if told else ''}; {remedy}")
+
+
+def _first_sentence(told: str) -> str:
+    """What a library says first, for the rest is advice to programmers; longer than 200 letters, up to a word's end."""
+    sentence = re.split(r"(?<=[^.])[.!] ", " ".join(told.split()), maxsplit=1)[0].rstrip(".! ")
+    return sentence if len(sentence) <= 200 else sentence[:200].rpartition(" ")[0] + " ..."
 
 
 # ---- single files in the original layout
@@ -344,7 +405,7 @@ def _load_file(identity: Identity, family: Family, dtype: torch.dtype) -> Any:
         pipe = getattr(diffusers, family.pipeline).from_single_file(
             str(path), config=str(configs), dtype=dtype, local_files_only=True, vae=vae, **missing
         )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as problem:
+    except _FAILURES as problem:
         raise _unloadable(path, problem) from problem
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module) and any(weight.is_meta for weight in part.parameters()):

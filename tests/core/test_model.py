@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from sdtune.core.families import families
-from sdtune.core.model import SHORT_NAMES, identify, load
+from sdtune.core.model import SHORT_NAMES, _first_sentence, identify, load
 from sdtune.errors import ModelError
 from tests import original, tiny
 
@@ -143,6 +143,18 @@ def spoil(folder: Path, how: str) -> None:
         rewrite(config, block_out_channels=[64, 64])
     elif how == "code":
         rewrite(index, vae=["my_vae", "MyVAE"])
+    elif how == "text shape":
+        rewrite(folder / "text_encoder/config.json", hidden_size=64)
+    elif how == "vae blocks":
+        rewrite(folder / "vae/config.json", block_out_channels=[64])
+    elif how in ("scheduler for vae", "unknown vae"):
+        rewrite(index, vae=["diffusers", "DDIMScheduler" if how == "scheduler for vae" else "AutoencoderOfMine"])
+    elif how == "vae for scheduler":
+        rewrite(index, scheduler=["diffusers", "AutoencoderKL"])
+    elif how == "model for tokenizer":
+        rewrite(index, tokenizer=["transformers", "CLIPTextModel"])
+    elif how == "nameless tokenizer":
+        rewrite(index, tokenizer=None)
     elif how in ("no tokenizer", "no scheduler"):
         shutil.rmtree(folder / how.removeprefix("no "))
 
@@ -181,9 +193,16 @@ def test_folders_refused_at_sight(how: str, problem: str, sd1: Path) -> None:
         ("pickle", "only a pickle (diffusion_pytorch_model.bin), which can run any code; get unet/*.safetensors"),
         ("short", "download it again"),
         ("text", "not a safetensors file"),
-        ("unet key", "unet: 1 weights are missing (conv_in.bias ...); download it again"),
-        ("text key", "text_encoder: 1 weights are missing"),
-        ("shape", "unet: cannot be loaded"),
+        ("unet key", "unet: a weight is missing (conv_in.bias); download it again"),
+        ("text key", "text_encoder: a weight is missing"),
+        ("shape", "but got torch.Size([32])); its configs and weights do not fit each other, so download it again"),
+        ("text shape", "weight has shape (77, 32), by the config (77, 64)); its configs and weights do not fit each"),
+        ("vae blocks", "vae: cannot be loaded; its configs and weights do not fit each other"),
+        ("scheduler for vae", "vae is of class DDIMScheduler, not an autoencoder; mend model_index.json, or"),
+        ("unknown vae", "vae is of class AutoencoderOfMine, which diffusers does not have; mend"),
+        ("vae for scheduler", "scheduler is of class AutoencoderKL, not a scheduler; mend"),
+        ("model for tokenizer", "tokenizer is of class CLIPTextModel, not a tokenizer of CLIP; mend"),
+        ("nameless tokenizer", "model_index.json names no tokenizer; mend"),
         ("code", "vae needs code of its own (my_vae.MyVAE), which sdtune does not run"),
         ("no tokenizer", "tokenizer has no vocabulary; get tokenizer/*"),
         ("no scheduler", "scheduler/scheduler_config.json is missing"),
@@ -196,6 +215,24 @@ def test_folders_refused_at_loading(how: str, problem: str, sd1: Path) -> None:
     assert problem in str(told.value)
     assert str(sd1) in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_no_numbers(part: str, value: float, sd1: Path) -> None:
+    (file,) = (sd1 / part).glob("*.safetensors")
+    weights = load_file(file)
+    key = min(key for key, weight in weights.items() if weight.is_floating_point())
+    weights[key].view(-1)[-1] = value
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=f"{sd1}: weights of its {part} are no numbers .*; download it again"):
+        load(identify(str(sd1)), torch.bfloat16)
+
+
+def test_what_a_library_says_is_cut_where_a_sentence_or_a_word_ends() -> None:
+    assert _first_sentence("A\n  is 1.5 of b. For details look at the above report!") == "A is 1.5 of b"
+    assert _first_sentence("Raised! See below.") == "Raised"
+    assert _first_sentence("word " * 100).endswith("word word ...")
 
 
 # ---- names
