@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import defaultdict
 from collections.abc import Generator, Sequence
@@ -33,7 +34,7 @@ def read_folder(data: Data) -> Generator[Skipped | Note | Warned | Progress, Non
     """Tells what is left out, and returns the examples by file name; every image is decoded whole once."""
     folder = data.folder
     paths = image_paths(folder)
-    listed = captions.listed(folder)
+    listed = captions.listed(folder, follow_links=data.follow_links)
     found: list[tuple[Path, Facts, str | None]] = []
     bad: list[tuple[Path, str]] = []
     for number, path in enumerate(paths, 1):
@@ -46,7 +47,7 @@ def read_folder(data: Data) -> Generator[Skipped | Note | Warned | Progress, Non
         for path, reason in bad:
             yield Skipped(path, reason.removeprefix(f"{path}: "))
     read = [(path, facts, caption or _from_name(path, data)) for path, facts, caption in found]
-    problems = [] if data.skip_bad else _told_of_bad([reason for _, reason in bad])
+    problems = [] if data.skip_bad else _told_of_bad(folder, [reason for _, reason in bad], left=bool(found))
     problems += _lacking(folder, [path for path, _, caption in read if not caption], len(paths))
     if problems:
         raise DataError(*problems)
@@ -64,6 +65,7 @@ def image_paths(folder: Path) -> list[Path]:
     """All in the folder that is named like an image, by name; hidden files are left alone."""
     try:
         if not folder.exists():
+            _tell_of_a_circle(folder)
             raise DataError(f"{folder}: no such folder; give the folder that holds the images")
         if not folder.is_dir():
             raise DataError(f"{folder}: is a file; give the folder that holds the images")
@@ -74,6 +76,14 @@ def image_paths(folder: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}); check its name and permissions") from None
     return paths
+
+
+def _tell_of_a_circle(folder: Path) -> None:
+    try:
+        folder.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataError(f"{folder}: a link that leads in a circle; give the folder itself") from None
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:
@@ -100,7 +110,13 @@ def _read(path: Path, data: Data, listed: dict[str, str]) -> tuple[tuple[Path, F
     caption, facts = None, None
     try:
         if not data.follow_links:
-            _must_stay_inside(path, data.folder)
+            captions.must_stay_inside(path, data.folder)
+    except DataError as error:
+        return None, [str(error)]
+    try:
+        if not data.follow_links:
+            for suffix in captions.SUFFIXES:
+                captions.must_stay_inside(path.with_suffix(suffix), data.folder)
         caption = _caption(path, listed)
     except DataError as error:
         reasons.append(str(error))
@@ -111,16 +127,6 @@ def _read(path: Path, data: Data, listed: dict[str, str]) -> tuple[tuple[Path, F
     return ((path, facts, caption) if facts and not reasons else None), reasons
 
 
-def _must_stay_inside(path: Path, folder: Path) -> None:
-    """A link that leads out of the folder could show any file of this machine to the model."""
-    root = os.path.realpath(folder)
-    for file in (path, *(path.with_suffix(suffix) for suffix in captions.SUFFIXES)):
-        if file.is_symlink() and os.path.commonpath([root, os.path.realpath(file)]) != root:
-            raise DataError(
-                f"{file}: a link that leads out of the folder; put the file itself there, or say --follow-links"
-            )
-
-
 def _caption(path: Path, listed: dict[str, str]) -> str | None:
     return listed[path.name] if listed.get(path.name) else captions.beside(path)
 
@@ -129,11 +135,13 @@ def _from_name(path: Path, data: Data) -> str | None:
     return captions.clean(path.stem.replace("_", " ").replace("-", " ")) if data.caption_from_filename else None
 
 
-def _told_of_bad(reasons: Sequence[str]) -> list[str]:
+def _told_of_bad(folder: Path, reasons: Sequence[str], *, left: bool) -> list[str]:
+    """Each reason once, and what to do where something is left without them."""
     if not reasons:
         return []
-    them = "it" if len(reasons) == 1 else "them"
-    return [*reasons[:-1], f"{reasons[-1]}; put {them} right, or leave {them} out with --skip-bad"]
+    *first, last = captions.first_of(list(dict.fromkeys(reasons)), f"{folder}: and", "more such files")
+    them = "them" if first else "it"
+    return [*first, f"{last}; put {them} right" + (f", or leave {them} out with --skip-bad" if left else "")]
 
 
 def _lacking(folder: Path, paths: Sequence[Path], of: int) -> list[str]:

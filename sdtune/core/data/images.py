@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import warnings
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def _open(path: Path) -> tuple[Image.Image, str | None]:
     except MemoryError:
         raise DataError(f"{path}: takes more memory than there is; save it smaller") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and their own
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            raise DataError(f"{path}: a link that leads in a circle; put the file itself there") from None
         raise DataError(f"{path}: damaged or cut short ({_reason(error)})") from None
 
 

@@ -78,7 +78,8 @@ def test_images_come_by_name_with_their_captions_and_sizes(tmp_path: Path) -> No
         (lambda folder: folder.write_text("x"), "is a file"),
         (lambda folder: folder.mkdir(), "no images"),
         (lambda folder: put(folder / "inner", "a.png"), "images in inner: give that folder"),
-        (lambda folder: folder.symlink_to(folder), "no such folder"),
+        (lambda folder: folder.symlink_to("nowhere"), "no such folder"),
+        (lambda folder: folder.symlink_to(folder), "a link that leads in a circle"),
     ],
 )
 def test_a_folder_without_images_is_refused(make: Any, words: str, tmp_path: Path) -> None:
@@ -140,10 +141,56 @@ def test_links_that_leave_the_folder_are_refused(outside: str, tmp_path: Path) -
     put(elsewhere, "a.png", "a secret")
     (data / outside).unlink()
     (data / outside).symlink_to(elsewhere / outside)
+    (data / "a.jpg").write_bytes((elsewhere / "a.png").read_bytes())  # one caption file for both
     (line,) = problems(data)
     assert "leads out of the folder" in line
+    (data / "a.jpg").unlink()
     examples, _ = read(data, follow_links=True)
     assert [example.path.name for example in examples] == ["a.png"]
+
+
+def test_a_link_that_leaves_the_folder_is_not_opened(tmp_path: Path) -> None:
+    put(tmp_path, "good.png")
+    (tmp_path / "text.png").symlink_to("/etc/passwd")
+    (line,) = problems(tmp_path)
+    assert "leads out of the folder" in line
+
+
+def test_metadata_may_not_be_a_link_that_leaves_the_folder(tmp_path: Path) -> None:
+    put(tmp_path / "data", "a.png", None)
+    listed(tmp_path, {"file_name": "a.png", "text": "elsewhere"})
+    (tmp_path / "data" / "metadata.jsonl").symlink_to(tmp_path / "metadata.jsonl")
+    (line,) = problems(tmp_path / "data")
+    assert "metadata.jsonl: a link that leads out of the folder" in line
+    assert captions(tmp_path / "data", follow_links=True) == {"a.png": "elsewhere"}
+
+
+def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+    put(tmp_path, "good.png")
+    put(tmp_path, "b.png", None)
+    for name in ("a.png", "b.txt"):
+        (tmp_path / name).symlink_to(name)
+    assert [line.split("; ")[0] for line in problems(tmp_path)] == [
+        f"{tmp_path / name}: a link that leads in a circle" for name in ("a.png", "b.txt")
+    ]
+
+
+def test_of_many_problems_the_first_are_told(tmp_path: Path) -> None:
+    put(tmp_path, "z.png")
+    for number in range(15):
+        (tmp_path / f"{number}.png").write_text("no image")
+    *first, last = problems(tmp_path)
+    assert len(first) == 10
+    assert last == f"{tmp_path}: and 5 more such files; put them right, or leave them out with --skip-bad"
+    listed(tmp_path, *["no line"] * 13)
+    *first, last = problems(tmp_path)
+    assert len(first) == 10
+    assert last == f"{tmp_path / 'metadata.jsonl'}: and 3 more such lines"
+
+
+def test_leaving_out_is_advised_only_where_something_is_left(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    assert problems(tmp_path)[0].endswith("; put it right")
 
 
 def test_links_inside_and_to_the_folder_are_fine(tmp_path: Path) -> None:
@@ -229,6 +276,8 @@ def test_metadata_gives_captions_and_sidecars_fill_in(tmp_path: Path) -> None:
         ({"file_name": "gone.png", "text": "x"}, "not a file in this folder"),
         ({"file_name": "a\0.png", "text": "x"}, "not a file in this folder"),
         ({"file_name": "x" * 5000, "text": "x"}, "not a file in this folder"),
+        ({"file_name": "a.png", "text": "ä" * 4097}, "the caption of a.png is over 8 kB"),
+        ('{"file_name": "a.png", "text": "x", "text": "y"}', "text is given twice"),
         ({"file_name": "first.png", "text": "again"}, "has a line already"),
     ],
 )
