@@ -34,7 +34,8 @@ def test_picture_and_caption(picture: Path) -> None:
     assert all(chr(int(point, 16)).isprintable() for point in picture.stem.split("-"))  # a known code point
     caption = picture.with_suffix(".txt").read_text(encoding="utf-8")
     subject, style = caption.removesuffix("\n").split(", ")
-    assert subject == subject.strip().lower() and subject.isascii()
+    assert subject == subject.strip().lower()
+    assert subject.isascii()
     assert style == "fluent3d style"
     with Image.open(picture) as image:
         assert (image.mode, image.size) == ("RGB", (256, 256))
