@@ -12,9 +12,9 @@ from tools.mini import clip, emoji, encode, export, measure, parallel, tokenizer
 from tools.mini.stage import Pace
 
 VAE = Pace(steps=1200, batch=16, rate=2e-3, decay=0.1)
-DECODER = Pace(steps=1800, batch=4, rate=1.5e-3)
+DECODER = Pace(steps=4500, batch=4, rate=1.5e-3)
 CLIP = Pace(steps=760, batch=128, rate=1e-3, decay=0.5)
-UNET = Pace(steps=2600, batch=128, rate=2e-3, decay=0.35)
+UNET = Pace(steps=2500, batch=128, rate=2e-3, decay=0.35)
 
 
 @dataclass(frozen=True)
