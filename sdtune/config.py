@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import tomllib
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from sdtune.choices.losses import MSE, Loss
 from sdtune.choices.networks import LoRA, Network
@@ -42,8 +43,15 @@ class Data(Spec):
     """An image without a caption takes its file's name: red_apple.png becomes "red apple"."""
     skip_bad: bool = setting(False, "--skip-bad", place=13)
     """Leave out images that cannot be read, instead of refusing to start."""
-    follow_links: bool = setting(False, "--follow-links")
+    follow_links: bool = setting(False, "--follow-links", place=15)
     """Read images and captions that are links to files elsewhere, as in a download cache."""
+
+    @field_validator("trigger")
+    @classmethod
+    def _one_word(cls, trigger: str | None) -> str | None:
+        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in trigger or ""):
+            raise ValueError("should be on one line, without control characters")
+        return trigger.strip() if trigger else trigger
 
 
 class Memory(Spec):
@@ -78,7 +86,7 @@ class Samples(Spec):
     """What the pictures should not show."""
     steps: int = Field(20, ge=1, le=1000)
     """Sampling steps."""
-    guidance: float = Field(5.0, ge=0)
+    guidance: float = Field(5.0, ge=0, le=1000)
     """How strongly the prompt pulls."""
     off: bool = False
     """Draw nothing."""
@@ -133,7 +141,7 @@ class Sample(Spec):
     """Folder for the pictures, or the name of the only one (.png)."""
     steps: int = setting(25, "--steps", place=5, ge=1, le=1000)
     """Sampling steps."""
-    guidance: float = setting(5.0, "--guidance", place=6, ge=0)
+    guidance: float = setting(5.0, "--guidance", place=6, ge=0, le=1000)
     """How strongly the prompt pulls; 1: guidance off."""
     sampler: AnySampler = setting(DPMpp2M(), "--sampler", place=8)
     """Path from noise to an image."""
@@ -163,6 +171,8 @@ def preset_names() -> list[str]:
 
 def read_preset(name: str) -> Tables:
     """The tables of a shipped preset (by name) or of a TOML file (by path)."""
+    if not name.strip():
+        raise ConfigError("--preset: is empty; give a TOML file, or one of " + ", ".join(preset_names()))
     by_path = name.endswith(".toml") or os.sep in name
     path = Path(name) if by_path else presets_folder() / f"{name}.toml"
     try:
@@ -172,7 +182,7 @@ def read_preset(name: str) -> Tables:
             raise ConfigError(f"{name}: over 1 MB, which is no preset; give a TOML file of settings")
         return Preset(name, tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
-        near = None if by_path else nearest(name, preset_names())
+        near = nearest(name.removesuffix(".toml"), preset_names())
         known = f"did you mean {near}?" if near else f"give a TOML file, or one of {', '.join(preset_names())}"
         raise ConfigError(f"{name}: no such preset; {known}") from None
     except UnicodeDecodeError:

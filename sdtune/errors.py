@@ -63,7 +63,7 @@ class OutputError(InputError):
 
 
 class Interrupted(SdtuneError):  # noqa: N818 (asked for, so no error)
-    """A signal asked for the end (128 + its number: 130 for Ctrl-C, 143 for SIGTERM, 129 for a terminal that is gone)."""
+    """A signal asked for the end (128 + its number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP)."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
@@ -74,6 +74,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelt one most likely means, or None where nothing is near."""
     from difflib import get_close_matches
 
-    by_lower = {one.lower(): one for one in known}
-    match = get_close_matches(name[:100].lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[match[0]] if match else None
+    by_letters = {one.lstrip("-").lower(): one for one in known}  # dashes are no likeness
+    match = get_close_matches(name[:100].lstrip("-").lower(), by_letters, n=1, cutoff=0.65)
+    return by_letters[match[0]] if match else None

@@ -145,7 +145,13 @@ def test_what_is_no_toml_is_refused(text: str | bytes, words: str, preset: Any) 
 
 
 def test_a_preset_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    for name, words in (("mimi", "did you mean mini?"), ("nothing-like-it", "mini"), (f"{tmp_path}/x.toml", "no such")):
+    for name, words in (
+        ("mimi", "did you mean mini?"),
+        ("mini.toml", "did you mean mini?"),
+        (" ", "is empty"),
+        ("nothing-like-it", "mini"),
+        (f"{tmp_path}/x.toml", "no such"),
+    ):
         with pytest.raises(ConfigError, match=words):
             read_preset(name)
     with pytest.raises(ConfigError, match="is not a file"):
@@ -195,10 +201,17 @@ def test_every_problem_is_told_at_once_with_its_path_flag_and_preset(preset: Any
         ({"network": {"rank": "8.5"}}, "network.rank (--rank): should be a whole number; it was '8.5'"),
         ({"network": {"rank": True}}, "network.rank (--rank): should be a whole number; it was True"),
         ({"network": {"alpha": "nan"}}, "network.alpha (--alpha): should be a finite number; it was 'nan'"),
-        ({"optimizer": {"lr": "-1"}}, "optimizer.lr (--lr): should be greater than 0; it was '-1'"),
+        ({"optimizer": {"lr": "-1"}}, "optimizer.lr (--lr): should be greater than or equal to 1e-12; it was '-1'"),
         ({"optimizer": {"lr": ""}}, "optimizer.lr (--lr): should be a number; it was ''"),
         ({"data": {"skip_bad": "maybe"}}, "data.skip_bad (--skip-bad): should be true or false; it was 'maybe'"),
         ({"data": {"trigger": ""}}, "data.trigger (--trigger): should not be empty; it was ''"),
+        ({"data": {"trigger": " "}}, "data.trigger (--trigger): should not be empty; it was ' '"),
+        (
+            {"data": {"trigger": "a\x1bb"}},
+            "data.trigger (--trigger): should be on one line, without control characters; it was 'a\\x1bb'",
+        ),
+        ({"model": "  "}, "model (--model): should not be empty; it was '  '"),
+        ({"samples": {"prompts": ["a", 1]}}, "samples.prompts: should be text; it was 1"),
         ({"data": {"trigger": 3}}, "data.trigger (--trigger): should be text; it was 3"),
         ({"data": {"folder": " "}}, "data.folder: should be a path, not empty; it was ' '"),
         ({"data": {"folder": 3}}, "data.folder: should be a path; it was 3"),
@@ -213,6 +226,39 @@ def test_every_problem_is_told_at_once_with_its_path_flag_and_preset(preset: Any
 )
 def test_problems_are_told_in_words_that_help(told: Tables, line: str) -> None:
     assert problem(DATA, told) == line
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("optimizer.lr", (1e300, 1e-300)),
+        ("optimizer.eps", (2, 1e-300)),
+        ("optimizer.weight_decay", (1e300,)),
+        ("network.alpha", (1e300, 1e-300)),
+        ("loss.huber.c", (1e300, 1e-300)),
+        ("weighting.min-snr.gamma", (1e300, 1e-300)),
+        ("noise.offset.strength", (2, 1e-300)),
+        ("timesteps.logit-normal.mean", (1e300, -1e300)),
+        ("timesteps.logit-normal.std", (1e300, 1e-300)),
+        ("samples.guidance", (1e300,)),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(path: str, values: tuple[float, ...]) -> None:
+    table, *kind, name = path.split(".")
+    for value in values:
+        told = {table: {name: value} | ({"kind": kind[0]} if kind else {})}
+        assert problem(DATA, told).startswith(f"{table}.{name}")
+    assert problem({"prompt": ["x"], "guidance": 1e300}, spec=Sample).startswith("guidance (--guidance): should be")
+
+
+def test_a_trigger_stands_without_spaces_around_it() -> None:
+    assert resolve(TrainLora, [{"data": {"folder": "x", "trigger": " ohwx "}}]).data.trigger == "ohwx"
+
+
+def test_a_wrong_list_is_told_with_its_preset(preset: Any) -> None:
+    assert problem({"prompt": []}, spec=Sample) == "prompt (--prompt): should not be empty; it was []"
+    mine = read_preset(preset("prompt = [1]"))
+    assert problem(mine, spec=Sample).endswith("mine.toml: prompt (--prompt): should be text; it was 1")
 
 
 def test_unknown_tables_list_what_there_is() -> None:

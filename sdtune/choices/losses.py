@@ -26,7 +26,7 @@ class Huber(Spec):
     """Pseudo-Huber error: outliers pull less (Song & Dhariwal 2023, arXiv:2310.14189)."""
 
     kind: Literal["huber"] = "huber"
-    c: float = Field(0.1, gt=0)
+    c: float = Field(0.1, ge=1e-6, le=1e6)
     """Error at which it turns from square to straight."""
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:

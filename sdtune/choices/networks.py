@@ -18,7 +18,7 @@ class LoRA(Spec):
     kind: Literal["lora"] = "lora"
     rank: int = setting(16, "--rank", place=2, ge=1, le=1024)
     """Inner width of A and B; more can learn more and forget more."""
-    alpha: float | None = setting(None, "--alpha", place=8, gt=0)
+    alpha: float | None = setting(None, "--alpha", place=8, ge=1e-4, le=1e5)
     """Numerator of the update's scale alpha / rank; not given: half the rank (sd3: the rank)."""
     layers: Literal["attention", "attention+ff"] = "attention+ff"
     """Which layers are trained: attention, or attention and feed-forward."""

@@ -28,7 +28,7 @@ class Offset(Spec):
     """Normal numbers and a common shift a channel, for darker darks and brighter brights (Guttenberg 2023)."""
 
     kind: Literal["offset"] = "offset"
-    strength: float = Field(0.05, gt=0, le=1)
+    strength: float = Field(0.05, ge=1e-6, le=1)
     """Standard deviation of the shift."""
 
     def sample(self, latents: Tensor, draws: Draws) -> Tensor:

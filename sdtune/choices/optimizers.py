@@ -18,15 +18,15 @@ class Adam(Spec):
     """What AdamW's forms have in common."""
 
     kind: str
-    lr: float | None = setting(None, "--lr", place=4, gt=0)
+    lr: float | None = setting(None, "--lr", place=4, ge=1e-12, le=100)
     """Learning rate; not given: 1e-4 times the square root of the images a step."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=100)
     """Share of each weight that is taken away per step and unit of learning rate."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Memory of the gradient's mean."""
     beta2: float = Field(0.999, ge=0, lt=1)
     """Memory of the gradient's square."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(1e-8, ge=1e-30, le=1)
     """Smallest divisor."""
 
     def rate(self, images_a_step: int) -> float:

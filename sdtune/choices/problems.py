@@ -29,9 +29,13 @@ _SHOULD = {
 
 
 def problems(spec: type[Spec], error: ValidationError) -> Iterator[tuple[Path, str]]:
-    """(path, line) of each problem that pydantic found."""
+    """(path, line) of each setting that pydantic refused, with its first reason."""
+    seen: set[Path] = set()
     for problem in error.errors(include_url=False):
-        path, table, field = _walk(spec, problem["loc"])
+        path, table, field = _walk(spec, [step for step in problem["loc"] if isinstance(step, str)])
+        if path in seen:
+            continue
+        seen.add(path)
         kind, value = problem["type"], problem["input"]
         if kind == "extra_forbidden":
             yield path, _unknown(spec, path, table)
@@ -58,7 +62,7 @@ def oddities(spec: type[Spec], tables: Mapping[str, Any], above: Path = ()) -> I
             if inner is not None:
                 yield from oddities(inner, value, path)
             continue
-        reason = next((found for one in _each(value) if (found := _odd(one, field.annotation))), None)
+        reason = next((found for one in _each(value) if (found := _odd(one, field))), None)
         if reason:
             yield path, f"{spelt(path, field)}: {reason}; it was {_shown(value)}"
 
@@ -70,17 +74,17 @@ def spelt(path: Sequence[str], field: FieldInfo | None) -> str:
     return f"{dotted} ({flags[0]})" if flags else dotted
 
 
-def _walk(spec: type[Spec], loc: Sequence[int | str]) -> tuple[Path, type[Spec], FieldInfo | None]:
+def _walk(spec: type[Spec], loc: Sequence[str]) -> tuple[Path, type[Spec], FieldInfo | None]:
     """The path of a pydantic location (which names a choice's kind as a step), its innermost table and its field."""
     path: list[str] = []
     table, kinds = spec, dict[str, type[Spec]]()
     field: FieldInfo | None = None
-    for step in map(str, loc):
+    for step in loc:
         if step in kinds:
             table, kinds = kinds[step], {}
             continue
         path.append(step)
-        field = table.model_fields.get(step) if not step.isdigit() else field
+        field = table.model_fields.get(step)
         kinds = kinds_of(field) if field else {}
         table = (table_of(field) if field else None) or table
     return tuple(path), table, field
@@ -128,17 +132,20 @@ def _reason(problem: Any, field: FieldInfo | None) -> str:
         return "should be a table" + (f", or one of {', '.join(kinds)}" if kinds else " of settings")
     if kind == "literal_error" and field is not None:
         return f"should be one of {', '.join(map(str, literals_of(field)))}"
-    if kind == "string_too_short":
+    if kind in ("string_too_short", "too_short"):
         return "should not be empty"
     first = kind.split("_")[0]
     if first in _SHOULD and kind != "string_too_long":
         return _SHOULD[first]
     message = str(problem["msg"]).removeprefix("Input ").removeprefix("Value error, ")
+    bound = next((one for one in (problem.get("ctx") or {}).values() if isinstance(one, float)), None)
+    if bound is not None:  # 1e-12, which pydantic writes out
+        message = f"{message.rpartition(' ')[0]} {bound:g}"
     return message[:1].lower() + message[1:]
 
 
-def _odd(value: Any, annotation: Any) -> str | None:
-    inner = without_none(annotation)
+def _odd(value: Any, field: FieldInfo) -> str | None:
+    inner = without_none(field.annotation)
     if isinstance(value, bool) and inner in (int, float):
         return _SHOULD[inner.__name__]
     if not isinstance(value, str):
@@ -147,6 +154,8 @@ def _odd(value: Any, annotation: Any) -> str | None:
         return "should be text in UTF-8, without zero bytes"
     if not value.strip() and getattr(inner, "__name__", "") == "Path":
         return "should be a path, not empty"
+    if not value.strip() and inner is str and any(getattr(mark, "min_length", 0) for mark in field.metadata):
+        return "should not be empty"
     return None
 
 

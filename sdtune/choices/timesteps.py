@@ -40,9 +40,9 @@ class LogitNormal(Spec):
     """Middle levels more often: u = sigmoid(N(mean, std)) (Esser et al. 2024, arXiv:2403.03206, sec. 3.1)."""
 
     kind: Literal["logit-normal"] = "logit-normal"
-    mean: float = 0.0
+    mean: float = Field(0.0, ge=-100, le=100)
     """Centre of the normal; above 0 leans to noise."""
-    std: float = Field(1.0, gt=0)
+    std: float = Field(1.0, ge=1e-3, le=100)
     """Width of the normal."""
 
     def sample(self, draws: Draws) -> Tensor:

@@ -18,7 +18,7 @@ class MinSNR(Spec):
     kind: Literal["min-snr"] = "min-snr"
     predictions: ClassVar[frozenset[str]] = frozenset({"epsilon", "v"})
     """what a model may predict for this to have a meaning"""
-    gamma: float = Field(5.0, gt=0)
+    gamma: float = Field(5.0, ge=1e-3, le=1e6)
     """Signal-to-noise ratio above which a level's weight is capped."""
 
     def __call__(self, snr: Tensor, prediction: str) -> Tensor:

@@ -12,7 +12,7 @@ from sdtune import __version__
 from sdtune.cli.console import follow, prepare_libraries
 from sdtune.errors import ConfigError, nearest
 
-WIDEST = {"max_content_width": 100}  # columns; longer lines of text read badly
+CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}  # longer lines of text read badly
 
 
 def train_lora(config: Any, as_json: bool) -> None:
@@ -57,6 +57,8 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command named by the first argument."""
+        if not args[0].strip():
+            raise ConfigError(f"the name of the command is empty; choose one of {', '.join(COMMANDS)}")
         if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             near = nearest(args[0], COMMANDS)
             known = f"did you mean sdtune {near}?" if near else f"choose one of {', '.join(COMMANDS)}"
@@ -80,7 +82,7 @@ class Commands(TyperGroup):
 
 def commands() -> Any:
     """The whole command line."""
-    app = typer.Typer(cls=Commands, rich_markup_mode=None, context_settings=WIDEST)
+    app = typer.Typer(cls=Commands, rich_markup_mode=None, context_settings=CONTEXT)
     app.callback(help="Fine-tune Stable Diffusion with LoRA on the card you own.")(_root)
     return typer.main.get_command(app)
 

@@ -88,7 +88,11 @@ def _usage(error: Any, given: Sequence[str]) -> str:
     path = context.command_path if context else " ".join(["sdtune", *given[:1]])
     wrong = getattr(error, "option_name", None)
     if wrong and context and type(error).__name__ == "NoSuchOption":
-        every = [name for parameter in context.command.params for name in (*parameter.opts, *parameter.secondary_opts)]
+        known = context.command.params
+        every = [name for parameter in known for name in (*parameter.opts, *parameter.secondary_opts) if name[0] == "-"]
+        alone = {one.long: one for one in getattr(context.command, "settings", {}).values() if one.argument}
+        if wrong in alone:
+            return f"{wrong}: is given without a flag; say {path} {alone[wrong].metavar}"
         near = nearest(wrong, [*every, "--help"])
         return f"{wrong}: no such option of {path}; {f'did you mean {near}?' if near else f'see {path} --help'}"
     message = str(error.format_message()).rstrip(".").replace("argument(s)", "argument")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_origin
@@ -15,6 +17,7 @@ from sdtune.cli.help import Command
 from sdtune.config import Tables, preset_names, read_preset, resolve
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
+TEXTS = ("prompt", "prompts", "negative", "trigger")  # settings that are words, never the name of a file
 TOP = "run"  # heading of the settings that stand in no table
 
 
@@ -179,6 +182,8 @@ def _nested(flags: dict[str, Flag], values: dict[str, Any]) -> Tables:
         if value is None or value == []:
             continue
         *above, last = flags[name].path
+        if last in TEXTS:
+            value = [in_utf8(one) for one in value] if isinstance(value, list) else in_utf8(value)
         table = tables
         for step in above:
             table = table.setdefault(step, {})
@@ -187,6 +192,13 @@ def _nested(flags: dict[str, Flag], values: dict[str, Any]) -> Tables:
         else:
             table[last] = value
     return tables
+
+
+def in_utf8(text: str) -> str:
+    """Text of the command line that is UTF-8, whatever the locale has made of it."""
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(text).decode()
+    return text
 
 
 def _first_sentence(cls: type[Spec]) -> str:

@@ -11,8 +11,9 @@ from pydantic.fields import FieldInfo
 
 from sdtune.choices.spec import Spec, kinds_of, literals_of, table_of, without_none
 
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
-paths = words.filter(lambda text: text.strip()).map(lambda text: str(Path(text)))
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20).filter(str.strip)
+paths = texts.filter(str.strip).map(lambda text: str(Path(text)))
 
 
 def tables(spec: type[Spec]) -> st.SearchStrategy[dict[str, Any]]:
@@ -60,7 +61,7 @@ def plain(field: FieldInfo) -> st.SearchStrategy[Any]:
             allow_subnormal=False,
         )
     if get_origin(inner) is tuple:
-        return st.lists(words, min_size=bounds.get("min_length", 0), max_size=3)
+        return st.lists(texts, min_size=bounds.get("min_length", 0), max_size=3)
     return paths if inner is Path else words
 
 

@@ -85,6 +85,13 @@ def test_flags_win_over_presets_in_their_order(
     assert not config.data.skip_bad
 
 
+def test_text_in_utf8_is_read_in_any_locale(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    spoilt = "ein Käse".encode().decode("ascii", "surrogateescape")
+    assert run(capsys, "sample", "--prompt", spoilt, "--negative", spoilt)[0] == 0
+    assert (told["config"].prompt, told["config"].negative) == (("ein Käse",), "ein Käse")
+    assert run(capsys, "sample", "--prompt", "\udcff")[0] == 2
+
+
 # ---- wrong words
 
 
@@ -103,6 +110,17 @@ def test_flags_win_over_presets_in_their_order(
         (["--vresion"], "--vresion: no such option of sdtune; did you mean --version?"),
         (["trian-lora", "x"], "trian-lora: no such command; did you mean sdtune train-lora?"),
         (["zzz"], "zzz: no such command; choose one of train-lora, sample"),
+        (["train-lora", "--quiet"], "--quiet: no such option of sdtune train-lora; see sdtune train-lora --help"),
+        (["train-lora", "--foo"], "--foo: no such option of sdtune train-lora; see sdtune train-lora --help"),
+        (
+            ["train-lora", "--data.folder", "x"],
+            "--data.folder: is given without a flag; say sdtune train-lora DATASET",
+        ),
+        (
+            ["train-lora", "--fodler", "x"],
+            "--fodler: no such option of sdtune train-lora; see sdtune train-lora --help",
+        ),
+        ([""], "the name of the command is empty; choose one of train-lora, sample"),
         (["train-lora", "a", "b"], "got unexpected extra argument (b); see sdtune train-lora --help"),
         (["train-lora", "x", "--rank"], "option '--rank' requires an argument; see sdtune train-lora --help"),
         (
@@ -110,7 +128,10 @@ def test_flags_win_over_presets_in_their_order(
             "option '--skip-bad' does not take a value; see sdtune train-lora --help",
         ),
         (["train-lora", "x", "--rank", "0"], "network.rank (--rank): should be greater than or equal to 1; it was '0'"),
-        (["train-lora", "x", "--lr", "-1"], "optimizer.lr (--lr): should be greater than 0; it was '-1'"),
+        (
+            ["train-lora", "x", "--lr", "-1"],
+            "optimizer.lr (--lr): should be greater than or equal to 1e-12; it was '-1'",
+        ),
         (["train-lora", "x", "--optimizer", "adamv"], "optimizer: no such kind as 'adamv'; did you mean adamw?"),
         (["train-lora", "x", "-p", "mimi"], "mimi: no such preset; did you mean mini?"),
         (["train-lora", ""], "data.folder: should be a path, not empty; it was ''"),

@@ -53,7 +53,8 @@ def test_help_is_instant() -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, "--help")
     assert all(re.search(rf"^  {name} +\w", out, re.MULTILINE) for name in COMMANDS)
-    assert shown(capsys) == out
+    assert shown(capsys) == shown(capsys, "-h") == out
+    assert shown(capsys, "sample", "-h") == shown(capsys, "sample", "--help")
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
