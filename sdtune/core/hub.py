@@ -17,6 +17,8 @@ from sdtune.errors import ModelError
 
 CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model")
 """everything but weights, a few MB"""
+INSTEAD = "give a local folder or .safetensors file, or use --model mini"
+"""what else can be done where a model cannot be fetched"""
 _WORD = r"\w([\w.-]{0,94}\w)?"
 _NAME = re.compile(rf"(?!.*(--|\.\.)){_WORD}/{_WORD}(?<!\.git)(@[\w./-]{{1,200}})?")
 _PATIENCE = 3.0  # seconds, in place of the 25 that the hub's own client takes to give up

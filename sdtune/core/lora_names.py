@@ -11,6 +11,8 @@ import re
 from collections.abc import Container
 
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+SETTINGS = "lora_adapter_metadata"
+"""where diffusers keeps peft's settings in a file's metadata"""
 _KOHYA = {"lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"} | {
     "lora_te3": "text_encoder_3",
     "lora_unet": "unet",

@@ -19,7 +19,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from sdtune.core.families import families
-from sdtune.core.model import SHORT_NAMES, _first_sentence, identify, load
+from sdtune.core.model import SHORT_NAMES, identify, load
+from sdtune.core.model_folder import _first_sentence
 from sdtune.errors import ModelError
 from tests import original, tiny
 

@@ -1,0 +1,98 @@
+"""A base model as a single .safetensors file in the layout of its first publication."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdtune.core import hub
+from sdtune.core.families import Family, families
+from sdtune.core.header import Header, read_header
+from sdtune.core.identity import Identity
+from sdtune.core.model_folder import FAILURES, check_configs, family_of_folder, refuse_special, unloadable
+from sdtune.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def identify_file(path: Path) -> Identity:
+    """Which model a file holds, by its tensors' names and shapes."""
+    header = read_header(path, ModelError)
+    fitting = [family for family in families().values() if family.recognises(header.shapes)]
+    if not fitting:
+        raise ModelError(f"{path}: {_what_else(header)}")
+    entrance = header.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 0))
+    refiner = any(key.startswith("conditioner.embedders.0.model.") for key in header.shapes)
+    refuse_special(path, entrance[1] if len(entrance) > 1 else None, 1280 if refiner else None)
+    told = header.metadata.get("modelspec.prediction_type")
+    prediction = "v_prediction" if told == "v" or "v_pred" in header.shapes else None
+    if told in ("epsilon", "eps"):
+        prediction = "epsilon"
+    name = path.name.removesuffix(".safetensors")
+    return Identity(name, "file", str(path), fitting[0].name, prediction, "ztsnr" in header.shapes)
+
+
+def _what_else(header: Header) -> str:
+    """What a file is that is no base model of a known family."""
+    keys = header.shapes
+    if not keys:
+        return "holds no weights; download it again"
+    if any(".lora_" in key or key.startswith("lora_") or ".hada_" in key or ".lokr_" in key for key in keys):
+        return "a LoRA, not a base model; give the model it was made for with --model, and this file with --lora"
+    if all(key.startswith(("first_stage_model.", "encoder.", "decoder.", "quant_", "post_quant_")) for key in keys):
+        return "a VAE alone, not a whole model; choose a model with a denoiser and text encoders"
+    if any(key.startswith(("control_model.", "controlnet_")) for key in keys):
+        return "a ControlNet, not a base model; choose the model it was made for"
+    if any(key in keys for key in ("emb_params", "clip_g", "clip_l")):
+        return "a textual inversion, not a base model; choose the model it was made for"
+    if any(key.startswith(("down_blocks.", "transformer_blocks.")) for key in keys):
+        return "a denoiser alone in diffusers' layout; give the folder that has model_index.json instead"
+    titles = ", ".join(family.title for family in families().values())
+    return f"of no family that sdtune trains ({titles}); choose another model"
+
+
+def load_file(identity: Identity, family: Family, dtype: torch.dtype) -> Any:
+    """The file's diffusers pipeline, with the configs of a folder around it or of its family on the hub."""
+    import diffusers
+    import torch
+
+    path = Path(identity.location)
+    reference = family.reference(read_header(path, ModelError).shapes)
+    configs = _configs_beside(path, family) or hub.cached(reference)
+    if configs is None:
+        instead = (
+            f"put the file into a model folder of {family.title}, or {hub.INSTEAD.replace(' or .safetensors file', '')}"
+        )
+        try:
+            configs = hub.fetch(reference, hub.CONFIGS, instead)
+        except ModelError as problem:
+            raise ModelError(f"{path}: single files need their family's configs and tokenizer; {problem}") from None
+    check_configs(configs, family)
+    missing = {part: None for part in family.optional_parts if part not in ("text_encoder_3", "tokenizer_3")}
+    try:
+        vae = diffusers.AutoencoderKL.from_single_file(
+            str(path), config=str(configs), subfolder="vae", dtype=torch.float32, local_files_only=True
+        )
+        pipe = getattr(diffusers, family.pipeline).from_single_file(
+            str(path), config=str(configs), dtype=dtype, local_files_only=True, vae=vae, **missing
+        )
+    except FAILURES as problem:
+        raise unloadable(path, problem) from problem
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module) and any(weight.is_meta for weight in part.parameters()):
+            raise ModelError(f"{path}: weights of its {name} are missing; download it again")
+    told: dict[str, Any] = {"prediction_type": identity.prediction} if identity.prediction else {}
+    if identity.zero_snr:
+        told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if told:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **told)
+    return pipe
+
+
+def _configs_beside(path: Path, family: Family) -> Path | None:
+    """The model folder that a file lies in, or one level below, where it is of the same family."""
+    for folder in path.resolve().parents[:2]:
+        if (folder / "model_index.json").is_file() and family_of_folder(folder).name == family.name:
+            return folder
+    return None
