@@ -223,6 +223,12 @@ def model_settings(model: str) -> Tables:
     return read_preset("mini") if model == "mini" else {}
 
 
+def drawing_settings(model: str) -> Tables:
+    """The same for drawing: what the model's own preset says of samples."""
+    samples = model_settings(model).get("samples", {})
+    return {name: samples[name] for name in ("guidance", "steps") if name in samples}
+
+
 def _source(layers: Sequence[Tables], path: Sequence[str]) -> str:
     """The name of the preset that had the last word on a setting, to begin a line with."""
     for layer in reversed(layers):

@@ -19,7 +19,7 @@ from sdtune.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MINI", "SHORT_NAMES", "Identity", "identify", "load"]
+__all__ = ["MINI", "SHORT_NAMES", "Identity", "identify", "is_here", "load"]
 
 MINI = Path(__file__).parents[1] / "mini"
 SHORT_NAMES: dict[str, str] = {"mini": str(MINI)} | {
@@ -52,6 +52,14 @@ def identify(model: str) -> Identity:
         )
     folder = hub.cached(model) or hub.fetch(model, hub.CONFIGS, hub.INSTEAD)
     return Identity(model, "hub", model, family_of_folder(folder).name)
+
+
+def is_here(identity: Identity) -> bool:
+    """Whether a model lies on this machine; where it does not, its configs are fetched, or its want is told at once."""
+    if identity.source != "hub" or hub.cached(identity.location):
+        return True
+    hub.fetch(identity.location, hub.CONFIGS, hub.INSTEAD)
+    return False
 
 
 def load(identity: Identity, dtype: torch.dtype, device: str | torch.device | None = None) -> Any:

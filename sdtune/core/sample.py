@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from sdtune.config import Sample
+from sdtune.config import Sample, drawing_settings, refine
 from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import pixels_a_latent, pixels_a_patch
 from sdtune.core.data.encode import encode_captions
@@ -42,8 +42,10 @@ class Applied:
 def sample(config: Sample) -> Telling[None]:
     """Draws every prompt `count` times, telling each picture when it is complete on disk."""
     applied = [_read(spec) for spec in config.lora]
-    identity = model.identify(config.model or _model_of_run(applied) or "mini")
+    asked = config.model or _model_of_run(applied) or "mini"
+    identity = model.identify(asked)
     family = family_named(identity.family)
+    config = refine(config, drawing_settings(asked))
     for one in applied:
         check_family(one.lora, family, one.path)
     if config.seed + config.count > 2**63:
@@ -53,6 +55,8 @@ def sample(config: Sample) -> Telling[None]:
     dtype = memory.dtype_for(config.memory, device)
     yield Note(f"model: {identity.name} ({family.title})" + "".join(_told(one) for one in applied))
 
+    if not model.is_here(identity):
+        yield Note("the model is fetched from the hub: some GB, kept for later")
     pipe = model.load(identity, dtype)
     for number, one in enumerate(applied):
         try:

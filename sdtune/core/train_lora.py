@@ -39,6 +39,8 @@ def train_lora(config: TrainLora) -> Telling[None]:
     device = memory.device_for(config.memory)
     dtype = memory.dtype_for(config.memory, device)
     yield Note(f"model: {_title(identity.name)} ({family.title})")
+    if not model.is_here(identity):
+        yield Note("the model will be fetched from the hub once the images are read: some GB, kept for later runs")
     examples = yield from read_folder(config.data)
 
     config = yield from _with_batches_that_fill(config, len(examples))
@@ -200,7 +202,9 @@ def _learn(
         if step is not None:
             _save(run.partial(step.number), net, config, family, facts | {"ss_steps": str(step.number)})
         raise
-    _save(run.lora, net, config, family, facts)
+    warning = _save(run.lora, net, config, family, facts)
+    if warning:
+        yield Warned(warning)
     return step.seconds if step else 0.0
 
 
@@ -257,8 +261,12 @@ def _facts(config: TrainLora, name: str, identity: model.Identity, prediction: s
     return facts | ({"modelspec.trigger_phrase": config.data.trigger} if config.data.trigger else {})
 
 
-def _save(path: Path, net: nn.Module, config: TrainLora, family: Family, facts: dict[str, str]) -> None:
-    lora_file.write(path, from_peft(net, family, facts), form=config.save.form, dtype=config.save.dtype)
+def _save(path: Path, net: nn.Module, config: TrainLora, family: Family, facts: dict[str, str]) -> str | None:
+    """Writes the LoRA; returns what the user should know of it."""
+    used = lora_file.write(path, from_peft(net, family, facts), form=config.save.form, dtype=config.save.dtype)
+    return (
+        None if used == config.save.dtype else f"saved in {used}, as its values are too large for {config.save.dtype}"
+    )
 
 
 def _try_next(config: TrainLora, run: RunFolder, prompts: Sequence[str]) -> str:
