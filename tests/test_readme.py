@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -11,6 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer import Exit
+
+from sdtune.cli.commands import commands as built_commands
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,23 +52,15 @@ def test_the_two_commands_run_as_written(checkout: Path) -> None:
     assert drawn.returncode == 0, drawn.stderr
     assert (checkout / drawn.stdout.strip()).is_file()
     said = trained.stderr + drawn.stderr
-    for noise in ("Warning", "torchvision", "kernels", "Traceback", "deprecated"):
+    for noise in ("Warning", "torchvision", "pip install `kernels`", "Traceback", "deprecated"):
         assert noise not in said
 
 
 def test_the_other_commands_are_known_to_the_command_line() -> None:
     """They name models and pictures that are not here, so what is held against them is the settings alone."""
-    from typing import Any
-
-    from typer.main import get_command
-
-    from sdtune.cli.app import app
-
-    root: Any = get_command(app)
     for _, name, *words in commands()[2:]:
-        if name == "train-lora" and words == ["--help"]:
-            continue
-        root.commands[name].make_context(name, list(words), resilient_parsing=True)
+        with contextlib.suppress(Exit):  # --help
+            built_commands().get_command(None, name).make_context(name, list(words), resilient_parsing=True)
 
 
 def test_the_python_lines_run(

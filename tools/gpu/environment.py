@@ -20,7 +20,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn": torch.backends.cudnn.version(),
         "cpus": torch.get_num_threads(),
         "card": card() if torch.cuda.is_available() else None,
         "imports": {name: import_problem(name) for name in ("bitsandbytes", "xformers.ops")},
