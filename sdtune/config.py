@@ -88,6 +88,8 @@ class Samples(Spec):
     """Sampling steps."""
     guidance: float = Field(5.0, ge=0, le=1000)
     """How strongly the prompt pulls."""
+    strength: float = Field(1.0, ge=-100, le=100)
+    """How strongly the trained LoRA acts; below 1 keeps more of the base model."""
     off: bool = False
     """Draw nothing."""
 

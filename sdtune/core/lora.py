@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,21 @@ def from_peft(
             modules[name] = LoraModule(down, up, layer.scaling[adapter_name] * down.shape[0])
     assert modules, f"there is no adapter {adapter_name}"
     return Lora(modules, family.name, metadata or {})
+
+
+@contextmanager
+def at_strength(net: nn.Module, strength: float, adapter_name: str = "default") -> Iterator[None]:
+    """The denoiser with its adapter acting that strongly, meanwhile."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in net.modules() if isinstance(layer, LoraLayer)]
+    for layer in layers:
+        layer.set_scale(adapter_name, strength)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_scale(adapter_name, 1.0)
 
 
 def check_family(lora: Lora, family: Family, path: Path) -> None:

@@ -21,7 +21,7 @@ from sdtune.core.data.folder import Example, read_folder
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.draws import generator
 from sdtune.core.families import Family, family_named
-from sdtune.core.lora import from_peft
+from sdtune.core.lora import at_strength, from_peft
 from sdtune.core.reports import Note, Saved, Step, Telling, Trained, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import sheet
@@ -81,7 +81,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     yield Saved("saved", run.lora)
     after = yield from _draw(config, family, pipe, net, wishes, run, steps)
     if prompts:
-        picture = sheet([before, after], prompts, ["before", f"after {steps} steps"])
+        picture = sheet([before, after], prompts, ["before", _after(config)])
         write_atomically(run.sheet, lambda path: picture.save(path))
     yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, prompts))
 
@@ -232,9 +232,10 @@ def _draw(
     phase = "samples after training" if step else "samples before training"
     sampler = DPMpp2M().build(pipe.scheduler)
     told = config.samples
-    images = yield from draw(
-        family, net, pipe.vae, sampler, wishes, steps=told.steps, guidance=told.guidance, phase=phase
-    )
+    with at_strength(net, told.strength):
+        images = yield from draw(
+            family, net, pipe.vae, sampler, wishes, steps=told.steps, guidance=told.guidance, phase=phase
+        )
     pipe.vae.to("cpu")
     for number, image in enumerate(images, 1):
         write_atomically(run.sample(step, number), image.save)
@@ -271,4 +272,11 @@ def _save(path: Path, net: nn.Module, config: TrainLora, family: Family, facts: 
 
 def _try_next(config: TrainLora, run: RunFolder, prompts: Sequence[str]) -> str:
     prompt = prompts[0] if prompts else config.data.trigger or "a red apple"
-    return f"sdtune sample --prompt {shlex.quote(prompt)} --lora {shlex.quote(str(run.path))}"
+    strength = config.samples.strength
+    lora = str(run.path) if strength == 1 else f"{run.path}:{strength:g}"
+    return f"sdtune sample --prompt {shlex.quote(prompt)} --lora {shlex.quote(lora)}"
+
+
+def _after(config: TrainLora) -> str:
+    strength = config.samples.strength
+    return f"after {config.steps} steps" + ("" if strength == 1 else f", at strength {strength:g}")
