@@ -20,8 +20,8 @@ class LoRA(Spec):
     """Inner width of A and B; more can learn more and forget more."""
     alpha: float | None = setting(None, "--alpha", place=8, ge=1e-4, le=1e5)
     """Numerator of the update's scale alpha / rank; not given: half the rank (sd3: the rank)."""
-    layers: Literal["attention", "attention+ff"] = "attention+ff"
-    """Which layers are trained: attention, or attention and feed-forward."""
+    layers: Literal["attention", "attention+ff", "attention+ff+conv"] = "attention+ff"
+    """Which layers are trained: attention, also feed-forward, also convolutions (of residual blocks)."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of A's inputs that is zeroed while training."""
 

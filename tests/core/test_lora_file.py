@@ -62,7 +62,7 @@ def odd_module(name: str) -> str:
 def trained(name: str, text: bool = True) -> tuple[Lora, Deltas, list[str]]:
     """A LoRA on a tiny denoiser (and its text encoders), peft's deltas, and the parts."""
     family, pipe = family_named(name), tiny.pipeline(name)
-    inject(getattr(pipe, family.denoiser), family.lora_targets("attention+ff"), odd_module(name))
+    inject(getattr(pipe, family.denoiser), family.lora_targets("attention+ff+conv"), odd_module(name))
     encoders = {part: getattr(pipe, part) for part in family.text_encoders if getattr(pipe, part)} if text else {}
     for encoder in encoders.values():
         inject(encoder, TEXT_LAYERS, "layers.1.mlp.fc1")

@@ -77,7 +77,7 @@ class Family(ABC):
 
     @abstractmethod
     def lora_targets(self, layers: str) -> str:
-        """Regular expression over the denoiser's module names: layers is "attention" or "attention+ff"."""
+        """Regular expression over the denoiser's module names: layers as in networks.LoRA."""
 
     @abstractmethod
     def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ class SD3(Family):
 
     @override
     def lora_targets(self, layers: str) -> str:
-        inside = {"attention": _ATTENTION, "attention+ff": f"({_ATTENTION}|{_FEED_FORWARD})"}[layers]
+        inside = _ATTENTION if layers == "attention" else f"({_ATTENTION}|{_FEED_FORWARD})"  # it has no convolutions
         return rf"transformer_blocks\.\d+\.{inside}"
 
     @override

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 _FEED_FORWARD = r"ff\.net\.(0\.proj|2)"
+_CONVOLUTIONS = r".*\.resnets\.\d+\.conv[12]"
 
 
 class UNetFamily(Family):
@@ -25,8 +26,9 @@ class UNetFamily(Family):
 
     @override
     def lora_targets(self, layers: str) -> str:
-        inside = {"attention": _ATTENTION, "attention+ff": f"({_ATTENTION}|{_FEED_FORWARD})"}[layers]
-        return rf".*\.transformer_blocks\.\d+\.{inside}"
+        inside = _ATTENTION if layers == "attention" else f"({_ATTENTION}|{_FEED_FORWARD})"
+        blocks = rf".*\.transformer_blocks\.\d+\.{inside}"
+        return rf"{blocks}|{_CONVOLUTIONS}" if layers == "attention+ff+conv" else blocks
 
     @override
     def denoise(self, net: nn.Module, x_t: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:

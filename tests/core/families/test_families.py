@@ -46,14 +46,16 @@ def test_says_of_itself_what_its_pipeline_has(family_name: str) -> None:
     assert family.models
 
 
-@pytest.mark.parametrize("layers", ["attention", "attention+ff"])
-def test_targets_are_all_matrices_of_the_transformer_blocks_and_nothing_else(family_name: str, layers: str) -> None:
+@pytest.mark.parametrize("layers", ["attention", "attention+ff", "attention+ff+conv"])
+def test_targets_are_the_layers_that_are_named_and_nothing_else(family_name: str, layers: str) -> None:
     family = family_named(family_name)
     net = getattr(tiny.pipeline(family_name), family.denoiser)
     matrices = {path for path, layer in net.named_modules() if isinstance(layer, torch.nn.Linear)}
     within = {path for path in matrices if "transformer_blocks." in path and "norm" not in path}
     if layers == "attention":
         within = {path for path in within if ".ff" not in path}
+    if layers == "attention+ff+conv":
+        within |= {path for path, _ in net.named_modules() if ".resnets." in path and path.endswith(("conv1", "conv2"))}
     targets = {path for path, _ in net.named_modules() if re.fullmatch(family.lora_targets(layers), path)}
     assert targets == within
 
