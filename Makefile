@@ -31,9 +31,10 @@ install: $(VENV)/.installed ## put sdtune into .venv
 
 demo: $(VENV)/.installed ## train on examples/fluent-3d with the built-in model, draw before and after
 	rm -rf runs/demo
-	OMP_NUM_THREADS= $(BIN)/sdtune train-lora examples/fluent-3d --rank 8 --preset examples/demo.toml --out runs/demo
+	env -u OMP_NUM_THREADS $(BIN)/sdtune train-lora examples/fluent-3d --rank 8 --preset examples/demo.toml --out runs/demo
 	cp runs/demo/before-after.png demo.png
-	@echo "look at  demo.png: pictures of subjects that the training never saw, before and after"
+	@echo "look at   demo.png: subjects that the training never saw, before and after"
+	@echo "to type sdtune as it stands:  . $(BIN)/activate"
 
 test: $(VENV)/.installed-dev ## run all tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
@@ -52,7 +53,7 @@ format: $(VENV)/.installed-dev ## put the code into its format
 	$(BIN)/ruff check --fix sdtune tests tools
 
 mini: $(VENV)/.installed-dev ## train the built-in model from scratch; goes on where it stopped
-	OMP_NUM_THREADS= $(BIN)/python -m tools.mini
+	env -u OMP_NUM_THREADS $(BIN)/python -m tools.mini
 
 mini-smoke: $(VENV)/.installed-dev ## the whole recipe of the built-in model, tiny
 	$(BIN)/python -m tools.mini --smoke

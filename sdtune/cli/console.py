@@ -114,6 +114,10 @@ def _signals(view: Terminal) -> Iterator[_Caught]:
         yield caught
     except KeyboardInterrupt:
         raise Interrupted("interrupted", caught.number or signal.SIGINT) from None
+    except Exception:
+        if caught.number and not view.in_steps:  # a library took the interruption for a fault of its own
+            raise Interrupted("interrupted", caught.number) from None
+        raise
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

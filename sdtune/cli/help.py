@@ -52,7 +52,7 @@ class Command(TyperCommand):
             "A flag is the path of a setting in a TOML file: --optimizer.lr is lr in [optimizer]. "
             "What is on or off has a --no- form: --no-skip-bad."
             if self.everything
-            else f"Every other setting, such as optimizer, schedule and memory: {ctx.command_path} --help-all"
+            else f"Every other setting: {ctx.command_path} --help-all"
         )
 
     def _options(self) -> list[Flag]:
