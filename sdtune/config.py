@@ -98,7 +98,8 @@ class TrainLora(Spec):
     """Train a LoRA on a folder of pictures."""
 
     model: str = setting("mini", "--model", "-m", place=1, min_length=1)
-    """Base model: mini (which brings settings of its own), sd15, sd21, sdxl, sd35-medium, a Hugging Face name, a diffusers folder or a .safetensors."""
+    """Base model: mini (which brings settings of its own), sd15, sd21, sdxl, sd35-medium, a Hugging Face name,
+    a diffusers folder or a .safetensors."""
     out: Path | None = setting(None, "--out", "-o", place=9)
     """Run folder, new or empty. Not given: runs/<data set>-<number>."""
     steps: int | None = setting(None, "--steps", place=3, ge=1, le=10**7)

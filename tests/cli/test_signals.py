@@ -1,0 +1,37 @@
+"""A signal is told as one, whatever a library makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sdtune.cli.console import follow
+from sdtune.core.reports import Note, Report
+from sdtune.errors import Interrupted, ModelError
+
+
+def test_a_library_that_takes_a_signal_for_a_fault_of_its_own() -> None:
+    def work() -> Iterator[Report]:
+        yield Note("loading")
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except BaseException:
+            raise ModelError("the weights cannot be loaded") from None
+
+    with pytest.raises(Interrupted) as caught:
+        follow(work(), as_json=False)
+    assert caught.value.exit_code == 143
+
+
+def test_a_fault_without_a_signal_stays_a_fault() -> None:
+    def work() -> Iterator[Report]:
+        yield Note("loading")
+        raise ModelError("the weights cannot be loaded")
+
+    with pytest.raises(ModelError):
+        follow(work(), as_json=False)
