@@ -64,6 +64,8 @@ class Memory(Spec):
     else fp16, and fp32 on the CPU."""
     attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention", place=14)
     """Memory-efficient attention: PyTorch's own (sdpa) or xformers'; each is tried on the device before use."""
+    threads: int | None = Field(None, ge=1, le=1024)
+    """Threads on the CPU. Not given: one a core, as PyTorch chooses."""
     gradient_checkpointing: bool = False
     """Keep little from the forward pass and compute it again: about a quarter more time, far less memory."""
 
@@ -228,8 +230,9 @@ def model_settings(model: str) -> Tables:
 
 def drawing_settings(model: str) -> Tables:
     """The same for drawing: what the model's own preset says of samples."""
-    samples = model_settings(model).get("samples", {})
-    return {name: samples[name] for name in ("guidance", "steps") if name in samples}
+    told = model_settings(model)
+    samples = {name: told["samples"][name] for name in ("guidance", "steps") if name in told.get("samples", {})}
+    return samples | {name: told[name] for name in ("memory",) if name in told}
 
 
 def _source(layers: Sequence[Tables], path: Sequence[str]) -> str:

@@ -14,7 +14,9 @@ MIXED = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}
 
 
 def device_for(memory: Memory) -> torch.device:
-    """The device asked for, or the CUDA card where there is one."""
+    """The device asked for, or the CUDA card where there is one; the CPU's threads are set with it."""
+    if memory.threads:
+        torch.set_num_threads(memory.threads)
     found = torch.cuda.is_available()
     if memory.device == "cuda" and not found:
         raise ConfigError(
