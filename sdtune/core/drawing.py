@@ -51,10 +51,10 @@ def draw(
     scheduler.set_timesteps(steps, device=net.device)
     latents: Tensor = _noise(net, vae, wishes, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
     told = _conditioning(family, wishes, guidance != 1, net)
+    options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for number, timestep in enumerate(scheduler.timesteps, 1):
         with torch.no_grad():
             prediction = _predict(family, net, scheduler, latents, timestep, told, guidance)
-        options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         yield Progress(phase, number, len(scheduler.timesteps))
     if not latents.isfinite().all():

@@ -8,13 +8,12 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from sdtune.config import Sample, drawing_settings, refine
 from sdtune.core import lora_file, memory, model
-from sdtune.core.autoencoder import pixels_a_latent, pixels_a_patch
+from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.data.encode import encode_captions
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.families import family_named
@@ -68,7 +67,7 @@ def sample(config: Sample) -> Telling[None]:
     net = getattr(pipe, family.denoiser).to(device)
     pipe.vae.to(device)
     memory.use_attention(net, config.memory.attention, device, dtype)
-    side = _native_side(net, pipe.vae, family.resolution)
+    side = native_side(net, pipe.vae, family.resolution)
     size = (config.width or side, config.height or side)
     _must_fit(size, pixels_a_patch(net, pipe.vae), family.title)
     jobs = [
@@ -153,8 +152,3 @@ def _told(one: Applied) -> str:
 def _must_fit(size: tuple[int, int], unit: int, title: str) -> None:
     if size[0] % unit or size[1] % unit:
         raise ConfigError(f"{size[0]} x {size[1]}: the sides of pictures of {title} are multiples of {unit} pixels")
-
-
-def _native_side(net: Any, vae: Any, otherwise: int) -> int:
-    side = net.config.sample_size
-    return side * pixels_a_latent(vae) if isinstance(side, int) else otherwise

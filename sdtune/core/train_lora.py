@@ -14,7 +14,7 @@ from torch import nn
 from sdtune.choices.samplers import DPMpp2M
 from sdtune.config import TrainLora, model_settings, refine, to_toml
 from sdtune.core import lora_file, memory, model
-from sdtune.core.autoencoder import pixels_a_latent, pixels_a_patch
+from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.data.batches import Batches
 from sdtune.core.data.encode import Conditioning, Encoded, encode_captions, encode_examples
 from sdtune.core.data.folder import Example, read_folder
@@ -46,8 +46,9 @@ def train_lora(config: TrainLora) -> Telling[None]:
     config = yield from _with_batches_that_fill(config, len(examples))
     pipe = model.load(identity, dtype)
     process = family.process(pipe)
-    resolution = config.data.resolution or _resolution(pipe, family)
-    unit = pixels_a_patch(getattr(pipe, family.denoiser), pipe.vae)
+    net = getattr(pipe, family.denoiser)
+    resolution = config.data.resolution or native_side(net, pipe.vae, family.resolution)
+    unit = pixels_a_patch(net, pipe.vae)
     if resolution % unit:
         raise ConfigError(
             f"data.resolution (--resolution): {resolution} is no multiple of {unit} pixels; choose another"
@@ -59,7 +60,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     prompts = _prompts(config, examples)
     images, blank, wishes = yield from _encode(config, family, pipe, examples, prompts, device)
 
-    net = getattr(pipe, family.denoiser).to(device)
+    net.to(device)
     yield Note(memory.use_attention(net, config.memory.attention, device, dtype))
     if config.memory.gradient_checkpointing:
         net.enable_gradient_checkpointing()
@@ -119,12 +120,6 @@ def _check(config: TrainLora, family: Family) -> None:
             f"{config.weighting.kind} has no meaning for {family.title}, which predicts {', '.join(family.predictions)}"
         )
         raise ConfigError(f"weighting: {told}; use --weighting constant")
-
-
-def _resolution(pipe: Any, family: Family) -> int:
-    """Pixels of the side that the model's own config was made for."""
-    side = getattr(pipe, family.denoiser).config.sample_size
-    return int(side) * pixels_a_latent(pipe.vae) if isinstance(side, int) else family.resolution
 
 
 def _settled(config: TrainLora, family: Family, resolution: int, steps: int) -> TrainLora:
