@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, field_validator
 
 from sdtune.choices.losses import MSE, Loss
+from sdtune.choices.masks import Mask, MaskFiles
 from sdtune.choices.networks import LoRA, Network
 from sdtune.choices.noises import Gaussian, Noise
 from sdtune.choices.optimizers import AdamW8bit, Optimizer
@@ -127,6 +128,79 @@ class TrainLora(Spec):
     memory: Memory = Memory()
     save: Save = Save()
     samples: Samples = Samples()
+
+
+class Judge(Spec):
+    """What is set aside."""
+
+    min_side: int | None = setting(None, "--min-side", place=6, ge=0, le=65536)
+    """Pixels that the shorter side must have. Not given: a quarter of the resolution."""
+    sharpness: float = Field(4.0, ge=0)
+    """Least variance of the Laplacian at 512 px; less is blurred. 0: not judged."""
+    contrast: float = Field(2.0, ge=0)
+    """Least standard deviation of grey, of 255; less is nearly one colour. 0: not judged."""
+    aspect: float = Field(4.0, ge=0)
+    """Longest side to shortest that is kept; training would crop most of what is longer. 0: not judged."""
+    likeness: int = Field(6, ge=0, le=16)
+    """Bits of 64 in which the perceptual hashes of near-duplicates may differ; 0: identical hashes only."""
+    keep_all: bool = setting(False, "--keep-all", place=9)
+    """Tell all this, but leave out only what cannot be read."""
+
+
+class Prior(Spec):
+    """Images of the class as the base model draws it, to train beside the pictures."""
+
+    count: int = setting(0, "--prior", metavar="N", place=10, ge=0, le=10**5)
+    """How many to draw into reg/; those that are there already count."""
+    prompt: str | None = setting(None, "--class-prompt", place=11, min_length=1)
+    """What to draw, as "a dog"."""
+    model: str = setting("mini", "--model", "-m", min_length=1)
+    """Base model that draws them."""
+
+
+class Limits(Spec):
+    """What one file may cost."""
+
+    seconds: float = Field(5.0, gt=0, le=3600)
+    """CPU seconds; four times as long by the clock."""
+    megabytes: int = Field(1000, ge=200)
+    """Memory of the process that reads it."""
+    workers: int | None = setting(None, "--workers", ge=1, le=256)
+    """Processes that read files. Not given: one a core."""
+
+
+class Prepare(Spec):
+    """Make a data set that training can trust out of whatever there is."""
+
+    sources: tuple[Path, ...] = setting(
+        ..., metavar="SOURCE...", place=0, min_length=1, example="sdtune prepare photos/ --out dataset/"
+    )
+    """Folders, images, .zip and .tar archives; they are only read."""
+    out: Path | None = setting(None, "--out", "-o", place=1)
+    """Folder of the data set, new, empty, or made by prepare before."""
+    resolution: int = setting(1024, "--resolution", place=2, ge=32, le=4096, multiple_of=8)
+    """Pixels of the side of the square whose area is kept; larger images are scaled down, none is enlarged."""
+    format: Literal["png", "jpeg", "webp"] = setting("png", "--format", place=3)
+    """Of the prepared images; png and webp are lossless."""
+    background: str = setting("white", "--background", place=4, min_length=1)
+    """Colour behind transparent parts: a name or #rrggbb."""
+    crop_borders: bool = setting(False, "--crop-borders", place=5)
+    """Cut off plain borders and letterboxes."""
+    held_out: float = setting(0.1, "--held-out", place=7, ge=0, le=0.9)
+    """Share of the images put into held-out/ for validation, from 12 images up; chosen by their content."""
+    trigger: str | None = setting(None, "--trigger", place=8, min_length=1)
+    """Word that every caption should have; those that lack it are told."""
+    dry_run: bool = setting(False, "--dry-run", place=12)
+    """Tell what would be done, and write nothing."""
+    strict: bool = setting(False, "--strict", place=13)
+    """Leave with exit code 2 where a file could not be used; the others are prepared all the same."""
+    follow_links: bool = setting(False, "--follow-links", place=14)
+    """Read files and folders that are links to places outside the source."""
+    judge: Judge = Judge()
+    mask: Mask = MaskFiles()
+    prior: Prior = Prior()
+    limits: Limits = Limits()
+    memory: Memory = Memory()
 
 
 class Sample(Spec):
