@@ -1,0 +1,48 @@
+"""The captioners: each file in this folder that holds one is one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+
+import torch
+
+from sdtune.choices.captioners import Auto, Captioner, Florence2, Qwen3VL
+from sdtune.config import Memory
+from sdtune.core.captioners.base import Describer, Picture, Setting, Told
+from sdtune.core.memory import device_for, dtype_for
+
+__all__ = ["Describer", "Picture", "Told", "describers", "load", "resolve"]
+
+ROOM = 6 * 2**30
+"""bytes of a card that must be free before auto chooses qwen3-vl"""
+
+
+@cache
+def describers() -> dict[str, type[Describer]]:
+    """Every captioner by its kind; their libraries are imported when one is made."""
+    found: dict[str, type[Describer]] = {}
+    for file in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{file.name}")
+        for _, kind in inspect.getmembers(module, inspect.isclass):
+            if issubclass(kind, Describer) and not inspect.isabstract(kind) and kind.__module__ == module.__name__:
+                found[kind.kind] = kind
+    return found
+
+
+def resolve(captioner: Captioner, memory: Memory) -> Captioner:
+    """What `auto` stands for on this machine; any other captioner is itself."""
+    if not isinstance(captioner, Auto):
+        return captioner
+    device = device_for(memory)
+    return Qwen3VL() if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= ROOM else Florence2()
+
+
+def load(captioner: Captioner, memory: Memory, seed: int = 0, trigger: str | None = None) -> Describer:
+    """The captioner with its model, on the device."""
+    settings = resolve(captioner, memory)
+    device = device_for(memory)
+    setting = Setting(device, dtype_for(memory, device), seed, trigger or "")
+    return describers()[settings.kind](settings, setting)
