@@ -192,6 +192,10 @@ class Terminal:
             self.result(f"pictures  {report.sheet}")
         self.result(f"try next  {report.try_next}")
 
+    def _show_problem(self, report: Any) -> None:
+        self.result(report.told)
+        self.result(f"    {report.remedy}")
+
     def _advance(self, phase: str, number: int, of: int, details: str = "", *, stays: bool = False) -> None:
         if not _is_terminal():
             self._plain_line(phase, number, of, details)

@@ -87,7 +87,20 @@ class Trained:
     """a command that uses the result"""
 
 
-Report = Note | Warned | Skipped | Progress | Step | Saved | Drawn | Trained
+@dataclass(frozen=True)
+class Problem:
+    """Something about captions that training would suffer from."""
+
+    kind: str
+    """missing, empty, unreadable, letters, identical, long, trigger, everywhere, name, short or doubled"""
+    told: str
+    """one line"""
+    remedy: str
+    names: tuple[str, ...]
+    """the images that it is about"""
+
+
+Report = Note | Warned | Skipped | Progress | Step | Saved | Drawn | Trained | Problem
 
 Result = TypeVar("Result")
 Telling = Generator[Report, None, Result]
