@@ -1,0 +1,37 @@
+"""Florence-2: a small model that writes captions of three lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from sdtune.core.captioners.base import Setting
+from sdtune.core.captioners.speaker import Speaker
+from sdtune.core.model_folder import FAILURES, unloadable
+
+
+class Florence2(Speaker):
+    """Captions by a task, which stands for a question."""
+
+    kind: ClassVar[str] = "florence2"
+    architecture: ClassVar[str] = "Florence2ForConditionalGeneration"
+    batch_on_card: ClassVar[int] = 16
+
+    def __init__(self, settings: Any, setting: Setting) -> None:
+        super().__init__(settings, setting)
+        from transformers import Florence2Processor
+
+        try:
+            self.processor = Florence2Processor(self.image_processor, self.tokenizer)
+        except FAILURES as problem:
+            raise unloadable(Path(self.tokenizer.name_or_path), problem) from problem
+
+    def inputs(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
+        """Pixels, and the task's question behind the places of the image."""
+        task = [self.settings.task] * len(images)
+        given: Mapping[str, torch.Tensor] = self.processor(images=list(images), text=task, return_tensors="pt")
+        return given

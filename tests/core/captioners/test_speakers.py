@@ -1,0 +1,154 @@
+"""What is true of every captioner that writes, on tiny random models in folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdtune.choices.captioners import Auto, Blip, Florence2, Qwen3VL
+from sdtune.config import Memory
+from sdtune.core.captioners import Picture, load, resolve
+from sdtune.errors import ModelError
+from tests.core.captioners import tiny
+
+CPU = Memory(device="cpu")
+KINDS: dict[str, Any] = {"florence2": Florence2, "blip": Blip, "qwen3-vl": Qwen3VL}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("captioners")
+    return {kind: tiny.saved(kind, root / kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Picture]:
+    """Three of other sizes and contents."""
+    rng = np.random.default_rng(0)
+    sizes = [(64, 64), (96, 40), (33, 90)]
+    noise = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for w, h in sizes]
+    return [Picture(Path(f"{i}.png"), Image.fromarray(pixels)) for i, pixels in enumerate(noise)]
+
+
+def settings(kind: str, folder: Path, **more: Any) -> Any:
+    return KINDS[kind](model=str(folder), max_new_tokens=12, **more)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_tells_what_one_by_one_tells(kind: str, folders: dict[str, Path], pictures: list[Picture]) -> None:
+    describer = load(settings(kind, folders[kind]), CPU)
+    together = describer.describe(pictures)
+    assert together == [one for picture in pictures for one in describer.describe([picture])]
+    assert all(len(told) == 1 and told[0].text for told in together)
+    assert len({told[0].text for told in together}) > 1  # what is told depends on the picture
+    assert not any(mark in told[0].text for told in together for mark in ("<", "[SEP]", "Describe"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_variants_are_drawn_by_seed_and_name(kind: str, folders: dict[str, Path], pictures: list[Picture]) -> None:
+    hot = settings(kind, folders[kind], temperature=3.0)
+    first = load(hot, CPU, seed=1).describe(pictures, variants=4)
+    assert first == load(hot, CPU, seed=1).describe(pictures[::-1], variants=4)[::-1]
+    assert first != load(hot, CPU, seed=2).describe(pictures, variants=4)
+    assert [told[:1] for told in first] == load(hot, CPU, seed=1).describe(pictures)
+    assert max(len(told) for told in first) == 4
+    assert all(len({one.text for one in told}) == len(told) for told in first)
+
+
+def test_blip_goes_on_from_the_prompt(folders: dict[str, Path], pictures: list[Picture]) -> None:
+    begun = load(settings("blip", folders["blip"], prompt="a photo of"), CPU).describe(pictures)
+    assert all(told[0].text.startswith("a photo of") for told in begun)
+
+
+def test_florence2_is_asked_by_task(folders: dict[str, Path], pictures: list[Picture]) -> None:
+    describer = load(settings("florence2", folders["florence2"], task="<CAPTION>"), CPU)
+    ids = describer.inputs([pictures[0].image])["input_ids"][0]  # type: ignore[attr-defined]
+    assert "What does the image describe?" in describer.tokenizer.decode(ids)  # type: ignore[attr-defined]
+
+
+def test_qwen3_vl_is_asked_the_prompt_and_sees_no_more_pixels_than_asked(
+    folders: dict[str, Path], pictures: list[Picture]
+) -> None:
+    for most, places in ((128 * 128, 16), (64 * 64, 4)):
+        describer: Any = load(settings("qwen3-vl", folders["qwen3-vl"], prompt="What is it?", max_pixels=most), CPU)
+        given = describer.inputs([pictures[0].image.resize((512, 512))])  # type: ignore[union-attr]
+        chat = describer.tokenizer.decode(given["input_ids"][0])
+        patches = "<|image_pad|>" * places
+        asked = (
+            f"<|im_start|>user\n<|vision_start|>{patches}<|vision_end|>What is it?<|im_end|>\n<|im_start|>assistant\n"
+        )
+        assert chat == asked
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_that_is_none_is_told_in_one_line(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    other = folders["blip" if kind != "blip" else "florence2"]
+    whole = folders[kind]
+    broken = {
+        "no such folder": tmp_path / "nowhere",
+        "a file": whole / "config.json",
+        "no config.json": tmp_path,
+        "choose the captioner that fits": other,
+        "only a pickle (pytorch_model.bin)": _without(whole, tmp_path / "pickled", "model.safetensors"),
+        "no vocabulary": _without(whole, tmp_path / "wordless", "tokenizer.json", "vocab.txt", "vocab.json"),
+        "no preprocessor_config.json": _without(whole, tmp_path / "blind", "preprocessor_config.json"),
+        "bytes where its header tells of": _cut(whole, tmp_path / "cut"),
+    }
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"PK")
+    for told, folder in broken.items():
+        if told == "no config.json":
+            folder = _without(whole, tmp_path / "confused", "config.json")
+        with pytest.raises(ModelError) as error:
+            load(settings(kind, folder), CPU)
+        assert told in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_hub_name_that_cannot_be_reached_names_what_works_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"^florence-community/Florence-2-base is not on this machine.*mini"):
+        load(Florence2(), CPU)
+
+
+def test_safetensors_are_taken_from_where_the_converter_put_them(
+    monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path], tmp_path: Path, pictures: list[Picture]
+) -> None:
+    asked = []
+
+    def fetch(name: str, files: Any, instead: str) -> Path:
+        asked.append((name, "model.safetensors" in files or "*.safetensors" in files, "mini" in instead))
+        return folders["blip"] if "@" in name else _without(folders["blip"], tmp_path / "main", "model.safetensors")
+
+    monkeypatch.setattr("sdtune.core.hub.fetch", fetch)
+    assert load(Blip(max_new_tokens=4), CPU).describe(pictures)
+    name = "Salesforce/blip-image-captioning-base"
+    assert asked == [(name, True, True), (f"{name}@refs/pr/38", True, True)]
+
+
+def test_half_precision(folders: dict[str, Path], pictures: list[Picture]) -> None:
+    for kind in KINDS:
+        describer: Any = load(settings(kind, folders[kind]), Memory(device="cpu", precision="bf16"))
+        assert describer.model.dtype == torch.bfloat16
+        assert all(told[0].text for told in describer.describe(pictures))
+
+
+def test_a_card_less_machine_takes_florence2() -> None:
+    assert resolve(Auto(), CPU) == Florence2()
+    assert resolve(Blip(), CPU) == Blip()
+
+
+def _without(folder: Path, copy: Path, *files: str) -> Path:
+    return Path(shutil.copytree(folder, copy, ignore=lambda *_: files))
+
+
+def _cut(folder: Path, copy: Path) -> Path:
+    shutil.copytree(folder, copy)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return copy
