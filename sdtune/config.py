@@ -33,13 +33,16 @@ class Data(Spec):
     """Pictures and their captions."""
 
     folder: Path = setting(..., metavar="DATASET", place=0, example="sdtune train-lora pictures/cats")
-    """Folder of images, each with a caption of the same name (.txt or .caption), or with a metadata.jsonl."""
+    """Folder of images, each with a caption of the same name (.txt or .caption), or with a metadata.jsonl; kohya's
+    folders (10_sks cat) and what `sdtune prepare` writes are understood too."""
     resolution: int | None = setting(None, "--resolution", place=6, ge=32, le=4096, multiple_of=8)
     """Pixels of the side of a square; other shapes get the same area. Not given: what the model was made for."""
     trigger: str | None = setting(None, "--trigger", place=7, min_length=1)
     """Word that stands for what is learned; put before every caption that lacks it."""
     caption_dropout: float = Field(0.05, ge=0, le=1)
     """Share of images shown without their caption, so that guidance goes on working."""
+    prior_weight: float = Field(1.0, ge=0)
+    """How much the regularisation images in reg/ count, beside 1 for the others."""
     caption_from_filename: bool = setting(False, "--caption-from-filename", place=12)
     """An image without a caption takes its file's name: red_apple.png becomes "red apple"."""
     skip_bad: bool = setting(False, "--skip-bad", place=13)

@@ -157,8 +157,9 @@ def _prompts(config: TrainLora, examples: Sequence[Example]) -> list[str]:
     """What to draw: as told, else the captions a third and two thirds of the way through the data set."""
     if config.samples.off:
         return []
-    third = len(examples) // 3
-    return list(config.samples.prompts or dict.fromkeys(examples[place].caption for place in (third, 2 * third)))
+    own = [example.caption for example in examples if not example.prior]
+    third = len(own) // 3
+    return list(config.samples.prompts or dict.fromkeys(own[place] for place in (third, 2 * third)))
 
 
 def _encode(
@@ -171,17 +172,15 @@ def _encode(
 ) -> Telling[tuple[list[Encoded], Conditioning, list[Wish]]]:
     """All that the encoders are needed for: the images, the blank caption, and what to draw."""
     assert config.data.resolution is not None, "the resolution is settled with the model"
-    captions = [example.caption for example in examples]
-    texts = [*captions, *prompts, "", config.samples.negative]
-    told = yield from encode_captions(texts, family, pipe, device)
-    *told, blank, negative = told
-    images = yield from encode_examples(
-        examples, told[: len(captions)], family, pipe.vae.to(device), config.data.resolution
-    )
+    captions = [caption for example in examples for caption in example.captions]
+    texts = list(dict.fromkeys([*captions, *prompts, "", config.samples.negative]))
+    told = dict(zip(texts, (yield from encode_captions(texts, family, pipe, device)), strict=True))
+    images = yield from encode_examples(examples, told, family, pipe.vae.to(device), config.data.resolution)
     pipe.vae.to("cpu")
     size = (config.data.resolution, config.data.resolution)
-    drawn = enumerate(told[len(captions) :])
-    return images, blank, [Wish(prompt, negative, config.seed + number, size) for number, prompt in drawn]
+    negative = told[config.samples.negative]
+    wishes = [Wish(told[prompt], negative, config.seed + number, size) for number, prompt in enumerate(prompts)]
+    return images, told[""], wishes
 
 
 def _learn(

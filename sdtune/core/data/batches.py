@@ -44,7 +44,7 @@ class Batches:
         self.caption_dropout = caption_dropout
         self._by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
-            self._by_size[tuple(image.mean.shape)].append(index)
+            self._by_size[tuple(image.mean.shape)] += [index] * image.repeats
         self._plan = lru_cache(maxsize=2)(self._plan_epoch)
         self.an_epoch = sum(-(-len(group) // batch_size) for group in self._by_size.values())
 
@@ -60,9 +60,10 @@ class Batches:
         mean, std = (torch.stack([getattr(image, name) for image in chosen]) for name in ("mean", "std"))
         latents = mean + std * draws.normal("vae", tuple(mean.shape[1:]))
         dropped = draws.uniform("caption dropout") < self.caption_dropout
+        which = draws.uniform("caption")
         told = [
-            {**(self.blank if drop else image.conditioning), **image.sizes}
-            for image, drop in zip(chosen, dropped.tolist(), strict=True)
+            {**(self.blank if drop else image.conditionings[int(u * len(image.conditionings))]), **image.sizes}
+            for image, drop, u in zip(chosen, dropped.tolist(), which.tolist(), strict=True)
         ]
         return Batch(latents, stack(told), torch.tensor([image.weight for image in chosen]))
 

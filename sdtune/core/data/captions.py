@@ -1,14 +1,12 @@
-"""Captions: the text that belongs to each image, from a file beside it or from a metadata.jsonl."""
+"""Captions as text: out of a file beside the image, one a line, or out of a metadata.jsonl or metadata.csv."""
 
 from __future__ import annotations
 
-import errno
+import csv
+import io
 import json
-import os
-import stat
 import unicodedata
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sdtune.errors import DataError
@@ -16,63 +14,19 @@ from sdtune.errors import DataError
 SUFFIXES = (".txt", ".caption")
 BYTES = 8192
 METADATA = "metadata.jsonl"
+METADATA_CSV = "metadata.csv"
 METADATA_BYTES = 64 * 2**20
+TEXT_COLUMNS = ("text", "caption", "prompt")
 TOLD = 10  # problems told one by one
 FORM = '{"file_name": "a.png", "text": "a caption"}'
 
-
-def beside(path: Path) -> str | None:
-    """The caption in the file of the same name, "" where that is empty, None where there is none."""
-    for suffix in SUFFIXES:
-        file = path.with_suffix(suffix)
-        if file.is_symlink() or file.exists():
-            return clean(read_text(file, BYTES, "which is no caption; shorten it or rename the file"))
-    return None
+Rows = dict[str, tuple[str, ...]]
+"""{file name as written: its captions}"""
 
 
-def listed(folder: Path, *, follow_links: bool = True) -> dict[str, str]:
-    """{file name: caption} of Hugging Face's imagefolder form: a JSON object a line with file_name and text."""
-    file = folder / METADATA
-    if not file.is_symlink() and not file.exists():
-        return {}
-    if not follow_links:
-        must_stay_inside(file, folder)
-    captions: dict[str, str] = {}
-    wrong = []
-    for number, line in enumerate(
-        read_text(file, METADATA_BYTES, "which is too much; split the data set").split("\n"), 1
-    ):
-        if not line.strip():
-            continue
-        try:
-            name, text = _row(line)
-            if Path(name).name != name or "\\" in name or not _is_there(folder / name):
-                raise ValueError(f"{name} is not a file in this folder; mend or remove that line")
-            if name in captions:
-                raise ValueError(f"{name} has a line already; remove one of them")
-            if len(text.encode("utf-8", "surrogatepass")) > BYTES:
-                raise ValueError(f"the caption of {name} is over {_size(BYTES)}; shorten it")
-        except ValueError as error:
-            wrong.append(f"{file}:{number}: {error}")
-            continue
-        captions[name] = clean(text)
-    if wrong:
-        raise DataError(*first_of(wrong, f"{file}: and", "more such lines"))
-    return captions
-
-
-def first_of(problems: Sequence[str], before: str, after: str) -> list[str]:
-    """The first few of many problems, and how many more there are."""
-    return [*problems[:TOLD], *([f"{before} {len(problems) - TOLD} {after}"] if len(problems) > TOLD else [])]
-
-
-def must_stay_inside(file: Path, folder: Path) -> None:
-    """A link that leads out of the folder could show any file of this machine to the model."""
-    root = os.path.realpath(folder)
-    if file.is_symlink() and os.path.commonpath([root, os.path.realpath(file)]) != root:
-        raise DataError(
-            f"{file}: a link that leads out of the folder; put the file itself there, or say --follow-links"
-        )
+def lines(text: str) -> tuple[str, ...]:
+    """The captions of a file: one a line, as kohya's and OneTrainer's files have them; empty lines do not count."""
+    return tuple(caption for line in text.splitlines() if (caption := clean(line)))
 
 
 def clean(text: str) -> str:
@@ -85,39 +39,74 @@ def clean(text: str) -> str:
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
-def read_text(file: Path, limit: int, advice: str) -> str:
-    """The text of a small file in UTF-8, or in UTF-16 that says so."""
-    try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"{file}: is not a file; put a text file there")
-        if found.st_size > limit:
-            raise DataError(f"{file}: over {_size(limit)}, {advice}")
-        data = file.read_bytes()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise DataError(f"{file}: a link that leads in a circle; put the file itself there") from None
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
+def decoded(data: bytes, name: object) -> str:
+    """The text of a file in UTF-8, or in UTF-16 that says so; raises DataError for anything else."""
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise DataError(f"{file}: not text in UTF-8; save it as UTF-8")
+        raise DataError(f"{name}: not text in UTF-8; save it as UTF-8")
     return text
 
 
-def _row(line: str) -> tuple[str, str]:
+def rows(text: str, name: str) -> tuple[Rows, list[str], dict[str, int]]:
+    """Hugging Face's imagefolder form, as JSON lines or CSV by the file's name.
+
+    Returns the captions, what is wrong as `file:line: reason; remedy`, and the line of each file name.
+    """
+    found: Rows = {}
+    at: dict[str, int] = {}
+    wrong = []
+    for number, row in _csv_rows(text) if name.endswith(".csv") else _json_rows(text):
+        try:
+            file_name, captions = _row(row)
+            if file_name in found:
+                raise ValueError(f"{file_name} has a line already; remove one of them")
+            if any(len(caption.encode("utf-8", "surrogatepass")) > BYTES for caption in captions):
+                raise ValueError(f"the caption of {file_name} is over 8 kB; shorten it")
+        except ValueError as error:
+            wrong.append(f"{name}:{number}: {error}")
+            continue
+        found[file_name] = tuple(caption for text in captions if (caption := clean(text)))
+        at[file_name] = number
+    return found, wrong, at
+
+
+def first_of(problems: Sequence[str], before: str, after: str) -> list[str]:
+    """The first few of many problems, and how many more there are."""
+    return [*problems[:TOLD], *([f"{before} {len(problems) - TOLD} {after}"] if len(problems) > TOLD else [])]
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
     try:
-        row = json.loads(line, object_pairs_hook=_without_doubles)
-        name, text = row["file_name"], row["text"]
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        yield reader.line_num, f"not CSV ({error}); mend that line"
+
+
+def _row(row: Any) -> tuple[str, tuple[str, ...]]:
+    try:
+        if isinstance(row, str):
+            row = json.loads(row, object_pairs_hook=_without_doubles)
+        name = row["file_name"]
+        texts = next(row[column] for column in TEXT_COLUMNS if column in row)
     except _Doubled as double:
         raise ValueError(f"{double} is given twice; remove one of them") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, StopIteration):
         raise ValueError(f"not a line of the form {FORM}; mend it") from None
-    if not isinstance(name, str) or not isinstance(text, str) or not name:
+    captions = texts if isinstance(texts, list) else [texts]
+    if not isinstance(name, str) or not all(isinstance(text, str) for text in captions) or not name:
         raise ValueError("file_name and text must be texts; mend that line")
-    return name, text
+    return name, tuple(captions)
 
 
 class _Doubled(Exception):  # noqa: N818 (a line's own, made into one of words)
@@ -131,14 +120,3 @@ def _without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _Doubled(next(name for name in names if names.count(name) > 1))
     return row
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a zero byte
-        return False
-
-
-def _size(limit: int) -> str:
-    return f"{limit // 2**20} MB" if limit >= 2**20 else f"{limit // 1024} kB"

@@ -30,17 +30,22 @@ class Encoded:
     """[C, h, w] of the latents' distribution"""
     std: Tensor
     """[C, h, w]"""
-    conditioning: Conditioning
-    """{argument name of the denoiser: [...]} of the caption"""
+    conditionings: tuple[Conditioning, ...]
+    """{argument name of the denoiser: [...]} of each caption"""
     sizes: Conditioning
     """the same of the image's sizes and crop, which a dropped caption leaves standing"""
     weight: float = 1.0
+    repeats: int = 1
+    """how often it comes in an epoch"""
 
 
 def encode_examples(
-    examples: Sequence[Example], conditionings: Sequence[Conditioning], family: Family, vae: Any, resolution: int
+    examples: Sequence[Example], told: dict[str, Conditioning], family: Family, vae: Any, resolution: int
 ) -> Generator[Progress, None, list[Encoded]]:
-    """Tells how many images are encoded; returns one Encoded an example, in the examples' order."""
+    """Tells how many images are encoded; returns one Encoded an example, in the examples' order.
+
+    `told` holds the conditioning of each caption.
+    """
     sizes = [bucket_for(example.width, example.height, resolution) for example in examples]
     order = sorted(range(len(examples)), key=lambda index: sizes[index])
     encoded: dict[int, Encoded] = {}
@@ -53,8 +58,9 @@ def encode_examples(
             means, stds = encode_images(vae, [image for image, _ in fitted])
             for index, (_, crop), mean, std in zip(chunk, fitted, means, stds, strict=True):
                 example = examples[index]
-                told = family.condition_on_size((example.width, example.height), crop, size)
-                encoded[index] = Encoded(mean, std, conditionings[index], told)
+                sizes_told = family.condition_on_size((example.width, example.height), crop, size)
+                conditionings = tuple(told[caption] for caption in example.captions)
+                encoded[index] = Encoded(mean, std, conditionings, sizes_told, example.weight, example.repeats)
             yield Progress("encoding images", len(encoded), len(examples))
     return [encoded[index] for index in range(len(examples))]
 

@@ -1,9 +1,9 @@
-"""A data folder: which images it holds, and what each one's caption is."""
+"""A data folder: which images it holds, and what the captions of each are."""
 
 from __future__ import annotations
 
 import errno
-import os
+import math
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from pathlib import Path
 from sdtune.config import Data
 from sdtune.core.data import captions
 from sdtune.core.data.images import SUFFIXES, Facts, inspect_image
+from sdtune.core.data.layout import HELD_OUT, Item, Layout, arrange
+from sdtune.core.data.sources import FolderSource
 from sdtune.core.reports import Note, Progress, Skipped, Warned
 from sdtune.errors import DataError
 
@@ -21,61 +23,90 @@ OFTEN = 20  # images between two reports
 
 @dataclass(frozen=True)
 class Example:
-    """One image with its caption, as it lies on disk."""
+    """One image with its captions, as it lies on disk."""
 
     path: Path
-    caption: str
+    captions: tuple[str, ...]
+    """one or more, of which each step draws one"""
     width: int
     """pixels, upright"""
     height: int
+    repeats: int = 1
+    """how often it is seen in a pass over the data, beside images that are seen once"""
+    weight: float = 1.0
+    """how much its errors count"""
+    prior: bool = False
+    """whether it shows the class alone, to keep the model from forgetting it"""
+
+    @property
+    def caption(self) -> str:
+        """The first."""
+        return self.captions[0]
 
 
 def read_folder(data: Data) -> Generator[Skipped | Note | Warned | Progress, None, list[Example]]:
-    """Tells what is left out, and returns the examples by file name; every image is decoded whole once."""
+    """Tells what is left out, and returns the examples by path; every image is decoded whole once."""
     folder = data.folder
-    paths = image_paths(folder)
-    listed = captions.listed(folder, follow_links=data.follow_links)
-    found: list[tuple[Path, Facts, str | None]] = []
-    bad: list[tuple[Path, str]] = []
-    for number, path in enumerate(paths, 1):
-        told, reasons = _read(path, data, listed)
-        bad += [(path, reason) for reason in reasons]
-        found += [told] if told else []
-        if number % OFTEN == 0 or number == len(paths):
-            yield Progress("reading images", number, len(paths))
+    layout = arrange_folder(folder, follow_links=data.follow_links)
+    items = [item for item in layout.items if not item.held_out]
+    if layout.troubles:
+        raise DataError(*captions.first_of(layout.troubles, f"{folder}: and", "more such lines"))
+    found: list[tuple[Item, Facts]] = []
+    bad: list[tuple[str, str]] = []
+    for number, item in enumerate(items, 1):
+        facts, reasons = _read(item)
+        bad += [(item.entry.told, reason) for reason in reasons]
+        found += [(item, facts)] if facts else []
+        if number % OFTEN == 0 or number == len(items):
+            yield Progress("reading images", number, len(items))
     if data.skip_bad:
-        for path, reason in bad:
-            yield Skipped(path, reason.removeprefix(f"{path}: "))
-    read = [(path, facts, caption or _from_name(path, data)) for path, facts, caption in found]
+        for told, reason in bad:
+            yield Skipped(Path(told), reason.removeprefix(f"{told}: "))
+    read = [(item, facts, _captions(item, data)) for item, facts in found]
     problems = [] if data.skip_bad else _told_of_bad(folder, [reason for _, reason in bad], left=bool(found))
-    problems += _lacking(folder, [path for path, _, caption in read if not caption], len(paths))
+    problems += _lacking(folder, [_path(item) for item, _, texts in read if not texts], len(items))
     if problems:
         raise DataError(*problems)
     if not read:
-        raise DataError(f"{folder}: none of its {len(paths)} images can be read; the reasons are told above")
-    yield from _notices(read)
-    yield Note(f"data: {len(read)} images with captions in {folder}")
+        raise DataError(f"{folder}: none of its {len(items)} images can be read; the reasons are told above")
+    if all(item.prior for item, _ in found):
+        raise DataError(f"{folder}: holds regularisation images only; put the pictures to learn beside reg/")
+    yield from _notices(found)
+    yield Note(_counted(folder, layout, len(read)))
+    unit = math.gcd(*(item.repeats for item, _ in found))
     return [
-        Example(path, with_trigger(caption or "", data.trigger), facts.width, facts.height)
-        for path, facts, caption in read
+        Example(
+            _path(item),
+            texts if item.prior else tuple(with_trigger(text, data.trigger) for text in texts),
+            facts.width,
+            facts.height,
+            item.repeats // unit,
+            data.prior_weight if item.prior else 1.0,
+            item.prior,
+        )
+        for item, facts, texts in read
     ]
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """All in the folder that is named like an image, by name; hidden files are left alone."""
+def arrange_folder(folder: Path, *, follow_links: bool) -> Layout:
+    """All images in the folder and below it with what is said of them; raises DataError where there are none."""
     try:
         if not folder.exists():
             _tell_of_a_circle(folder)
             raise DataError(f"{folder}: no such folder; give the folder that holds the images")
         if not folder.is_dir():
-            raise DataError(f"{folder}: is a file; give the folder that holds the images")
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        paths = [path for path in entries if path.suffix.lower() in SUFFIXES]
-        if not paths:
-            raise DataError(f"{folder}: no images in this folder; {_where_else(entries)}")
+            raise DataError(f"{folder}: is a file; give the folder that holds the images{_unpacked(folder)}")
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}); check its name and permissions") from None
-    return paths
+    layout = arrange(FolderSource(folder, follow_links=follow_links))
+    if not any(not item.held_out for item in layout.items):
+        raise DataError(f"{folder}: no images in this folder; {_what_there_is(layout)}")
+    return layout
+
+
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """The caption with the trigger word before it, where it lacks it."""
+    return caption if trigger is None or trigger.lower() in caption.lower() else f"{trigger}, {caption}"
 
 
 def _tell_of_a_circle(folder: Path) -> None:
@@ -86,53 +117,55 @@ def _tell_of_a_circle(folder: Path) -> None:
             raise DataError(f"{folder}: a link that leads in a circle; give the folder itself") from None
 
 
-def with_trigger(caption: str, trigger: str | None) -> str:
-    """The caption with the trigger word before it, where it lacks it."""
-    return caption if trigger is None or trigger.lower() in caption.lower() else f"{trigger}, {caption}"
+def _unpacked(file: Path) -> str:
+    archive = file.suffix.lower() in (".zip", ".tar", ".tgz", ".gz", ".xz")
+    return f", or make one: sdtune prepare {file} --out dataset" if archive else ""
 
 
-def _where_else(entries: Sequence[Path]) -> str:
-    inner = [
-        entry.name
-        for entry in entries
-        if entry.is_dir()
-        and os.access(entry, os.R_OK | os.X_OK)
-        and any(path.suffix.lower() in SUFFIXES for path in entry.iterdir())
-    ]
-    if inner:
-        return f"there are images in {', '.join(inner[:NAMED])}: give that folder"
+def _what_there_is(layout: Layout) -> str:
+    if layout.items:
+        return f"only in {HELD_OUT}/, which is kept from training; put the others beside it"
+    links = [told for told, reason in layout.left if "--follow-links" in reason]
+    if links:
+        return f"{links[0]} is a link that leads out of it: --follow-links reads it"
+    archives = [told for told, _ in layout.left if told.lower().endswith((".zip", ".tar", ".tgz"))]
+    if archives:
+        return f"there is {archives[0]}: sdtune prepare {archives[0]} --out dataset"
     return f"put images there ({', '.join(sorted(SUFFIXES))})"
 
 
-def _read(path: Path, data: Data, listed: dict[str, str]) -> tuple[tuple[Path, Facts, str | None] | None, list[str]]:
-    """What an image and its caption say, or the reasons why they cannot be used."""
-    reasons = []
-    caption, facts = None, None
-    try:
-        if not data.follow_links:
-            captions.must_stay_inside(path, data.folder)
-    except DataError as error:
-        return None, [str(error)]
-    try:
-        if not data.follow_links:
-            for suffix in captions.SUFFIXES:
-                captions.must_stay_inside(path.with_suffix(suffix), data.folder)
-        caption = _caption(path, listed)
-    except DataError as error:
-        reasons.append(str(error))
-    try:
-        facts = inspect_image(path)
-    except DataError as error:
-        reasons.append(str(error))
-    return ((path, facts, caption) if facts and not reasons else None), reasons
+def _read(item: Item) -> tuple[Facts | None, list[str]]:
+    """What an image's file says, or the reasons why it or its caption cannot be used."""
+    reasons = list(item.troubles)
+    facts = None
+    if item.entry.path is not None:
+        try:
+            facts = inspect_image(item.entry.path)
+        except DataError as error:
+            reasons.append(str(error))
+    return (facts if not reasons else None), reasons
 
 
-def _caption(path: Path, listed: dict[str, str]) -> str | None:
-    return listed[path.name] if listed.get(path.name) else captions.beside(path)
+def _captions(item: Item, data: Data) -> tuple[str, ...]:
+    if item.captions:
+        return item.captions
+    if item.of_class:
+        return (item.of_class,)
+    name = captions.clean(_path(item).stem.replace("_", " ").replace("-", " ")) if data.caption_from_filename else ""
+    return (name,) if name else ()
 
 
-def _from_name(path: Path, data: Data) -> str | None:
-    return captions.clean(path.stem.replace("_", " ").replace("-", " ")) if data.caption_from_filename else None
+def _path(item: Item) -> Path:
+    assert item.entry.path is not None, "what lies in a folder has a path, and other sources are not read here"
+    return item.entry.path
+
+
+def _counted(folder: Path, layout: Layout, used: int) -> str:
+    held_out = sum(item.held_out for item in layout.items)
+    priors = sum(item.prior for item in layout.items)
+    more = [f"{priors} of them for regularisation"] if priors else []
+    more += [f"{held_out} more are held out"] if held_out else []
+    return f"data: {used} images with captions in {folder}" + "".join(f", {one}" for one in more)
 
 
 def _told_of_bad(folder: Path, reasons: Sequence[str], *, left: bool) -> list[str]:
@@ -151,17 +184,18 @@ def _lacking(folder: Path, paths: Sequence[Path], of: int) -> list[str]:
     beside = first.with_suffix(captions.SUFFIXES[0]).name
     return [
         f"{folder}: {len(paths)} of {of} images have no caption, or an empty one ({_names(paths)}); write {beside} "
-        f"beside {first.name} (or .caption, or a {captions.METADATA}), or take the names as captions with "
+        f"beside {first.name}, let sdtune caption {folder} describe them, or take the names as captions with "
         "--caption-from-filename"
     ]
 
 
-def _notices(told: Sequence[tuple[Path, Facts, str | None]]) -> Generator[Warned, None, None]:
+def _notices(told: Sequence[tuple[Item, Facts]]) -> Generator[Warned, None, None]:
     """What the user should know of several images at once."""
     by_notice: dict[str, list[Path]] = defaultdict(list)
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path, facts, _ in told:
-        by_stem[path.stem].append(path)
+    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    for item, facts in told:
+        path = _path(item)
+        by_stem[path.with_suffix("")].append(path)
         if facts.notice:
             by_notice[facts.notice].append(path)
     for notice, paths in by_notice.items():
@@ -169,6 +203,9 @@ def _notices(told: Sequence[tuple[Path, Facts, str | None]]) -> Generator[Warned
     for paths in by_stem.values():
         if len(paths) > 1 and any(paths[0].with_suffix(suffix).exists() for suffix in captions.SUFFIXES):
             yield Warned(f"{_names(paths)}: have one caption file between them; rename one if they are not the same")
+    masks = [_path(item) for item, _ in told if item.mask]
+    if masks:
+        yield Warned(f"{_names(masks)}: have masks, which this version does not train with")
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +23,7 @@ def encoded(shapes: list[int]) -> list[Encoded]:
         Encoded(
             torch.full(SHAPES[shape], float(number)),
             torch.zeros(SHAPES[shape]),
-            {"text": torch.full((3,), float(number))},
+            ({"text": torch.full((3,), float(number))},),
             {"size": torch.full((2,), float(number))},
             float(number),
         )
@@ -88,10 +91,27 @@ def test_captions_are_dropped_as_often_as_asked() -> None:
 
 
 def test_latents_are_drawn_with_their_spread() -> None:
-    image = Encoded(torch.full((4, 16, 16), 3.0), torch.full((4, 16, 16), 0.5), {"text": torch.ones(3)}, {})
+    image = Encoded(torch.full((4, 16, 16), 3.0), torch.full((4, 16, 16), 0.5), ({"text": torch.ones(3)},), {})
     stream = Batches([image], BLANK, batch_size=1, seed=0, caption_dropout=0)
     first, second = (stream.at(n, Draws(0, n, range(1), 1)).latents for n in (0, 1))
     assert not torch.equal(first, second)
     assert abs(first.mean() - 3) < 0.1
     assert abs(first.std() - 0.5) < 0.1
     assert torch.equal(first, stream.at(0, Draws(0, 0, range(1), 1)).latents)
+
+
+@given(sets, st.integers(1, 7), st.lists(st.integers(1, 4), min_size=30, max_size=30))
+def test_an_image_comes_as_often_as_it_repeats(shapes: list[int], size: int, repeats: list[int]) -> None:
+    images = [replace(image, repeats=times) for image, times in zip(encoded(shapes), repeats, strict=False)]
+    stream = Batches(images, BLANK, batch_size=size, seed=0, caption_dropout=0.0)
+    seen = Counter(index for number in range(stream.an_epoch) for index in stream.members(number))
+    assert seen == {index: image.repeats for index, image in enumerate(images)}
+
+
+def test_of_several_captions_each_step_draws_one_and_all_come_alike() -> None:
+    captions = tuple({"text": torch.full((3,), float(number))} for number in range(3))
+    image = Encoded(torch.zeros(SHAPES[0]), torch.zeros(SHAPES[0]), captions, {})
+    stream = Batches([image], BLANK, batch_size=1, seed=0, caption_dropout=0)
+    told = [float(stream.at(n, Draws(0, n, range(1), 1)).conditioning["text"][0, 0]) for n in range(300)]
+    assert all(70 < times < 130 for times in Counter(told).values())
+    assert told == [float(stream.at(n, Draws(0, n, range(1), 1)).conditioning["text"][0, 0]) for n in range(300)]

@@ -37,14 +37,14 @@ def test_every_image_is_encoded_as_it_would_be_alone(
     family = family_named("sd1")
     folder = pictures.folder(tmp_path, 7, ((128, 128), (160, 96), (96, 160)))
     examples, _ = result(read_folder(Data(folder=folder)))
-    told: list[encode.Conditioning] = [{"number": torch.tensor([float(n)])} for n in range(7)]
+    told = {one.caption: {"number": torch.tensor([float(n)])} for n, one in enumerate(examples)}
     together, progress = result(encode.encode_examples(examples, told, family, pipe.vae, 128))
     assert {tuple(one.mean.shape) for one in together} == {(4, 16, 16), (4, 12, 20), (4, 20, 12)}
     for number, example in enumerate(examples):
-        (alone,), _ = result(encode.encode_examples([example], told[number : number + 1], family, pipe.vae, 128))
+        (alone,), _ = result(encode.encode_examples([example], told, family, pipe.vae, 128))
         assert torch.allclose(together[number].mean, alone.mean, atol=1e-5)
         assert torch.allclose(together[number].std, alone.std, atol=1e-5)
-        assert together[number].conditioning is told[number]
+        assert together[number].conditionings == (told[example.caption],)
     assert progress[-1] == Progress("encoding images", 7, 7)
 
     monkeypatch.setattr(encode, "PIXELS_AT_ONCE", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from sdtune.config import Data
 from sdtune.core.data.captions import clean
 from sdtune.core.data.folder import Example, read_folder, with_trigger
-from sdtune.core.reports import Report, Skipped, Warned
+from sdtune.core.reports import Note, Report, Skipped, Warned
 from sdtune.errors import DataError
 
 
@@ -51,6 +52,12 @@ def put(folder: Path, name: str, caption: str | bytes | None = "a caption", suff
     return path
 
 
+def archived(folder: Path) -> None:
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "set.zip", "w") as archive:
+        archive.writestr("a.txt", "a caption")
+
+
 def listed(folder: Path, *lines: object) -> None:
     told = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     (folder / "metadata.jsonl").write_text("\n".join(told), encoding="utf-8")
@@ -77,7 +84,8 @@ def test_images_come_by_name_with_their_captions_and_sizes(tmp_path: Path) -> No
         (lambda _: None, "no such folder"),
         (lambda folder: folder.write_text("x"), "is a file"),
         (lambda folder: folder.mkdir(), "no images"),
-        (lambda folder: put(folder / "inner", "a.png"), "images in inner: give that folder"),
+        (lambda folder: put(folder / "held-out", "a.png"), "only in held-out/"),
+        (lambda folder: archived(folder), "sdtune prepare"),
         (lambda folder: folder.symlink_to("nowhere"), "no such folder"),
         (lambda folder: folder.symlink_to(folder), "a link that leads in a circle"),
     ],
@@ -114,11 +122,10 @@ def test_every_bad_file_is_named_at_once_and_can_be_left_out(tmp_path: Path) -> 
     (tmp_path / "text.png").write_text("no image")
     whole = put(tmp_path, "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "folder.png").mkdir()
     (tmp_path / "gone.png").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.png")
     put(tmp_path, "latin.png", "café".encode("latin-1"))
-    bad = ["cut.jpg", "folder.png", "gone.png", "latin.txt", "pipe.png", "text.png"]
+    bad = ["cut.jpg", "gone.png", "latin.txt", "pipe.png", "text.png"]
     lines = problems(tmp_path)
     assert [Path(line.split(": ")[0]).name for line in lines] == bad
     assert lines[-1].endswith("leave them out with --skip-bad")
@@ -185,7 +192,7 @@ def test_of_many_problems_the_first_are_told(tmp_path: Path) -> None:
     listed(tmp_path, *["no line"] * 13)
     *first, last = problems(tmp_path)
     assert len(first) == 10
-    assert last == f"{tmp_path / 'metadata.jsonl'}: and 3 more such lines"
+    assert last == f"{tmp_path}: and 3 more such lines"
 
 
 def test_leaving_out_is_advised_only_where_something_is_left(tmp_path: Path) -> None:
@@ -214,7 +221,7 @@ def test_what_may_not_be_read_is_told(tmp_path: Path) -> None:
         (b"\xef\xbb\xbfwith a mark", "with a mark"),
         ("wide ✓".encode("utf-16"), "wide ✓"),
         (b"\xfe\xff" + "big end".encode("utf-16-be"), "big end"),
-        (b"two\nlines\tand  spaces", "two lines and spaces"),
+        (b"\n tabs\tand  spaces \r\n\n", "tabs and spaces"),
         (b"\x1b[31mred\x1b[0m \x07bell", "[31mred[0m bell"),
         ("turned \u202egnp.exe\u2066".encode(), "turned gnp.exe"),
     ],
@@ -297,3 +304,65 @@ def test_images_that_share_a_caption_file_are_told(tmp_path: Path) -> None:
     examples, reports = read(tmp_path)
     assert [example.caption for example in examples] == ["shared", "shared"]
     assert any(isinstance(report, Warned) and "a.jpg, a.png" in report.text for report in reports)
+
+
+def test_folders_below_are_read_too(tmp_path: Path) -> None:
+    put(tmp_path, "top.png")
+    put(tmp_path / "inner" / "deeper", "a.png", "inside")
+    put(tmp_path / "runs" / "cat-1", "sample.png")
+    (tmp_path / "runs" / "cat-1" / "run.toml").write_text("")
+    put(tmp_path / ".cache", "hidden.png")
+    put(tmp_path / "held-out", "kept.png")
+    examples, reports = read(tmp_path)
+    assert [example.path.relative_to(tmp_path).as_posix() for example in examples] == ["inner/deeper/a.png", "top.png"]
+    assert any(isinstance(report, Note) and "1 more are held out" in report.text for report in reports)
+
+
+def test_kohyas_folders_say_repeats_class_and_what_keeps_the_class(tmp_path: Path) -> None:
+    put(tmp_path / "img" / "10_sks cat", "a.png", None)
+    put(tmp_path / "img" / "10_sks cat", "b.png", "sks cat on a sofa")
+    put(tmp_path / "img" / "4_toy", "c.png", None)
+    put(tmp_path / "reg" / "1_cat", "d.png", None)
+    put(tmp_path / "2024_holiday", "e.png", "a beach")
+    (tmp_path / "2024_holiday").rename(tmp_path / "img" / "2024_holiday")
+    examples, _ = read(tmp_path, trigger="sks", prior_weight=0.5)
+    told = {one.path.stem: (one.caption, one.repeats, one.weight, one.prior) for one in examples}
+    assert told == {
+        "a": ("sks cat", 10, 1.0, False),
+        "b": ("sks cat on a sofa", 10, 1.0, False),
+        "c": ("sks, toy", 4, 1.0, False),
+        "d": ("cat", 1, 0.5, True),
+        "e": ("sks, a beach", 1, 1.0, False),
+    }
+
+
+def test_repeats_weigh_folders_against_each_other(tmp_path: Path) -> None:
+    put(tmp_path / "10_a", "a.png")
+    put(tmp_path / "20_b", "b.png")
+    assert [example.repeats for example in read(tmp_path)[0]] == [1, 2]
+
+
+def test_regularisation_alone_is_nothing_to_learn_from(tmp_path: Path) -> None:
+    put(tmp_path / "reg" / "1_cat", "d.png")
+    assert "regularisation images only" in problems(tmp_path)[0]
+
+
+def test_one_line_is_one_caption(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "a cat\n\n the same cat \n")
+    (example,) = read(tmp_path, trigger="the")[0]
+    assert example.captions == ("the, a cat", "the same cat")
+
+
+def test_masks_are_no_images_and_it_is_said_that_they_do_nothing_yet(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    put(tmp_path, "a-masklabel.png", None)
+    examples, reports = read(tmp_path)
+    assert [example.path.name for example in examples] == ["a.png"]
+    assert any(isinstance(report, Warned) and "does not train with" in report.text for report in reports)
+
+
+def test_hugging_faces_imagefolder_with_splits_lists_and_folders(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "cats", "a.png", None)
+    put(tmp_path / "validation", "b.png", None)
+    (tmp_path / "train" / "metadata.csv").write_text('file_name,text\ncats/a.png,"a cat, asleep"\n')
+    assert captions(tmp_path) == {"a.png": "a cat, asleep"}

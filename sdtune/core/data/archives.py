@@ -1,0 +1,228 @@
+"""Archives: .zip and .tar files whose members are read one by one and never unpacked."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from sdtune.core.data.images import FILE_BYTES
+from sdtune.core.data.sources import SYSTEM, Entry, Source
+from sdtune.errors import DataError
+
+TEXT = frozenset({".txt", ".caption", ".json", ".jsonl", ".csv"})
+TEXT_BYTES = 256 * 2**20  # of one tar in all: its texts are kept from the first reading to the second
+SWELL = 200  # an archive of images does not grow more than so many times
+ALLOWANCE = 2**28  # bytes that it may grow to in any case
+OTHERS = {b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!\x1a\x07": "RAR"}
+FAILURES = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+"""what Python's readers raise on files that are damaged or hostile"""
+
+
+def archive_at(path: Path) -> Source | None:
+    """The archive in a file, None where it is none; raises DataError for kinds that cannot be read here."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError:
+        return None
+    for magic, kind in OTHERS.items():
+        if head.startswith(magic):
+            raise DataError(f"{path}: a {kind} archive, which sdtune cannot read; unpack it and give the folder")
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*", b"MM\0*")):
+        return None
+    try:
+        if head.startswith(b"PK") and zipfile.is_zipfile(path):
+            return ZipSource(path)
+        if tarfile.is_tarfile(path):
+            return TarSource(path)
+    except FAILURES:
+        pass
+    if re.search(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", path.name.lower()):
+        raise DataError(f"{path}: damaged, or no archive; make it again, or give a folder")
+    return None
+
+
+class ZipSource(Source):
+    """A .zip file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.told, self.title = path, str(path), path.stem
+
+    def entries(self) -> Iterator[Entry]:
+        """In the order of their names."""
+        stamp = self.path.stat().st_mtime_ns
+        with self._open() as archive:
+            seen: set[str] = set()
+            for info in sorted(archive.infolist(), key=lambda one: one.filename):
+                name = _tidy(info.filename)
+                if info.is_dir() or _is_hidden(name):
+                    continue
+                trouble = _unsafe(info.orig_filename) or _unfit(info) or (name in seen and _TWICE) or None
+                seen.add(name)
+                yield Entry(f"{self.told}/{name}", name, info.file_size, stamp ^ info.CRC, trouble=trouble)
+
+    def read(self, entry: Entry) -> bytes:
+        """One member."""
+        for _, data in self.payloads([entry]):
+            if isinstance(data, bytes):
+                return data
+            assert data is not None, "members have no place on disk"
+            raise data
+        raise AssertionError("one is wanted")
+
+    def payloads(self, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, bytes | DataError | None]]:
+        """The members in the order in which they are wanted."""
+        with self._open() as archive:
+            infos = {_tidy(info.filename): info for info in reversed(archive.infolist())}
+            for entry in wanted:
+                try:
+                    with archive.open(infos[entry.name]) as file:
+                        data = file.read(FILE_BYTES + 1)
+                    yield entry, _within_limit(data, entry)
+                except DataError as error:
+                    yield entry, error
+                except (KeyError, *FAILURES) as error:
+                    yield entry, DataError(f"{entry.told}: damaged ({_reason(error)}); make the archive again")
+
+    def _open(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except FAILURES as error:
+            raise DataError(f"{self.told}: cannot be read ({_reason(error)}); make the archive again") from None
+
+
+class TarSource(Source):
+    """A .tar file, compressed or not, as WebDataset's shards are; read twice from end to end: first for its texts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.told, self.title = path, str(path), path.name.split(".")[0]
+        self._texts: dict[str, bytes] = {}
+
+    def entries(self) -> Iterator[Entry]:
+        """In the order of the archive."""
+        self._texts.clear()
+        room = TEXT_BYTES
+        seen: set[str] = set()
+        stamp = self.path.stat().st_mtime_ns
+        for archive, info in self._members():
+            if isinstance(info, DataError):
+                yield Entry(self.told, "", trouble=str(info).removeprefix(f"{self.told}: "))
+                return
+            name = _tidy(info.name)
+            if info.isdir() or _is_hidden(name):
+                continue
+            trouble = _unsafe(info.name) or (name in seen and _TWICE) or None
+            if not info.isreg():
+                trouble = "a link or a device inside an archive; put the file itself there"
+            elif info.size > FILE_BYTES:
+                trouble = _TOO_LARGE
+            seen.add(name)
+            if PurePosixPath(name).suffix.lower() in TEXT and not trouble:
+                if info.size > room:
+                    trouble = "more text than fits in memory; split the archive"
+                else:
+                    try:
+                        self._texts[name] = _read(archive, info)
+                        room -= info.size
+                    except FAILURES as error:
+                        trouble = f"damaged ({_reason(error)}); make the archive again"
+            yield Entry(f"{self.told}/{name}", name, info.size, stamp ^ info.offset, trouble=trouble)
+
+    def read(self, entry: Entry) -> bytes:
+        """A text, kept from the listing."""
+        return self._texts[entry.name]
+
+    def payloads(self, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, bytes | DataError | None]]:
+        """The members in the order of the archive."""
+        left = {entry.name: entry for entry in wanted}
+        for archive, info in self._members():
+            if isinstance(info, DataError):
+                break
+            entry = left.pop(_tidy(info.name), None)
+            if entry is None:
+                continue
+            try:
+                yield entry, _within_limit(_read(archive, info), entry)
+            except DataError as error:
+                yield entry, error
+            except FAILURES as error:
+                yield entry, DataError(f"{entry.told}: damaged ({_reason(error)}); make the archive again")
+            if not left:
+                return
+        for entry in left.values():
+            yield entry, DataError(f"{entry.told}: cannot be read, since the archive is damaged; make it again")
+
+    def _members(self) -> Iterator[tuple[tarfile.TarFile | None, tarfile.TarInfo | DataError]]:
+        """Each member where the archive stands; at the end the reason, where it ends too early or grows too much."""
+        most = max(SWELL * self.path.stat().st_size, ALLOWANCE)
+        try:
+            with tarfile.open(self.path, "r:*") as archive:
+                while (info := archive.next()) is not None:
+                    archive.members = []  # type: ignore[attr-defined]  # or it would keep them all
+                    if info.offset_data + info.size > most:
+                        reason = "grows to more than an archive of images does; unpack it and give the folder"
+                        yield None, DataError(f"{self.told}: {reason}")
+                        return
+                    yield archive, info
+        except FAILURES as error:
+            reason = f"damaged or cut short ({_reason(error)}); what is before that is used"
+            yield None, DataError(f"{self.told}: {reason}")
+
+
+_TWICE = "stands twice in the archive; remove one of them"
+_TOO_LARGE = "over 64 MB; save it smaller"
+
+
+def _read(archive: tarfile.TarFile | None, info: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(info) if archive else None
+    assert file is not None, "only regular members are read"
+    return file.read(FILE_BYTES + 1)
+
+
+def _within_limit(data: bytes, entry: Entry) -> bytes:
+    if len(data) > FILE_BYTES:
+        raise DataError(f"{entry.told}: {_TOO_LARGE}")
+    return data
+
+
+def _unsafe(name: str) -> str | None:
+    """Names that would lead out of a folder; nothing is unpacked, but they become names of files."""
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or ".." in parts or "\0" in name:
+        return "its name leads out of the archive; rename it"
+    return None
+
+
+def _unfit(info: zipfile.ZipInfo) -> str | None:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind and not stat.S_ISREG(kind):
+        return "a link or a device inside an archive; put the file itself there"
+    if info.flag_bits & 1:
+        return "locked by a password; unpack it and give the folder"
+    return _TOO_LARGE if info.file_size > FILE_BYTES else None
+
+
+def _tidy(name: str) -> str:
+    r"""./a.jpg is a.jpg; zip files of some programs have \\ between the parts."""
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _is_hidden(name: str) -> bool:
+    return any((part.startswith(".") and part != "..") or part in SYSTEM for part in name.split("/"))
+
+
+def _reason(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        words = os.strerror(error.errno) if error.errno else error.strerror
+    return words[:120] or type(error).__name__
