@@ -135,7 +135,7 @@ def _must_be(model_type: str, folder: Path) -> None:
     except (OSError, ValueError, AttributeError, RecursionError):
         raise ModelError(f"{folder / 'config.json'}: not a config in JSON; download the model again") from None
     if found != model_type:
-        raise ModelError(f"{folder}: a model of type {found}, not {model_type}; choose the captioner that fits it")
+        raise ModelError(f"{folder}: a model of type {found}, not {model_type}; give the folder of one that is")
 
 
 def _silence() -> None:

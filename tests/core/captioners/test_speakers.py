@@ -58,6 +58,8 @@ def test_variants_are_drawn_by_seed_and_name(kind: str, folders: dict[str, Path]
     assert first != load(hot, CPU, seed=2).describe(pictures, variants=4)
     assert [told[:1] for told in first] == load(hot, CPU, seed=1).describe(pictures)
     assert max(len(told) for told in first) == 4
+    twin = Picture(Path("twin.png"), pictures[0].image)
+    assert load(hot, CPU, seed=1).describe([twin], variants=4) != first[:1]
     assert all(len({one.text for one in told}) == len(told) for told in first)
 
 
@@ -94,7 +96,7 @@ def test_a_folder_that_is_none_is_told_in_one_line(kind: str, folders: dict[str,
         "no such folder": tmp_path / "nowhere",
         "a file": whole / "config.json",
         "no config.json": tmp_path,
-        "choose the captioner that fits": other,
+        "give the folder of one that is": other,
         "only a pickle (pytorch_model.bin)": _without(whole, tmp_path / "pickled", "model.safetensors"),
         "no vocabulary": _without(whole, tmp_path / "wordless", "tokenizer.json", "vocab.txt", "vocab.json"),
         "no preprocessor_config.json": _without(whole, tmp_path / "blind", "preprocessor_config.json"),
