@@ -59,7 +59,8 @@ def fingerprint(grey: Image.Image) -> str:
 def _cosines() -> NDArray[numpy.float64]:
     """[8, 32] rows 1 to 8 of the DCT-II, unscaled."""
     place, frequency = numpy.arange(32), numpy.arange(1, 9)[:, None]
-    return numpy.cos(math.pi / 32 * (place + 0.5) * frequency)
+    cosines: NDArray[numpy.float64] = numpy.cos(math.pi / 32 * (place + 0.5) * frequency)
+    return cosines
 
 
 def tints(image: Image.Image) -> str:

@@ -1,0 +1,48 @@
+"""Shapes: the crop and the size that an image and its mask get alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from sdtune.core.data.buckets import bucket_for
+from sdtune.core.intake.borders import Sides
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A crop out of an image and the size it is scaled to."""
+
+    original: tuple[int, int]
+    """width, height of the whole image, in pixels"""
+    box: tuple[int, int, int, int]
+    """left, top, right, bottom places of the crop in it"""
+    size: tuple[int, int]
+    """width, height afterwards"""
+
+
+def covering(width: int, height: int, resolution: int) -> tuple[int, int]:
+    """The size at which an image just covers the bucket nearest to its shape; its own where that is smaller."""
+    bucket = bucket_for(width, height, resolution)
+    scale = max(bucket[0] / width, bucket[1] / height)
+    if scale >= 1:
+        return width, height
+    return max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
+
+
+def shape_of(width: int, height: int, border: Sides | None, resolution: int) -> Shape:
+    """Without the border, scaled down to what training uses at this resolution."""
+    left, top, right, bottom = border or (0, 0, 0, 0)
+    box = left, top, width - right, height - bottom
+    return Shape((width, height), box, covering(box[2] - left, box[3] - top, resolution))
+
+
+def shaped(image: Image.Image, shape: Shape) -> Image.Image:
+    """The image, or a smaller or larger version of it, as the shape says; Lanczos (antialiased)."""
+    across, down = image.width / shape.original[0], image.height / shape.original[1]
+    left, top, right, bottom = shape.box
+    box = left * across, top * down, right * across, bottom * down
+    if image.size == shape.size and box == (0, 0, *shape.size):
+        return image
+    return image.resize(shape.size, Image.Resampling.LANCZOS, box=box)
