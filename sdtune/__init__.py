@@ -7,11 +7,13 @@ reports; `config.resolve` makes their settings from presets and flags.
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Sample", "TrainLora", "__version__", "sample", "train_lora"]
+__all__ = ["Caption", "Sample", "TrainLora", "__version__", "caption", "sample", "train_lora"]
 
 _HOMES = {
+    "Caption": "sdtune.config",
     "TrainLora": "sdtune.config",
     "Sample": "sdtune.config",
+    "caption": "sdtune.core.caption",
     "train_lora": "sdtune.core.train_lora",
     "sample": "sdtune.core.sample",
 }

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
+from sdtune.choices.captioners import Auto, Captioner
 from sdtune.choices.losses import MSE, Loss
 from sdtune.choices.masks import Mask, MaskFiles
 from sdtune.choices.networks import LoRA, Network
@@ -138,13 +139,13 @@ class Judge(Spec):
 
     min_side: int | None = setting(None, "--min-side", place=6, ge=0, le=65536)
     """Pixels that the shorter side must have. Not given: a quarter of the resolution."""
-    sharpness: float = Field(4.0, ge=0)
+    sharpness: float = Field(7.0, ge=0)
     """Least variance of the Laplacian at 512 px; less is blurred. 0: not judged."""
-    contrast: float = Field(2.0, ge=0)
+    contrast: float = Field(3.0, ge=0)
     """Least standard deviation of grey, of 255; less is nearly one colour. 0: not judged."""
     aspect: float = Field(4.0, ge=0)
     """Longest side to shortest that is kept; training would crop most of what is longer. 0: not judged."""
-    likeness: int = Field(6, ge=0, le=16)
+    likeness: int = Field(8, ge=0, le=16)
     """Bits of 64 in which the perceptual hashes of near-duplicates may differ; 0: identical hashes only."""
     keep_all: bool = setting(False, "--keep-all", place=9)
     """Tell all this, but leave out only what cannot be read."""
@@ -203,6 +204,69 @@ class Prepare(Spec):
     mask: Mask = MaskFiles()
     prior: Prior = Prior()
     limits: Limits = Limits()
+    memory: Memory = Memory()
+
+
+class Wording(Spec):
+    """How captions are worded: those that are told, and in the mode edit those that are there."""
+
+    trigger: str | None = setting(None, "--trigger", place=4, min_length=1)
+    """Word that stands for what is learned; put first where a caption lacks it."""
+    prefix: str = setting("", "--prefix", place=5, max_length=1000)
+    """Put before each caption, after the trigger, as "a photo of"."""
+    suffix: str = setting("", "--suffix", place=6, max_length=1000)
+    """Put after each caption, as ", flat style"."""
+    blacklist: tuple[str, ...] = setting((), "--blacklist", metavar="TAGS", place=7)
+    """Tags or phrases to take out, with commas between them; can be given several times."""
+    replace: tuple[str, ...] = setting((), "--replace", metavar="OLD=NEW", place=8)
+    """Words to put in place of others; can be given several times."""
+    order: Literal["score", "frequency"] = setting("score", "--order")
+    """Of tags. score: the surest first, as a captioner tells them; frequency: the most usual in the set first (mode
+    edit alone, since all captions must be there)."""
+    dedupe: bool = setting(False, "--dedupe")
+    """Each tag once a caption."""
+    max_tokens: int | None = setting(None, "--max-tokens", place=11, ge=8, le=1000)
+    """Longer captions are cut at the end of a tag or word; CLIP reads 77."""
+
+    @field_validator("replace")
+    @classmethod
+    def _pairs(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(pair.partition("=")[0].strip() and "=" in pair for pair in pairs):
+            raise ValueError('should be of the form OLD=NEW, as "grey=gray"')
+        return pairs
+
+
+class Caption(Spec):
+    """Describe the pictures of a data set."""
+
+    folder: Path = setting(..., metavar="DATASET", place=0, example="sdtune caption photos/")
+    """Folder of images; those in folders below it count, too."""
+    captioner: Captioner = setting(Auto(), "--captioner", "-c", metavar="KIND", place=1)
+    mode: Literal["missing", "append", "overwrite", "edit"] = setting("missing", "--mode", place=2)
+    """missing: describe images without a caption; append: all, and put it after the caption; overwrite: all, in its
+    place; edit: describe none, but word the captions that are there anew."""
+    variants: int = setting(1, "--variants", metavar="N", place=3, ge=1, le=100)
+    """Captions an image, one a line; training draws one each time. With append they become further lines."""
+    wording: Wording = Wording()
+    to: Literal["sidecar", "metadata"] = setting("sidecar", "--to", place=12)
+    """Where new captions go: a .txt beside each image, or a line of metadata.jsonl. Others are changed where they
+    stand."""
+    lint: bool = setting(False, "--lint", place=13)
+    """Tell problems of the captions with their remedies, and write nothing."""
+    stats: bool = setting(False, "--stats", place=14)
+    """Tell how often each tag occurs and how long captions are, and write nothing."""
+    dry_run: bool = setting(False, "--dry-run", place=15)
+    """Tell what captions would be, and write nothing."""
+    strict: bool = setting(False, "--strict", place=16)
+    """Leave with exit code 2 where --lint finds something or an image is left out."""
+    follow_links: bool = setting(False, "--follow-links", place=17)
+    """Read images and captions that are links to files elsewhere; what is written replaces the link."""
+    batch_size: int | None = setting(None, "--batch-size", ge=1, le=4096)
+    """Images at once on the device. Not given: what suits the captioner."""
+    model: str | None = setting(None, "--model", "-m", min_length=1)
+    """Base model whose tokenizer counts tokens. Not given: CLIP's where it is on this machine, else an estimate."""
+    seed: int = setting(0, "--seed", ge=0, lt=2**63)
+    """Start of random draws: the second and further captions of an image."""
     memory: Memory = Memory()
 
 

@@ -15,6 +15,14 @@ from sdtune.errors import ConfigError, nearest
 CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}  # longer lines of text read badly
 
 
+def caption(config: Any, as_json: bool) -> None:
+    """Describe the pictures of a data set, or put its captions right."""
+    prepare_libraries()
+    from sdtune.core.caption import caption as work
+
+    follow(work(config), as_json)
+
+
 def train_lora(config: Any, as_json: bool) -> None:
     """Train a LoRA on a folder of pictures with captions."""
     prepare_libraries()
@@ -32,6 +40,7 @@ def sample(config: Any, as_json: bool) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[Any, bool], None], str]] = {
+    "caption": (caption, "Caption"),
     "train-lora": (train_lora, "TrainLora"),
     "sample": (sample, "Sample"),
 }

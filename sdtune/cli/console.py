@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ UNSAFE = re.compile(
     r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line ends, and what reverses the reading order
     r"\ud800-\udfff]"  # bytes of a file name that are no UTF-8
 )
+LISTED = 30  # tags and words on the terminal
 PLAIN_SECONDS = 10.0  # without a terminal, a progress line this often
 LIBRARIES = (
     "xformers",
@@ -191,6 +192,43 @@ class Terminal:
         if report.sheet:
             self.result(f"pictures  {report.sheet}")
         self.result(f"try next  {report.try_next}")
+
+    def _show_captioned(self, report: Any) -> None:
+        if report.written:
+            self._advance("captions", report.number, report.of, _speed(report.images_per_second), stays=True)
+        else:
+            self._show_captions(report.path, report.captions)
+
+    def _show_described(self, report: Any) -> None:
+        self._end_bar()
+        left = f"; {report.skipped} left out, as told above" if report.skipped else ""
+        self._say(f"captions of {report.images} images in {duration(report.seconds)}{left}")
+        for path, caption in report.examples if report.try_next else ():
+            self._show_captions(path, [caption])
+        if report.try_next:
+            self.result(f"try next  {report.try_next}")
+
+    def _show_captions(self, path: Path, captions: Sequence[str]) -> None:
+        self.result(str(path))
+        for caption in captions:
+            self.result(f"    {caption}")
+
+    def _show_statistics(self, report: Any) -> None:
+        about = "" if report.exact else "about "
+        self.result(f"images           {report.images}, of which {report.with_caption} have a caption")
+        self.result(f"captions         {report.captions}")
+        self.result(
+            f"tokens           {about}{report.tokens_mean:.0f} on average, the longest {about}{report.tokens_longest}"
+        )
+        self.result(f"over 77 tokens   {report.over_limit}")
+        for what, counts in (("tag", report.tags), ("word", report.words)):
+            if counts:
+                self.result("")
+                self.result(f"images  {what}")
+            for text, number in counts[:LISTED]:
+                self.result(f"{number:6}  {text}")
+            if len(counts) > LISTED:
+                self.result(f"        and {len(counts) - LISTED} more; --json lists them all")
 
     def _show_problem(self, report: Any) -> None:
         self.result(report.told)

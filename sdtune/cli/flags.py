@@ -17,7 +17,8 @@ from sdtune.cli.help import Command
 from sdtune.config import Tables, preset_names, read_preset, resolve
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
-TEXTS = ("prompt", "prompts", "negative", "trigger")  # settings that are words, never the name of a file
+TEXTS = ("prompt", "prompts", "negative", "trigger", "prefix", "suffix", "blacklist", "replace", "text")
+"""settings that are words, never the name of a file"""
 TOP = "run"  # heading of the settings that stand in no table
 
 

@@ -88,6 +88,105 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Captioned:
+    """An image whose captions are now complete on disk, or would be without --dry-run."""
+
+    path: Path
+    captions: tuple[str, ...]
+    seconds: float
+    """time for this image, its share of a batch"""
+    number: int
+    """1 .. of"""
+    of: int
+    images_per_second: float
+    """since the first"""
+    written: bool
+
+
+@dataclass(frozen=True)
+class Described:
+    """The end of a captioning."""
+
+    images: int
+    skipped: int
+    seconds: float
+    examples: tuple[tuple[Path, str], ...]
+    """the first few captions"""
+    try_next: str | None
+    """a command that uses the result"""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How long captions are and what they say."""
+
+    images: int
+    with_caption: int
+    captions: int
+    tokens_mean: float
+    tokens_longest: int
+    over_limit: int
+    """captions that CLIP does not read to their end"""
+    exact: bool
+    """whether tokens are counted by a tokenizer; else they are an estimate"""
+    tags: tuple[tuple[str, int], ...]
+    """tags with the number of images that have them, the most usual first"""
+    words: tuple[tuple[str, int], ...]
+    """the same of the words in captions that are sentences, but for articles and the like"""
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """An image that is good to read but that training is better without."""
+
+    path: Path
+    """of the original"""
+    kind: str
+    """a word or two: "too small" """
+    reason: str
+    like: str | None
+    """the image that is kept in its stead"""
+
+
+@dataclass(frozen=True)
+class BucketsOf:
+    """How the images of a data set fall into the buckets of a family."""
+
+    family: str
+    resolution: int
+    """pixels of the side of the square"""
+    buckets: int
+    enlarged: int
+    """images that are enlarged beyond 1.25 times"""
+    cropped: float
+    """mean share of an image's area that is cut off"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The end of a preparation."""
+
+    out: Path | None
+    """None: a dry run"""
+    images: int
+    """in the data set, held out ones and priors included"""
+    held_out: int
+    priors: int
+    described: int
+    """images with a caption"""
+    set_aside: dict[str, int]
+    """{kind: images}"""
+    skipped: int
+    """files that cannot be used"""
+    left: int
+    """files that are no images"""
+    buckets: tuple[BucketsOf, ...]
+    seconds: float
+    report: Path | None
+    try_next: str | None
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something about captions that training would suffer from."""
 
@@ -100,7 +199,22 @@ class Problem:
     """the images that it is about"""
 
 
-Report = Note | Warned | Skipped | Progress | Step | Saved | Drawn | Trained | Problem
+Report = (
+    Note
+    | Warned
+    | Skipped
+    | Progress
+    | Step
+    | Saved
+    | Drawn
+    | Trained
+    | Problem
+    | Captioned
+    | Described
+    | Statistics
+    | SetAside
+    | Prepared
+)
 
 Result = TypeVar("Result")
 Telling = Generator[Report, None, Result]

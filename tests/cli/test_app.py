@@ -16,6 +16,7 @@ from sdtune.config import Sample, TrainLora
 from sdtune.core.reports import Note, Report
 from sdtune.errors import TrainingError
 
+NAMES = ", ".join(commands.COMMANDS)
 Ran = tuple[int, str, list[str]]
 
 
@@ -109,7 +110,7 @@ def test_text_in_utf8_is_read_in_any_locale(told: dict[str, Any], capsys: pytest
         ),
         (["--vresion"], "--vresion: no such option of sdtune; did you mean --version?"),
         (["trian-lora", "x"], "trian-lora: no such command; did you mean sdtune train-lora?"),
-        (["zzz"], "zzz: no such command; choose one of train-lora, sample"),
+        (["zzz"], f"zzz: no such command; choose one of {NAMES}"),
         (["train-lora", "--quiet"], "--quiet: no such option of sdtune train-lora; see sdtune train-lora --help"),
         (["train-lora", "--foo"], "--foo: no such option of sdtune train-lora; see sdtune train-lora --help"),
         (
@@ -120,7 +121,7 @@ def test_text_in_utf8_is_read_in_any_locale(told: dict[str, Any], capsys: pytest
             ["train-lora", "--fodler", "x"],
             "--fodler: no such option of sdtune train-lora; see sdtune train-lora --help",
         ),
-        ([""], "the name of the command is empty; choose one of train-lora, sample"),
+        ([""], f"the name of the command is empty; choose one of {NAMES}"),
         (["train-lora", "a", "b"], "got unexpected extra argument (b); see sdtune train-lora --help"),
         (["train-lora", "x", "--rank"], "option '--rank' requires an argument; see sdtune train-lora --help"),
         (

@@ -114,7 +114,7 @@ def _everywhere(captions: Captions, trigger: str | None) -> Iterator[Problem]:
     distinct = len({tuple(several) for _, several in captions})
     for tag, number in counts.items():
         if number == len(captions) and distinct > 1 and not (trigger and same(trigger) in tag):
-            told = f'"{_shortened(tag)}" stands on all {number} images, so nothing is learned of what it means'
+            told = f'"{_shortened(tag)}" stands on all {number} images, so it will mean all that they have in common'
             remedy = f'if it is the trigger, say --trigger "{tag}"; else {EDIT} --blacklist "{tag}"'
             yield _problem("everywhere", told, remedy, [])
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
+from sdtune import mini
 from sdtune.core.data.tags import is_list
+from sdtune.core.families import families
 
 LIMIT = 77
 """tokens that CLIP reads, its marks of the start and the end among them; the rest of a caption is not seen"""
 MARKS = 2
-
+FILE = "vocab.json"
+CLIP = "openai/clip-vit-large-patch14"
+"""whose tokenizer all but `mini` have"""
 PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
 """what CLIP's tokenizer cuts a text into before it looks for parts of words"""
 SENTENCE_WORD = (9, 0.07)  # letters that are one token, and tokens for each letter more
@@ -64,3 +70,38 @@ def _share(letter: str) -> float:
 
 
 ESTIMATE = Counter(estimate, exact=False)
+
+
+def counter_for(model: str | None) -> Counter:
+    """Counts by a base model's tokenizer where it is on this machine; all but `mini` have CLIP's own."""
+    folder = _tokenizer_of(model)
+    return ESTIMATE if folder is None else Counter(_counted_by(folder), exact=True)
+
+
+@cache
+def _counted_by(folder: Path) -> Callable[[str], int]:
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer.model_max_length = 10**9  # or it warns of each longer caption
+    return lambda caption: len(tokenizer(caption).input_ids)
+
+
+def _tokenizer_of(model: str | None) -> Path | None:
+    """The folder with its files, None where it is not here."""
+    if model == "mini":
+        return mini.FOLDER / "tokenizer"
+    if model is not None and (Path(model) / "tokenizer" / FILE).is_file():
+        return Path(model) / "tokenizer"
+    names = [name for family in families().values() for name in family.models.values()]
+    return next((folder for name in [*names, CLIP] if (folder := _fetched(name))), None)
+
+
+def _fetched(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in (FILE, f"tokenizer/{FILE}"):
+        found = try_to_load_from_cache(name, file)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
