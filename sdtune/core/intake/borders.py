@@ -13,11 +13,14 @@ Sides = tuple[int, int, int, int]
 """left, top, right, bottom, in pixels"""
 
 SAME = 10  # of 255: a flat bar's noise in JPEG
-STRAYS = 0.005  # share of a line's pixels that may differ by more than SAME, up to FAR, as where JPEG's picture rings
-FAR = 64
+STRAYS = 0.005  # share of a line's pixels that may differ by more than SAME
+RINGING = 16  # lines before the picture, one block of JPEG with halved colours, that count as bar though they ring
+LOUD = 48  # of 255: ringing at quality 40
+PICTURE = 0.1  # share of a ringing line's pixels that may differ by more than LOUD
 DEEPEST = 0.45  # share of the image's side that a bar may take; beyond it, the image is of one colour nearly throughout
 THINNEST = 0.004  # share of the image's side that two bars take at least; less is not worth a crop
 FILLED = 0.75  # share of the picture's outermost line that must differ from the bar
+CORNER = 0.03  # share of that line that is a corner
 INWARD = 0.005  # share of the side by which that line lies inside, past the blur of the edge
 LEFT = 16  # pixels a side of the picture that must be left
 AT_ONCE = 32  # lines
@@ -26,23 +29,23 @@ AT_ONCE = 32  # lines
 def find_border(image: Image.Image) -> Sides | None:
     """Pixels of a plain border around the picture, 0 where a side has none; None where no side has one.
 
-    A border is a pair of bars of one colour, above and below, or left and right, or both pairs, at which the picture
-    begins in a straight line: three quarters of its outermost rows (or columns) differ from the bar. So a thing on a
-    white background has no border, since only its tip touches the first row that is not white; nor has a picture with
-    one bar only, which may as well be sky; nor one that is of one colour nearly throughout.
+    A border is a pair of bars of one colour, above and below, or left and right, or both pairs, at all of which the
+    picture begins in a straight line: three quarters of its outermost row (or column) differ from the bar, and so does
+    one of its corners there. A thing on a white background has no border then, since only its tip touches the first row
+    that is not white, or its corners are round; nor has a picture with one bar only, which may as well be sky; nor one
+    that is of one colour nearly throughout.
     """
     depths, colours = zip(*(_depth(image, side) for side in range(4)), strict=True)
     sides = list(depths)
     for pair in (0, 1):
-        length = image.size[pair]
         near = abs(colours[pair] - colours[pair + 2]).max() <= SAME
-        if not near or not sides[pair] or not sides[pair + 2] or sides[pair] + sides[pair + 2] < THINNEST * length:
-            sides[pair] = sides[pair + 2] = 0
-    for pair in (0, 1, 0):  # once more, since without the other pair its lines are longer
-        if sides[pair] and not all(_begins_straight(image, sides, side, colours[side]) for side in (pair, pair + 2)):
+        thickness = sides[pair] + sides[pair + 2] if near and sides[pair] and sides[pair + 2] else 0
+        if thickness < THINNEST * image.size[pair]:
             sides[pair] = sides[pair + 2] = 0
     left, top, right, bottom = sides
     if not any(sides) or image.width - left - right < LEFT or image.height - top - bottom < LEFT:
+        return None
+    if not all(_begins_straight(image, sides, side, colours[side]) for side in range(4) if sides[side]):
         return None
     return left, top, right, bottom
 
@@ -52,10 +55,19 @@ def _depth(image: Image.Image, side: int) -> tuple[int, NDArray[Any]]:
     colour = numpy.median(_lines(image, side, 0, 1)[0], axis=0)
     for start, count in _runs(int(image.size[side % 2] * DEEPEST)):
         off = abs(_lines(image, side, start, count) - colour).max(axis=2)
-        plain = ((off > SAME).mean(axis=1) <= STRAYS) & (off.max(axis=1) <= FAR)
+        plain = (off > SAME).mean(axis=1) <= STRAYS
         if not plain.all():
-            return start + int(plain.argmin()), colour
+            depth = start + int(plain.argmin())
+            return depth + (_ringing(image, side, depth, colour) if depth else 0), colour
     return 0, colour
+
+
+def _ringing(image: Image.Image, side: int, depth: int, colour: NDArray[Any]) -> int:
+    """How many more lines are of the bar, where JPEG lets the picture's edge echo into it."""
+    count = min(RINGING, image.size[side % 2] - depth)
+    off = abs(_lines(image, side, depth, count) - colour).max(axis=2)
+    bar = ((off > LOUD).mean(axis=1) <= PICTURE) & (numpy.median(off, axis=1) <= SAME)
+    return count if bar.all() else int(bar.argmin())
 
 
 def _runs(limit: int) -> Iterator[tuple[int, int]]:
@@ -66,12 +78,14 @@ def _runs(limit: int) -> Iterator[tuple[int, int]]:
 
 
 def _begins_straight(image: Image.Image, sides: list[int], side: int, colour: NDArray[Any]) -> bool:
-    """Whether most of the picture's outermost line differs from the bar beside it."""
+    """Whether most of the picture's outermost line, and one of its ends, differ from the bar beside it."""
     length = image.size[side % 2]
     line = _lines(image, side, min(length - 1, sides[side] + max(1, round(INWARD * length))), 1)[0]
     across = 1 - side % 2
     inner = line[sides[across] : len(line) - sides[across + 2]]
-    return bool(len(inner)) and float((abs(inner - colour).max(axis=1) > SAME).mean()) >= FILLED
+    differs = abs(inner - colour).max(axis=1) > SAME
+    corner = max(1, round(CORNER * len(differs)))
+    return bool(differs.mean() >= FILLED and max(differs[:corner].mean(), differs[-corner:].mean()) > 0.5)
 
 
 def _lines(image: Image.Image, side: int, start: int, count: int) -> NDArray[Any]:
