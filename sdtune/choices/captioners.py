@@ -42,7 +42,7 @@ class Florence2(Spec):
     kind: Literal["florence2"] = "florence2"
     model: str = Field("florence-community/Florence-2-base", min_length=1)
     """Hugging Face name or folder."""
-    task: Literal["<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"] = "<DETAILED_CAPTION>"
+    length: Literal["short", "detailed", "long"] = "detailed"
     """How much is said."""
     max_new_tokens: int = Field(128, ge=1, le=1024)
     """Longest answer."""

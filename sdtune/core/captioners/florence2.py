@@ -13,6 +13,9 @@ from sdtune.core.captioners.base import Setting
 from sdtune.core.captioners.speaker import Speaker
 from sdtune.core.model_folder import FAILURES, unloadable
 
+TASKS = {"short": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "long": "<MORE_DETAILED_CAPTION>"}
+"""by the length that was asked for"""
+
 
 class Florence2(Speaker):
     """Captions by a task, which stands for a question."""
@@ -32,6 +35,6 @@ class Florence2(Speaker):
 
     def inputs(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
         """Pixels, and the task's question behind the places of the image."""
-        task = [self.settings.task] * len(images)
+        task = [TASKS[self.settings.length]] * len(images)
         given: Mapping[str, torch.Tensor] = self.processor(images=list(images), text=task, return_tensors="pt")
         return given

@@ -69,7 +69,7 @@ def test_blip_goes_on_from_the_prompt(folders: dict[str, Path], pictures: list[P
 
 
 def test_florence2_is_asked_by_task(folders: dict[str, Path], pictures: list[Picture]) -> None:
-    describer = load(settings("florence2", folders["florence2"], task="<CAPTION>"), CPU)
+    describer = load(settings("florence2", folders["florence2"], length="short"), CPU)
     ids = describer.inputs([pictures[0].image])["input_ids"][0]  # type: ignore[attr-defined]
     assert "What does the image describe?" in describer.tokenizer.decode(ids)  # type: ignore[attr-defined]
 
