@@ -1,4 +1,4 @@
-"""The captioners: each file in this folder that holds one is one."""
+"""The captioners: each file in this folder that holds one is one; PyTorch is imported when one is loaded."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import inspect
 import pkgutil
 from functools import cache
 
-import torch
-
 from sdtune.choices.captioners import Auto, Captioner, Florence2, Qwen3VL
 from sdtune.config import Memory
 from sdtune.core.captioners.base import Describer, Picture, Setting, Told
-from sdtune.core.memory import device_for, dtype_for
 
 __all__ = ["Describer", "Picture", "Told", "describers", "load", "resolve"]
 
@@ -36,12 +33,18 @@ def resolve(captioner: Captioner, memory: Memory) -> Captioner:
     """What `auto` stands for on this machine; any other captioner is itself."""
     if not isinstance(captioner, Auto):
         return captioner
+    import torch
+
+    from sdtune.core.memory import device_for
+
     device = device_for(memory)
     return Qwen3VL() if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= ROOM else Florence2()
 
 
 def load(captioner: Captioner, memory: Memory, seed: int = 0, trigger: str | None = None) -> Describer:
     """The captioner with its model, on the device."""
+    from sdtune.core.memory import device_for, dtype_for
+
     settings = resolve(captioner, memory)
     device = device_for(memory)
     setting = Setting(device, dtype_for(memory, device), seed, trigger or "")
