@@ -7,13 +7,15 @@ reports; `config.resolve` makes their settings from presets and flags.
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Caption", "Sample", "TrainLora", "__version__", "caption", "sample", "train_lora"]
+__all__ = ["Caption", "Prepare", "Sample", "TrainLora", "__version__", "caption", "prepare", "sample", "train_lora"]
 
 _HOMES = {
     "Caption": "sdtune.config",
+    "Prepare": "sdtune.config",
     "TrainLora": "sdtune.config",
     "Sample": "sdtune.config",
     "caption": "sdtune.core.caption",
+    "prepare": "sdtune.core.prepare",
     "train_lora": "sdtune.core.train_lora",
     "sample": "sdtune.core.sample",
 }

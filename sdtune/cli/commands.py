@@ -23,6 +23,14 @@ def caption(config: Any, as_json: bool) -> None:
     follow(work(config), as_json)
 
 
+def prepare(config: Any, as_json: bool) -> None:
+    """Make a data set that training can trust out of folders, archives and files."""
+    prepare_libraries()
+    from sdtune.core.prepare import prepare as work
+
+    follow(work(config), as_json)
+
+
 def train_lora(config: Any, as_json: bool) -> None:
     """Train a LoRA on a folder of pictures with captions."""
     prepare_libraries()
@@ -40,6 +48,7 @@ def sample(config: Any, as_json: bool) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[Any, bool], None], str]] = {
+    "prepare": (prepare, "Prepare"),
     "caption": (caption, "Caption"),
     "train-lora": (train_lora, "TrainLora"),
     "sample": (sample, "Sample"),

@@ -185,6 +185,16 @@ class Terminal:
     def _show_drawn(self, report: Any) -> None:
         self.result(report.path)
 
+    def _show_setaside(self, report: Any) -> None:
+        self._say(f"set aside {report.path}: {report.reason}")
+
+    def _show_prepared(self, report: Any) -> None:
+        from sdtune.cli.summaries import prepared
+
+        self._end_bar()
+        for line in prepared(report):
+            self.result(line)
+
     def _show_trained(self, report: Any) -> None:
         self._end_bar()
         self._say(f"trained in {duration(report.seconds)}")

@@ -1,0 +1,38 @@
+"""Summaries: what a command says at its end, as lines of two columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def prepared(report: Any) -> Iterator[str]:
+    """Of sdtune.core.reports.Prepared."""
+    place = f" in {report.out}" if report.out else ", if it were no dry run"
+    more = [f"{report.held_out} of them held out"] if report.held_out else []
+    more += [f"and {report.priors} for regularisation"] if report.priors else []
+    yield _line("data set", ", ".join([f"{_images(report.images)}{place}", *more]))
+    if report.set_aside:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in report.set_aside.items())
+        yield _line("set aside", f"{sum(report.set_aside.values())}: {kinds}")
+    if report.skipped:
+        yield _line("skipped", f"{report.skipped} that cannot be used")
+    if report.left:
+        yield _line("left alone", f"{report.left} files that are no images")
+    yield _line("captions", f"{report.described} of {report.images} have one")
+    for one in report.buckets:
+        told = f"{one.buckets} {'bucket' if one.buckets == 1 else 'buckets'} at {one.resolution} px"
+        small = f", {one.enlarged} too small (enlarged over 1.25 times)" if one.enlarged else ""
+        yield _line(one.family, f"{told}, {one.cropped:.1%} cropped away{small}")
+    if report.report:
+        yield _line("report", str(report.report))
+    if report.try_next:
+        yield _line("try next", report.try_next)
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<11} {text}"
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"

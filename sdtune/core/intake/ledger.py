@@ -1,0 +1,202 @@
+"""The ledger of a prepared data set: what was measured, what stands in it, and where each image came from.
+
+prepared.jsonl            a row an image of the data set, for people and programs
+.sdtune/measured.jsonl    what was found of each file, so that no file is read twice
+.sdtune/stage/            prepared images that have no place yet
+.sdtune/thumbnails/       for the report
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sdtune.config import Prepare
+from sdtune.core.data.layout import Item
+from sdtune.core.intake.facts import Measured
+from sdtune.core.run_folder import must_be_writable, write_atomically
+from sdtune.errors import DataError, OutputError
+
+VERSION = 1  # of what `one.handle` makes; another number makes everything anew
+ROWS = "prepared.jsonl"
+HIDDEN = ".sdtune"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image of the data set."""
+
+    file: str
+    """path in the data set, with / between its parts"""
+    source: str
+    """path of the original, as it was given"""
+    width: int
+    """pixels of the prepared image"""
+    height: int
+    original_width: int
+    original_height: int
+    captions: tuple[str, ...]
+    """as `prepare` wrote them; the file beside the image may say something else by now"""
+    repeats: int
+    prior: bool
+    held_out: bool
+    mask: str | None
+    """where it came from: "file", "alpha", "clipseg"; None: no mask"""
+    bytes: int
+    sha256: str
+    """of the original"""
+    key: str
+    """of the original file and of what was asked for"""
+    origin: str
+    """of the original's place"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an image of a source is known by."""
+
+    key: str
+    """changes with the file, its mask and the settings that make the prepared image"""
+    origin: str
+    """of the file's place alone"""
+
+
+def identity_of(item: Item, source: str, config: Prepare) -> Identity:
+    """By place, size and time of change; the settings are those that change what is made."""
+    entry = item.entry
+    place = os.path.abspath(entry.path) if entry.path else f"{os.path.abspath(source)}\0{entry.name}"
+    mask = (item.mask.name, item.mask.size, item.mask.stamp) if item.mask else None
+    made = (config.resolution, config.format, config.background, config.crop_borders, config.mask.kind == "alpha")
+    return Identity(_hash(VERSION, place, entry.size, entry.stamp, mask, made), _hash(place))
+
+
+class Ledger:
+    """What is known of a data set in a folder; nothing is written before `open`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.hidden = out / HIDDEN
+        self.stage = self.hidden / "stage"
+        self.thumbnails = self.hidden / "thumbnails"
+        self.measured: dict[str, Measured] = {}
+        self.rows: dict[str, Row] = {}
+        """by file"""
+        self.share: float | None = None
+        """of the images that were held out"""
+        self._read()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Make the folder, and keep other processes out of it."""
+        try:
+            self.stage.mkdir(parents=True, exist_ok=True)
+            self.thumbnails.mkdir(exist_ok=True)
+        except OSError as error:
+            reason = error.strerror
+            raise OutputError(f"{self.out}: cannot be written ({reason}); give another folder with --out") from None
+        lock = FileLock(self.hidden / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise OutputError(
+                f"{self.out}: another prepare is at work there; wait for it, or give another --out"
+            ) from None
+        try:
+            self._mend()
+            yield
+        finally:
+            lock.release()
+
+    def add(self, key: str, measured: Measured) -> None:
+        """Remember what was found of a file, for this run and the next."""
+        self.measured[key] = measured
+        with (self.hidden / "measured.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, **asdict(measured)}) + "\n")
+
+    def finish(self, rows: Sequence[Row], used: set[str], share: float) -> None:
+        """Write what stands in the data set now; what has not changed is not written anew."""
+        self.rows = {row.file: row for row in rows}
+        lines = [json.dumps({"key": key, **asdict(self.measured[key])}) for key in sorted(used)]
+        _write_if_new(self.hidden / "measured.jsonl", lines)
+        _write_if_new(self.hidden / "settings.json", [json.dumps({"version": VERSION, "held_out": share})])
+        told = [json.dumps(asdict(row), ensure_ascii=False) for row in sorted(rows, key=lambda row: row.file)]
+        _write_if_new(self.out / ROWS, told)
+        shutil.rmtree(self.stage, ignore_errors=True)
+        for thumbnail in self.thumbnails.iterdir():
+            if thumbnail.stem not in used:
+                thumbnail.unlink(missing_ok=True)
+
+    def _mend(self) -> None:
+        """End a last line that an end of the process has cut off, so that the next one stands by itself."""
+        with contextlib.suppress(OSError), (self.hidden / "measured.jsonl").open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+    def _read(self) -> None:
+        if not os.path.lexists(self.out):
+            must_be_writable(self.out)
+            return
+        try:
+            names = os.listdir(self.out)
+        except OSError as error:
+            raise OutputError(f"{self.out}: {error.strerror}; give a folder with --out") from None
+        if names and not self.hidden.is_dir():
+            raise OutputError(f"{self.out}: already holds files that are not prepare's; give a new folder with --out")
+        must_be_writable(self.out)
+        for row in _lines(self.hidden / "measured.jsonl"):
+            with contextlib.suppress(TypeError, KeyError):
+                key = row.pop("key")
+                values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
+                self.measured[key] = Measured(**values)
+        for row in _lines(self.out / ROWS):
+            with contextlib.suppress(TypeError, KeyError):
+                found = Row(**{**row, "captions": tuple(row["captions"])})
+                _must_be_inside(found.file)
+                self.rows[found.file] = found
+        for row in _lines(self.hidden / "settings.json"):
+            self.share = row.get("held_out")
+
+
+def _must_be_inside(file: str) -> None:
+    """A data set may come from someone else, and its files are moved and removed by these names."""
+    if file.startswith("/") or ".." in file.split("/") or "\\" in file or ":" in file:
+        raise DataError(f"{ROWS}: {file[:200]} leads out of the data set; remove that line")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines; a last line that was cut off by an end is not heeded."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict):
+                    yield row
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"{path}: cannot be read ({error}); remove it, or give a new folder with --out") from None
+
+
+def _write_if_new(path: Path, lines: Sequence[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.read_text(encoding="utf-8") == text:
+            return
+    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def _hash(*told: object) -> str:
+    return hashlib.sha256(repr(told).encode("utf-8", "surrogatepass")).hexdigest()[:24]

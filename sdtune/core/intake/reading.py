@@ -1,0 +1,136 @@
+"""Reading the sources: every file is listed, and every image that is not known yet goes through a worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from sdtune.config import Prepare
+from sdtune.core.data.layout import Item, arrange
+from sdtune.core.data.sources import Entry, Source
+from sdtune.core.intake.facts import Job, Measured
+from sdtune.core.intake.ledger import Identity, Ledger, identity_of
+from sdtune.core.intake.workers import Workers
+from sdtune.core.reports import Note, Progress, Telling, Warned
+from sdtune.errors import DataError
+
+OFTEN = 5  # files between two reports
+TOLD = 10  # problems told one by one
+Task = tuple[str, Job, bytes | None, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image of a source, and what it is known by."""
+
+    item: Item
+    source: Source
+    identity: Identity
+
+    @property
+    def told(self) -> str:
+        """The image as the user knows it."""
+        return self.item.entry.told
+
+
+@dataclass
+class Intake:
+    """What the sources hold."""
+
+    found: list[Found] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    """(file, reason) of what is no image"""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """{file: reason} of images that cannot be used"""
+    measured: dict[str, Measured] = field(default_factory=dict)
+    """{key: what was found}"""
+
+
+def list_sources(sources: Sequence[Source], config: Prepare) -> Telling[Intake]:
+    """All images with what their names and texts say of them; none is opened."""
+    intake = Intake()
+    known: set[str] = set()
+    for source in sources:
+        layout = arrange(source)
+        yield from _tell(layout.troubles)
+        caption_troubles: list[str] = []
+        for item in layout.items:
+            if item.entry.trouble:
+                intake.skipped[item.entry.told] = item.entry.trouble
+                continue
+            caption_troubles += item.troubles
+            identity = identity_of(item, source.told, config)
+            if identity.origin not in known:  # a file that is given twice
+                intake.found.append(Found(item, source, identity))
+            known.add(identity.origin)
+        yield from _tell(caption_troubles)
+        intake.left += layout.left
+        yield Note(f"source: {len(layout.items)} images in {source.told}")
+    return intake
+
+
+def measure(unknown: Sequence[Found], intake: Intake, config: Prepare, ledger: Ledger | None) -> Telling[None]:
+    """Sends each image through a worker, which also prepares it where there is a ledger to remember that."""
+    names = {one.identity.key: one.told for one in unknown}
+    done = 0
+    with Workers(config.limits) as workers:
+        for key, found in workers.each(_tasks(unknown, intake, config, ledger)):
+            done += 1
+            if isinstance(found, str):
+                intake.skipped[names[key]] = found.removeprefix(f"{names[key]}: ")
+            else:
+                intake.measured[key] = found
+                if ledger:
+                    thumbnail = ledger.stage / f"{key}-thumb.jpg"
+                    if thumbnail.exists():
+                        os.replace(thumbnail, ledger.thumbnails / f"{key}.jpg")
+                    ledger.add(key, found)
+            if done % OFTEN == 0:
+                yield Progress("preparing", done, len(unknown))
+    if unknown:
+        yield Progress("preparing", len(unknown), len(unknown))
+
+
+def _tasks(unknown: Sequence[Found], intake: Intake, config: Prepare, ledger: Ledger | None) -> Iterator[Task]:
+    """The jobs of one source after the other; what cannot even be handed out is noted."""
+    for _, group in groupby(unknown, key=lambda one: id(one.source)):
+        wanted = {one.item.entry.name: one for one in group}
+        source = next(iter(wanted.values())).source
+        for entry, data in source.payloads([one.item.entry for one in wanted.values()]):
+            one = wanted[entry.name]
+            try:
+                if isinstance(data, DataError):
+                    raise data
+                mask_path, mask_data = _mask(one.item.mask, source)
+            except DataError as error:
+                intake.skipped[one.told] = str(error).removeprefix(f"{one.told}: ")
+                continue
+            job = Job(
+                name=one.told,
+                path=str(entry.path) if entry.path else None,
+                stem=str(ledger.stage / one.identity.key) if ledger else None,
+                mask_path=mask_path,
+                resolution=config.resolution,
+                background=config.background,
+                alpha_mask=config.mask.kind == "alpha",
+                crop_borders=config.crop_borders,
+                form=config.format,
+            )
+            yield one.identity.key, job, data, mask_data
+
+
+def _mask(entry: Entry | None, source: Source) -> tuple[str | None, bytes | None]:
+    """The path of a mask file, or its bytes out of an archive."""
+    if entry is None:
+        return None, None
+    if entry.trouble:
+        raise DataError(f"{entry.told}: {entry.trouble}")
+    return (str(entry.path), None) if entry.path else (None, source.read(entry))
+
+
+def _tell(problems: Sequence[str]) -> Iterator[Warned]:
+    yield from (Warned(problem) for problem in problems[:TOLD])
+    if len(problems) > TOLD:
+        yield Warned(f"and {len(problems) - TOLD} more captions like these cannot be read")

@@ -1,0 +1,174 @@
+"""Preparing a data set out of whatever there is: folders, archives and single files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import ImageColor
+
+from sdtune.choices.masks import MaskClipSeg
+from sdtune.config import Prepare
+from sdtune.core.data.lint import lint
+from sdtune.core.data.sources import open_sources
+from sdtune.core.intake.extras import draw_priors, find_masks
+from sdtune.core.intake.ledger import Ledger
+from sdtune.core.intake.pages import buckets_of, write_page
+from sdtune.core.intake.reading import Intake, list_sources, measure
+from sdtune.core.intake.shelf import put_in_place, take_away, texts_beside
+from sdtune.core.intake.sorting import Sorted, sort_out
+from sdtune.core.reports import Note, Prepared, Problem, SetAside, Skipped, Telling, Warned
+from sdtune.errors import ConfigError, DataError, OutputError
+
+NAMED = 5  # files named in one line
+
+
+def prepare(config: Prepare) -> Telling[None]:
+    """Reads the sources, writes the data set, and tells what became of every file; run again it goes on."""
+    began = time.monotonic()
+    out = _checked(config)
+    sources = open_sources(config.sources, follow_links=config.follow_links, without=out)
+    ledger = Ledger(out) if out else None
+    new = out is not None and not out.exists()
+    with ExitStack() as stack:
+        intake = yield from list_sources(sources, config)
+        if ledger:
+            intake.measured |= ledger.measured
+        written = None if config.dry_run else ledger
+        if written:
+            stack.enter_context(written.open())
+        yield from measure(
+            [one for one in intake.found if one.identity.key not in intake.measured], intake, config, written
+        )
+        for told, reason in sorted(intake.skipped.items()):
+            yield Skipped(Path(told), reason)
+        if not any(one.identity.key in intake.measured for one in intake.found):
+            if out and new:
+                shutil.rmtree(out, ignore_errors=True)
+            raise DataError(_nothing(intake, config))
+        result = sort_out(intake, ledger, config)
+        if written:
+            result = yield from _write(result, intake, written, config)
+        if intake.left:
+            yield Note(_left_alone([os.path.basename(told) for told, _ in intake.left]))
+        for aside in result.aside:
+            yield SetAside(Path(aside.found.told), aside.verdict.kind, aside.verdict.told, aside.like)
+        problems = _problems(result, written, config)
+        yield from problems
+        priors = (yield from draw_priors(config, out)) if out and written and config.prior.count else 0
+        report = write_page(result, intake, problems, written, config) if written else None
+        yield _summary(result, intake, config, report, priors, time.monotonic() - began)
+    if config.strict and intake.skipped:
+        raise DataError(f"{len(intake.skipped)} files could not be used, as told above; the others are prepared")
+
+
+def _checked(config: Prepare) -> Path | None:
+    """The folder to write, or None; raises ConfigError and OutputError for settings that cannot be."""
+    if config.out is None and not config.dry_run:
+        raise ConfigError(
+            "out (--out): not given; a folder for the data set, as in: sdtune prepare photos --out dataset"
+        )
+    if config.prior.count and not config.prior.prompt:
+        wanted = 'what --prior shall draw, as in: --class-prompt "a dog"'
+        raise ConfigError(f"prior.prompt (--class-prompt): not given; {wanted}")
+    try:
+        ImageColor.getrgb(config.background)
+    except ValueError:
+        raise ConfigError(
+            f"background (--background): no colour is called {config.background[:40]!r}; give a name or #rrggbb"
+        ) from None
+    if config.out is None:
+        return None
+    here = os.path.realpath(config.out)
+    for source in config.sources:
+        there = os.path.realpath(source)
+        if os.path.commonpath([here, there]) == here:
+            raise OutputError(f"{config.out}: holds the source {source}, which is never written; give another --out")
+    return config.out
+
+
+def _nothing(intake: Intake, config: Prepare) -> str:
+    told = ", ".join(map(str, config.sources))
+    if intake.found or intake.skipped:
+        return f"{told}: none of the {len(intake.skipped)} images can be used; the reasons are told above"
+    known = ", ".join(sorted({".png", ".jpg", ".webp", ".avif", ".tiff", ".gif", ".bmp"}))
+    return f"{told}: no images; give folders, archives or files with images ({known})"
+
+
+def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> Telling[Sorted]:
+    """Every image in its place; those that are nowhere any more are prepared anew."""
+    missing = set(put_in_place([one.wanted for one in result.kept], ledger))
+    if missing:
+        yield from measure([one for one in intake.found if one.identity.key in missing], intake, config, ledger)
+        result = sort_out(intake, ledger, config)
+        lost = set(put_in_place([one.wanted for one in result.kept], ledger))
+        for row in (one.row for one in result.kept if one.row.key in lost):
+            intake.skipped[row.source] = "changed or vanished while it was read; run the command again"
+            yield Skipped(Path(row.source), intake.skipped[row.source])
+        result = replace(result, kept=[one for one in result.kept if one.row.key not in lost])
+    if isinstance(config.mask, MaskClipSeg):
+        rows = yield from find_masks(config.mask, [one.row for one in result.kept], ledger, config)
+        kept = [replace(one, wanted=replace(one.wanted, row=row)) for one, row in zip(result.kept, rows, strict=True)]
+        result = replace(result, kept=kept)
+    for text in take_away(ledger, result.rows):
+        yield Warned(f"{text}: belongs to an image that is no longer in the data set; it was edited, and so it stays")
+    used = {one.identity.key for one in intake.found if one.identity.key in intake.measured}
+    ledger.measured = intake.measured
+    ledger.finish(result.rows, used | {row.key for row in result.carried}, config.held_out)
+    return result
+
+
+def _problems(result: Sorted, ledger: Ledger | None, config: Prepare) -> list[Problem]:
+    """What is wrong with the captions as they stand beside the images now."""
+    told = []
+    for row in result.rows:
+        if row.prior:
+            continue
+        beside = texts_beside(ledger.out / row.file) if ledger else row.captions
+        texts = row.captions if beside is None else beside
+        told.append((row.file, texts or _of_class(row.file)))
+    place = str(config.out or "DATASET")
+    return [replace(one, remedy=one.remedy.replace("DATASET", place)) for one in lint(told, config.trigger)]
+
+
+def _left_alone(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"left alone, since they are no images: {', '.join(names[:NAMED])}{more}"
+
+
+def _of_class(file: str) -> tuple[str, ...]:
+    """A kohya folder's class stands for the captions that are missing."""
+    folder = file.rpartition("/")[0].rpartition("/")[2]
+    return (folder.partition("_")[2],) if folder[:1].isdigit() else ()
+
+
+def _summary(
+    result: Sorted, intake: Intake, config: Prepare, report: Path | None, priors: int, seconds: float
+) -> Prepared:
+    rows = result.rows
+    described = sum(bool(row.captions or _of_class(row.file)) for row in rows if not row.prior)
+    shown = [row for row in rows if not row.prior]
+    next_step = None
+    if config.out and not config.dry_run:
+        command = "train-lora" if described == len(shown) else "caption"
+        next_step = f"sdtune {command} {config.out}"
+    return Prepared(
+        out=None if config.dry_run else config.out,
+        images=len(shown),
+        held_out=sum(row.held_out for row in shown),
+        priors=sum(row.prior for row in rows) + priors,
+        described=described,
+        set_aside=dict(Counter(one.verdict.kind for one in result.aside).most_common()),
+        skipped=len(intake.skipped),
+        left=len(intake.left),
+        buckets=buckets_of(shown),
+        seconds=seconds,
+        report=report,
+        try_next=next_step,
+    )
