@@ -61,11 +61,13 @@ def prepare(config: Prepare) -> Telling[None]:
             yield SetAside(Path(aside.found.told), aside.verdict.kind, aside.verdict.told, aside.like)
         problems = _problems(result, written, config)
         yield from problems
-        priors = (yield from draw_priors(config, out)) if out and written and config.prior.count else 0
+        priors = (yield from draw_priors(config, written)) if written and config.prior.count else 0
         report = write_page(result, intake, problems, written, config) if written else None
         yield _summary(result, intake, config, report, priors, time.monotonic() - began)
     if config.strict and intake.skipped:
-        raise DataError(f"{len(intake.skipped)} files could not be used, as told above; the others are prepared")
+        count = len(intake.skipped)
+        files = "1 file" if count == 1 else f"{count} files"
+        raise DataError(f"{files} could not be used, as told above; the others are prepared")
 
 
 def _checked(config: Prepare) -> Path | None:

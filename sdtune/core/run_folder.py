@@ -127,10 +127,13 @@ def safe_name(text: str) -> str:
     return f"lora-{name}" if RESERVED.fullmatch(name) else name
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """The file is there whole or not at all: written beside its place, flushed to disk, then put there."""
+def write_atomically(path: Path, write: Callable[[Path], object], *, within: Path | None = None) -> None:
+    """The file is there whole or not at all: written beside its place, flushed to disk, then put there.
+
+    `within` is another folder of the same disk to write it in, where an end of the process may leave it unfinished.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
+    handle, temporary = tempfile.mkstemp(dir=within or path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
     os.close(handle)
     try:
         write(Path(temporary))

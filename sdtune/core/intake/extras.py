@@ -30,17 +30,17 @@ def find_masks(settings: MaskClipSeg, rows: Sequence[Row], ledger: Ledger, confi
         for start in range(0, len(todo), AT_ONCE):
             chunk = [ledger.out / row.file for row in todo[start : start + AT_ONCE]]
             for path, mask in zip(chunk, segmenter.mask([_open(path) for path in chunk]), strict=True):
-                write_atomically(mask_of(path), lambda place, mask=mask: mask.save(place))  # type: ignore[misc]
+                write_atomically(mask_of(path), mask.save, within=ledger.unfinished)
             yield Progress("finding masks", start + len(chunk), len(todo))
     having = {row.key for row in lacking}
     return [replace(row, mask=settings.kind) if row.key in having else row for row in rows]
 
 
-def draw_priors(config: Prepare, out: Path) -> Telling[int]:
+def draw_priors(config: Prepare, ledger: Ledger) -> Telling[int]:
     """Draws what is missing of the prior images into reg/1_<class>/ and returns how many there are."""
     prompt = config.prior.prompt
     assert prompt is not None, "checked at the door"
-    folder = out / "reg" / f"1_{safe_name(prompt)}"
+    folder = ledger.out / "reg" / f"1_{safe_name(prompt)}"
     there = len(list(folder.glob("[0-9]*.png"))) if folder.is_dir() else 0
     if there >= config.prior.count:
         yield Note(f"prior images: {there} in {folder} already")
@@ -53,8 +53,7 @@ def draw_priors(config: Prepare, out: Path) -> Telling[int]:
     )
     for report in sample(asked):
         if isinstance(report, Drawn):
-            text = report.path.with_suffix(".txt")
-            write_atomically(text, lambda place: place.write_text(prompt, encoding="utf-8"))
+            ledger.write(report.path.with_suffix(".txt"), prompt)
             there += 1
             yield Progress("drawing prior images", there, config.prior.count)
         elif isinstance(report, Saved):

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from sdtune.config import Prepare
 from sdtune.core.data.layout import Item
 from sdtune.core.intake.facts import Measured
-from sdtune.core.run_folder import must_be_writable, write_atomically
+from sdtune.core.run_folder import must_be_writable
 from sdtune.errors import DataError, OutputError
 
 VERSION = 1  # of what `one.handle` makes; another number makes everything anew
@@ -87,6 +87,7 @@ class Ledger:
         self.hidden = out / HIDDEN
         self.stage = self.hidden / "stage"
         self.thumbnails = self.hidden / "thumbnails"
+        self.unfinished = self.hidden / "unfinished"
         self.measured: dict[str, Measured] = {}
         self.rows: dict[str, Row] = {}
         """by file"""
@@ -111,9 +112,12 @@ class Ledger:
                 f"{self.out}: another prepare is at work there; wait for it, or give another --out"
             ) from None
         try:
+            shutil.rmtree(self.unfinished, ignore_errors=True)  # of a process that was killed
+            self.unfinished.mkdir()
             self._mend()
             yield
         finally:
+            shutil.rmtree(self.unfinished, ignore_errors=True)
             lock.release()
 
     def add(self, key: str, measured: Measured) -> None:
@@ -126,14 +130,26 @@ class Ledger:
         """Write what stands in the data set now; what has not changed is not written anew."""
         self.rows = {row.file: row for row in rows}
         lines = [json.dumps({"key": key, **asdict(self.measured[key])}) for key in sorted(used)]
-        _write_if_new(self.hidden / "measured.jsonl", lines)
-        _write_if_new(self.hidden / "settings.json", [json.dumps({"version": VERSION, "held_out": share})])
+        self.write(self.hidden / "measured.jsonl", _ended(lines))
+        self.write(self.hidden / "settings.json", _ended([json.dumps({"version": VERSION, "held_out": share})]))
         told = [json.dumps(asdict(row), ensure_ascii=False) for row in sorted(rows, key=lambda row: row.file)]
-        _write_if_new(self.out / ROWS, told)
+        if hasattr(os, "sync"):
+            os.sync()
+        self.write(self.out / ROWS, _ended(told))
         shutil.rmtree(self.stage, ignore_errors=True)
         for thumbnail in self.thumbnails.iterdir():
             if thumbnail.stem not in used:
                 thumbnail.unlink(missing_ok=True)
+
+    def write(self, path: Path, text: str) -> None:
+        """A text file of the data set, whole or not at all; the same text is not written anew."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.read_text(encoding="utf-8") == text:
+                return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = self.unfinished / f"text{path.suffix}"
+        place.write_text(text, encoding="utf-8")
+        os.replace(place, path)  # flushed to disk with all others at the end: one by one they would take hours
 
     def _mend(self) -> None:
         """End a last line that an end of the process has cut off, so that the next one stands by itself."""
@@ -190,12 +206,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         raise OutputError(f"{path}: cannot be read ({error}); remove it, or give a new folder with --out") from None
 
 
-def _write_if_new(path: Path, lines: Sequence[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if path.read_text(encoding="utf-8") == text:
-            return
-    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
+def _ended(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _hash(*told: object) -> str:

@@ -30,7 +30,7 @@ def write_page(result: Sorted, intake: Intake, problems: Sequence[Problem], ledg
             file.writelines(report.html(view))
 
     if not (path.is_file() and _says(path, report.html(view))):
-        write_atomically(path, write)
+        write_atomically(path, write, within=ledger.unfinished)
     return path
 
 

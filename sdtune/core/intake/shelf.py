@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from sdtune.core.data import captions
 from sdtune.core.data.layout import HELD_OUT, MASK, Item
 from sdtune.core.intake.ledger import Ledger, Row
-from sdtune.core.run_folder import safe_name, write_atomically
+from sdtune.core.run_folder import safe_name
 from sdtune.errors import DataError
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -61,7 +61,7 @@ def put_in_place(wanted: Sequence[Wanted], ledger: Ledger) -> list[str]:
         else:
             missing.append(row.key)
             continue
-        _describe(path, one.texts, stood or old)
+        _describe(path, one.texts, stood or old, ledger)
     return missing
 
 
@@ -108,13 +108,13 @@ def _folder(item: Item) -> str:
     return f"{item.repeats}_{words.encode()[:100].decode('utf-8', 'ignore') or 'class'}"
 
 
-def _describe(path: Path, texts: tuple[str, ...], stood: Row | None) -> None:
+def _describe(path: Path, texts: tuple[str, ...], stood: Row | None, ledger: Ledger) -> None:
     """Captions that someone has written since the last run are left alone."""
     now = _read(path.with_suffix(".txt"))
     if now == texts or (now is not None and (stood is None or now != stood.captions)) or (now is None and not texts):
         return
     if texts:
-        write_atomically(path.with_suffix(".txt"), lambda place: place.write_text("\n".join(texts), encoding="utf-8"))
+        ledger.write(path.with_suffix(".txt"), "\n".join(texts))
     else:
         path.with_suffix(".txt").unlink(missing_ok=True)
 

@@ -1,0 +1,435 @@
+"""A data set is made out of whatever there is, told file by file, and made again without doing anything twice."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from PIL import Image
+
+from sdtune.config import Prepare
+from sdtune.core.intake.workers import Workers
+from sdtune.core.prepare import prepare
+from sdtune.core.reports import Prepared, Problem, Report, SetAside, Skipped, Warned
+from sdtune.errors import ConfigError, DataError, OutputError, SdtuneError
+
+
+def picture(number: int, size: tuple[int, int] = (96, 64), mode: str = "RGB") -> Image.Image:
+    """Coarse colours with fine noise, another for each number: sharp, and like no other."""
+    rng = numpy.random.default_rng(number)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=numpy.uint8)).resize(size, Image.Resampling.BICUBIC)
+    noise = rng.integers(-20, 20, (size[1], size[0], 3))
+    return Image.fromarray((numpy.asarray(coarse) + noise).clip(0, 255).astype(numpy.uint8)).convert(mode)
+
+
+def data(number: int, **more: Any) -> bytes:
+    place = io.BytesIO()
+    picture(number, **more).save(place, "PNG")
+    return place.getvalue()
+
+
+def photos(folder: Path, count: int = 4, start: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        (folder / f"p{number}.png").write_bytes(data(number))
+        (folder / f"p{number}.txt").write_text(f"picture {number}")
+    return folder
+
+
+def run(*sources: Path, out: Path | None, **settings: Any) -> list[Report]:
+    usual: dict[str, Any] = {"resolution": 128, "limits": {"workers": 1}}
+    return list(prepare(Prepare(sources=sources, out=out, **(usual | settings))))
+
+
+def summary(reports: list[Report]) -> Prepared:
+    last = reports[-1]
+    assert isinstance(last, Prepared)
+    return last
+
+
+def rows(out: Path) -> dict[str, dict[str, Any]]:
+    """{name of the original: row}"""
+    found = [json.loads(line) for line in (out / "prepared.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {os.path.basename(row["source"]): row for row in found}
+
+
+def snapshot(folder: Path, *, times: bool = True) -> dict[str, tuple[str, int]]:
+    """{file: (hash, time of change)} of all but the lock."""
+    return {
+        str(path.relative_to(folder)): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_mtime_ns if times else 0,
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def aside(reports: list[Report]) -> dict[str, tuple[str, str | None]]:
+    return {
+        report.path.name: (report.kind, report.like and os.path.basename(report.like))
+        for report in reports
+        if isinstance(report, SetAside)
+    }
+
+
+@pytest.fixture
+def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be sent to a worker."""
+
+    def refuse(_: Workers, work: Any) -> Any:
+        assert next(iter(work), None) is None, "a file was read again"
+        return iter(())
+
+    monkeypatch.setattr(Workers, "each", refuse)
+
+
+def test_everything_of_every_source_is_in_the_data_set_and_the_sources_are_as_they_were(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    photos(source / "flat", 3)
+    photos(source / "10_sks cat", 2, start=10)
+    (source / "10_sks cat" / "p10.txt").unlink()
+    photos(source / "reg" / "1_cat", 2, start=20)
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("z.png", data(30))
+        archive.writestr("z.txt", "one\ntwo")
+        archive.writestr("z-masklabel.png", data(31, mode="L"))
+    with tarfile.open(tmp_path / "shard.tar.gz", "w:gz") as tar:
+        for name, content in (("t.json", b'{"caption": "a shard"}'), ("t.png", data(40))):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    before = snapshot(tmp_path)
+    out = tmp_path / "out"
+    told = summary(run(source, tmp_path / "more.zip", tmp_path / "shard.tar.gz", out=out))
+    assert {name: content for name, content in snapshot(tmp_path).items() if not name.startswith("out/")} == before
+    assert (told.images, told.priors, told.skipped, told.set_aside) == (7, 2, 0, {})
+    found = rows(out)
+    assert set(found) == {"p0.png", "p1.png", "p2.png", "p10.png", "p11.png", "p20.png", "p21.png", "z.png", "t.png"}
+    for name, number in (("p0.png", 0), ("p10.png", 10), ("p20.png", 20), ("z.png", 30), ("t.png", 40)):
+        with Image.open(out / found[name]["file"]) as image:
+            assert image.mode == "RGB"
+            assert (numpy.asarray(image) == numpy.asarray(picture(number))).all()
+    texts = {name: (out / row["file"]).with_suffix(".txt") for name, row in found.items()}
+    assert texts["p0.png"].read_text() == "picture 0"
+    assert not texts["p10.png"].exists()  # its folder says the class
+    assert texts["z.png"].read_text().splitlines() == ["one", "two"]
+    assert texts["t.png"].read_text() == "a shard"
+    assert found["p10.png"]["file"].startswith("10_sks cat/")
+    assert found["p20.png"]["file"].startswith("reg/1_cat/")
+    assert (out / found["z.png"]["file"].replace(".png", "-masklabel.png")).exists()
+    assert (found["p10.png"]["repeats"], found["p0.png"]["repeats"]) == (10, 1)
+    assert (out / "report.html").exists()
+
+
+def test_a_second_run_reads_nothing_and_changes_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    source, out = photos(tmp_path / "in", 14), tmp_path / "out"
+    run(source, out=out)
+    before = snapshot(out)
+    assert len(before) > 30
+    time.sleep(0.02)
+    request.getfixturevalue("no_reading")
+    run(source, out=out)
+    assert snapshot(out) == before
+
+
+def test_what_is_unfit_is_set_aside_with_the_reason_and_kept_on_request(tmp_path: Path) -> None:
+    source = photos(tmp_path / "in", 3)
+    picture(50, (24, 24)).save(source / "small.png")
+    Image.new("RGB", (96, 64), "grey").save(source / "plain.png")
+    picture(51, (400, 64)).save(source / "long.png")
+    picture(52, (6, 6)).resize((96, 64), Image.Resampling.BICUBIC).save(source / "blurred.png")
+    picture(1).resize((192, 128), Image.Resampling.LANCZOS).save(source / "p1 larger.jpg", quality=90)
+    shutil.copy(source / "p2.png", source / "copy of p2.png")
+    (source / "notes.doc").write_text("no image")
+    (source / "broken.png").write_bytes(data(60)[:300])
+    out = tmp_path / "out"
+    reports = run(source, out=out)
+    assert aside(reports) == {
+        "small.png": ("too small", None),
+        "plain.png": ("one colour", None),
+        "long.png": ("too long", None),
+        "blurred.png": ("blurred", None),
+        "p1.png": ("near-duplicate", "p1 larger.jpg"),
+        "copy of p2.png": ("same file", "p2.png"),
+    }
+    assert [report.path.name for report in reports if isinstance(report, Skipped)] == ["broken.png"]
+    told = summary(reports)
+    assert (told.images, told.skipped, told.left) == (3, 1, 1)
+    assert sum(told.set_aside.values()) == 6
+    larger = rows(out)["p1 larger.jpg"]
+    assert larger["captions"] == ["picture 1"], "the better picture takes the words of the other"
+
+    reports = run(source, out=tmp_path / "all", judge={"keep_all": True})
+    assert aside(reports) == {"copy of p2.png": ("same file", "p2.png")}
+    assert summary(reports).images == 8
+
+
+def test_the_report_shows_each_with_its_reason(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    picture(50, (24, 24)).save(source / "small <b>&.png")
+    (source / "broken.png").write_bytes(data(60)[:300])
+    run(source, out=out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for words in (
+        "small &lt;b&gt;&amp;.png",
+        "24 x 24 is too small",
+        "broken.png",
+        "damaged or cut short",
+        "picture 1",
+    ):
+        assert words in page
+    assert page.count("data:image/jpeg;base64,") >= 3
+    assert "<script" not in page
+
+
+def test_captions_that_someone_has_edited_stay_and_others_follow_the_source(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    run(source, out=out)
+    edited = (out / rows(out)["p0.png"]["file"]).with_suffix(".txt")
+    edited.write_text("my own words")
+    (source / "p0.txt").write_text("the source says this now")
+    (source / "p1.txt").write_text("and here too")
+    run(source, out=out)
+    assert edited.read_text() == "my own words"
+    assert (out / rows(out)["p1.png"]["file"]).with_suffix(".txt").read_text() == "and here too"
+    run(source, out=out, format="webp")
+    assert edited.read_text() == "my own words"
+    assert rows(out)["p0.png"]["file"].endswith(".webp")
+    assert not list(out.glob("*.png"))
+
+
+def test_an_edited_image_takes_the_place_of_the_old_one_and_a_removed_one_stays(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    run(source, out=out)
+    old = rows(out)["p0.png"]["file"]
+    (source / "p0.png").write_bytes(data(99))
+    (source / "p1.png").unlink()
+    told = summary(run(source, out=out))
+    new = rows(out)["p0.png"]["file"]
+    assert told.images == 3
+    assert new != old
+    assert not (out / old).exists()
+    assert not (out / old).with_suffix(".txt").exists()
+    with Image.open(out / new) as image:
+        assert (numpy.asarray(image) == numpy.asarray(picture(99))).all()
+
+
+def test_sources_can_be_added_one_after_the_other(tmp_path: Path) -> None:
+    first, second, out = photos(tmp_path / "a", 2), photos(tmp_path / "b", 2, start=5), tmp_path / "out"
+    run(first, out=out)
+    picture(0).resize((192, 128), Image.Resampling.LANCZOS).save(second / "like p0.png")
+    reports = run(second, out=out)
+    assert set(rows(out)) == {"p0.png", "p1.png", "p5.png", "p6.png"}
+    assert aside(reports) == {"like p0.png": ("near-duplicate", "p0.png")}, "what is there stays"
+
+
+def test_what_is_held_out_follows_from_the_content_and_never_changes_side(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 40), tmp_path / "out"
+    told = summary(run(source, out=out, held_out=0.25))
+    before = {name: row["held_out"] for name, row in rows(out).items()}
+    assert told.held_out == sum(before.values())
+    assert 3 <= told.held_out <= 20
+    assert all(row["file"].startswith("held-out/") is row["held_out"] for row in rows(out).values())
+    photos(source, 20, start=40)
+    run(source, out=out, held_out=0.25)
+    run(source, out=tmp_path / "fresh", held_out=0.25)
+    for place in (out, tmp_path / "fresh"):
+        now = {name: row["held_out"] for name, row in rows(place).items()}
+        assert {name: now[name] for name in before} == before
+    assert rows(out).keys() == rows(tmp_path / "fresh").keys()
+    assert summary(run(source, out=out, held_out=0)).held_out == 0
+    assert not (out / "held-out").exists()
+
+
+@pytest.mark.parametrize(("images", "held"), [(11, 0), (12, 2)])
+def test_few_images_are_not_held_out_and_of_twelve_two_are(images: int, held: int, tmp_path: Path) -> None:
+    assert summary(run(photos(tmp_path / "in", images), out=tmp_path / "out", held_out=0.01)).held_out == held
+
+
+def test_a_dry_run_tells_the_same_and_writes_nothing(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    picture(50, (24, 24)).save(source / "small.png")
+    before = snapshot(tmp_path)
+    reports = run(source, out=out, dry_run=True)
+    assert snapshot(tmp_path) == before
+    assert not out.exists()
+    assert aside(reports) == {"small.png": ("too small", None)}
+    assert (summary(reports).images, summary(reports).out) == (3, None)
+    assert summary(run(source, out=None, dry_run=True)).images == 3
+    run(source, out=out)
+    made = snapshot(out)
+    photos(source, 1, start=9)
+    assert summary(run(source, out=out, dry_run=True)).images == 4
+    assert snapshot(out) == made
+
+
+def test_transparency_is_a_background_or_a_mask(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    image = picture(1).convert("RGBA")
+    alpha = Image.new("L", image.size, 0)
+    alpha.paste(255, (20, 10, 80, 50))
+    image.putalpha(alpha)
+    image.save(source / "a.png")
+    run(source, out=tmp_path / "red", background="#ff0000")
+    made = rows(tmp_path / "red")["a.png"]
+    with Image.open(tmp_path / "red" / made["file"]) as found:
+        assert found.getpixel((2, 2)) == (255, 0, 0)
+        assert found.getpixel((40, 30)) == picture(1).getpixel((40, 30))
+    run(source, out=tmp_path / "masked", mask={"kind": "alpha"})
+    made = rows(tmp_path / "masked")["a.png"]
+    assert made["mask"] == "alpha"
+    with Image.open(tmp_path / "masked" / made["file"].replace(".png", "-masklabel.png")) as found:
+        assert (numpy.asarray(found) == numpy.asarray(alpha)).all()
+
+
+def test_prior_images_are_drawn_by_the_base_model_once(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    settings: dict[str, Any] = {"prior": {"count": 2, "prompt": "a cat"}}
+    assert summary(run(source, out=out, **settings)).priors == 2
+    drawn = snapshot(out / "reg")
+    assert sorted(Path(name).suffix for name in drawn) == [".png", ".png", ".txt", ".txt"]
+    assert {path.read_text() for path in out.glob("reg/1_a-cat/*.txt")} == {"a cat"}
+    assert summary(run(source, out=out, **settings)).priors == 2
+    assert snapshot(out / "reg") == drawn
+    settings["prior"]["count"] = 3
+    assert summary(run(source, out=out, **settings)).priors == 3
+    assert drawn.items() <= snapshot(out / "reg").items()
+
+
+def test_problems_of_captions_are_told_with_the_remedy_for_this_folder(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    (source / "p0.txt").unlink()
+    (source / "p1.txt").write_bytes("café".encode("latin-1"))
+    reports = run(source, out=out)
+    missing = [report for report in reports if isinstance(report, Problem) and report.kind == "missing"]
+    assert len(missing[0].names) == 2
+    assert str(out) in missing[0].remedy
+    assert any(isinstance(report, Warned) and "p1.txt: not text in UTF-8" in report.text for report in reports)
+    assert summary(reports).try_next == f"sdtune caption {out}"
+
+
+def test_names_of_any_kind_become_safe_names_and_are_told_as_they_are(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    names = [
+        "ünï 猫.png",
+        "\x1b[31mred.png",
+        "a\u202egnp.exe.png",
+        "<script>.png",
+        "x" * 250 + ".png",
+        "con.png",
+        "-rf.png",
+    ]
+    for number, name in enumerate(names):
+        (source / name).write_bytes(data(number))
+    run(source, out=out)
+    files = [path.name for path in out.glob("*.png")]
+    assert len(files) == len(names)
+    for name in files:
+        assert len(name.encode()) < 130
+        assert not name.startswith("-")
+        assert not any(ord(letter) < 32 or letter in '<>:"/\\|?*\u202e' for letter in name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"out": None}, ConfigError, "out (--out): not given"),
+        ({"background": "octarine"}, ConfigError, "no colour is called 'octarine'"),
+        ({"prior": {"count": 2}}, ConfigError, "--class-prompt"),
+        ({"out": "in"}, OutputError, "holds the source"),
+        ({"out": "."}, OutputError, "holds the source"),
+        ({"out": "other"}, OutputError, "already holds files that are not prepare's"),
+        ({"sources": ["gone", "in"]}, DataError, "gone: no such file or folder"),
+        ({"sources": ["empty"]}, DataError, "no images"),
+        ({"sources": ["bad"]}, DataError, "none of the 1 images can be used"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line_and_nothing_is_written(
+    settings: dict[str, Any], error: type[SdtuneError], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos(Path("in"), 1)
+    photos(Path("other"), 1)
+    Path("empty").mkdir()
+    Path("bad").mkdir()
+    Path("bad/a.png").write_text("no image")
+    before = snapshot(tmp_path)
+    with pytest.raises(error) as caught:
+        list(prepare(Prepare(**({"sources": ["in"], "out": "out"} | settings))))
+    assert words in caught.value.problems[0]
+    assert snapshot(tmp_path) == before
+    assert not Path("out").exists()
+
+
+def test_strict_prepares_the_rest_and_fails(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    (source / "bad.png").write_text("no image")
+    with pytest.raises(DataError, match="1 file could not be used"):
+        run(source, out=out, strict=True)
+    assert len(rows(out)) == 2
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    work = prepare(Prepare(sources=(source,), out=out, resolution=128))
+    while "preparing" not in str(next(work)):
+        pass
+    with pytest.raises(OutputError, match="another prepare is at work there"):
+        run(source, out=out)
+    work.close()
+    run(source, out=out)
+
+
+def test_a_data_set_of_someone_else_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    run(source, out=out)
+    row = rows(out)["p0.png"] | {"file": "../victim.png"}
+    with (out / "prepared.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    (tmp_path / "victim.png").write_bytes(bytes(row["bytes"]))
+    with pytest.raises(DataError, match="leads out of the data set"):
+        run(source, out=out)
+    assert (tmp_path / "victim.png").exists()
+
+
+def test_killed_at_any_point_and_run_again_it_is_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    source = photos(tmp_path / "in", 30)
+    for number in range(4):
+        picture(number).resize((192, 128), Image.Resampling.LANCZOS).save(source / f"larger {number}.png")
+    out = tmp_path / "out"
+    run(source, out=out)
+    whole = snapshot(out, times=False)
+    shutil.rmtree(out)
+    command = [sys.executable, "-m", "sdtune", "prepare", str(source), "--out", str(out)]
+    command += ["--resolution", "128", "--workers", "1", "--json"]
+    kills, wait = 0, 0.05
+    while True:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
+            assert process.stdout is not None
+            if process.stdout.readline():  # it has begun
+                time.sleep(wait)
+            if process.poll() is not None:
+                break
+            process.send_signal(signal.SIGKILL)
+        kills += 1
+        wait *= 1.6
+    assert kills > 2
+    told = run(source, out=out)
+    assert summary(told).images == 30
+    assert snapshot(out, times=False) == whole
