@@ -27,6 +27,8 @@ def worded(
     body, head = _without_head(clean(told), trigger)
     body = _without_ends(body, wording.prefix, wording.suffix)
     body = _edited(body, wording)
+    if not body and not head:
+        return "", False
     as_list = is_list(body)
     if rank and as_list:
         body = ", ".join(sorted(tags_of(body), key=rank))
@@ -60,7 +62,7 @@ def _without_ends(text: str, prefix: str, suffix: str) -> str:
         text = text[len(prefix) :]
     if suffix and text.lower().endswith(suffix.lower()):
         text = text[: -len(suffix)]
-    return text.strip()
+    return "" if text.lower() == suffix.lstrip(PUNCTUATION + " ").lower() else text.strip()
 
 
 def _edited(text: str, wording: Wording) -> str:
