@@ -58,7 +58,10 @@ mini: $(VENV)/.installed-dev ## train the built-in model from scratch; goes on w
 mini-smoke: $(VENV)/.installed-dev ## the whole recipe of the built-in model, tiny
 	$(BIN)/python -m tools.mini --smoke
 
+bench: $(VENV)/.installed-dev ## how fast it is beside the plain way
+	$(BIN)/python -m tools.bench.prepare
+
 clean: ## remove what was built, but no run
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
 
-.PHONY: help install demo test test-gpu check format mini mini-smoke clean
+.PHONY: help install demo test test-gpu check format mini mini-smoke bench clean

@@ -147,17 +147,17 @@ class Judge(Spec):
     """Longest side to shortest that is kept; training would crop most of what is longer. 0: not judged."""
     likeness: int = Field(8, ge=0, le=16)
     """Bits of 64 in which the perceptual hashes of near-duplicates may differ; 0: identical hashes only."""
-    keep_all: bool = setting(False, "--keep-all", place=9)
+    keep_all: bool = setting(False, "--keep-all", place=8)
     """Tell all this, but leave out only what cannot be read."""
 
 
 class Prior(Spec):
     """Images of the class as the base model draws it, to train beside the pictures."""
 
-    count: int = setting(0, "--prior", metavar="N", place=10, ge=0, le=10**5)
-    """How many to draw into reg/; those that are there already count."""
-    prompt: str | None = setting(None, "--class-prompt", place=11, min_length=1)
-    """What to draw, as "a dog"."""
+    count: int = setting(0, "--prior", metavar="N", place=12, ge=0, le=10**5)
+    """Images of the class to draw with the base model into reg/, for training to keep the class by."""
+    prompt: str | None = setting(None, "--class-prompt", place=13, min_length=1)
+    """What --prior draws, as "a dog"."""
     model: str = setting("mini", "--model", "-m", min_length=1)
     """Base model that draws them."""
 
@@ -194,14 +194,15 @@ class Prepare(Spec):
     """Share of the images put into held-out/ for validation, from 12 images up; chosen by their content."""
     trigger: str | None = setting(None, "--trigger", place=8, min_length=1)
     """Word that every caption should have; those that lack it are told."""
-    dry_run: bool = setting(False, "--dry-run", place=12)
+    dry_run: bool = setting(False, "--dry-run", place=9)
     """Tell what would be done, and write nothing."""
-    strict: bool = setting(False, "--strict", place=13)
+    strict: bool = setting(False, "--strict", place=14)
     """Leave with exit code 2 where a file could not be used; the others are prepared all the same."""
-    follow_links: bool = setting(False, "--follow-links", place=14)
+    follow_links: bool = setting(False, "--follow-links", place=15)
     """Read files and folders that are links to places outside the source."""
     judge: Judge = Judge()
-    mask: Mask = MaskFiles()
+    mask: Mask = setting(MaskFiles(), "--mask", place=11)
+    """Masks of what counts: from files beside the images, from their transparency, or by a text."""
     prior: Prior = Prior()
     limits: Limits = Limits()
     memory: Memory = Memory()

@@ -1,0 +1,1 @@
+"""Benchmarks: how fast it is beside the plain way, in ratios of interleaved rounds."""
