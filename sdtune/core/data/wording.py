@@ -110,7 +110,7 @@ def _fitting(
 
     def is_over(kept: int) -> bool:
         text = whole(parts[:kept])
-        return len(text.encode("utf-8", "replace")) > BYTES or (most is not None and count(text) > most)
+        return len(text.encode("utf-8", "replace")) >= BYTES or (most is not None and count(text) > most)
 
     if not parts or not is_over(len(parts)):
         return parts

@@ -126,4 +126,5 @@ def test_tags_are_told_apart(caption: str) -> None:
     tags = tags_of(caption)
     assert all(tag and tag == tag.strip() and "," not in tag for tag in tags)
     assert without_doubles(without_doubles(tags)) == without_doubles(tags)
-    assert not is_list("a cat asleep on a mat") and is_list("1girl, solo, long hair")
+    assert not is_list("a cat asleep on a mat")
+    assert is_list("1girl, solo, long hair")
