@@ -193,6 +193,7 @@ def test_of_many_images_the_first_are_shown_and_all_are_named(thumbnail: Path) -
     for prefix, count in (("kept", 12), ("aside", 11), ("blurred", 11), ("skipped", 11), ("empty", 11), ("problem", 5)):
         for number in range(count):
             assert words[f"{prefix}-{number}."] == 1, (prefix, number)
+    assert not words["problem-5."]
     assert Counter(tag for tag, _ in page.tags)["img"] == 20
     assert "and 2 more, by name" in page.text
     assert "and 7 more" in page.text
@@ -277,6 +278,11 @@ def test_cropping_is_as_training_crops() -> None:
     assert row.cropped == pytest.approx(1 - seen, abs=0.003)
     assert bucket_table([(400, 400), (410, 410), (2000, 500)], 512)[0] == report.BucketRow((512, 512), 2, 1, 0.0)
     assert bucket_table([], 512) == []
+
+
+def test_an_image_may_be_enlarged_by_a_quarter() -> None:
+    assert [row.enlarged for row in bucket_table([(512, 512)], 640)] == [0]
+    assert [row.enlarged for row in bucket_table([(511, 511)], 640)] == [1]
 
 
 def test_a_table_of_many_sizes_is_quick() -> None:

@@ -237,6 +237,7 @@ def test_processes_are_started_when_they_are_needed_and_used_again(handler: str)
         pids = {the_pid(one) for one in found(workers, *(f"sleep 0.3 {number}" for number in range(8))).values()}
         assert len(pids) == 4
         assert the_pid(found(workers, "plain")["plain"]) in pids
+        assert os.getpgrp() not in map(os.getpgid, pids)  # Ctrl-C passes them by, even before they could ignore it
     assert gone(*pids, within=0.1)
     with Workers(limits(workers=4), handler) as workers:
         found(workers, "plain", "plain b")
