@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageColor, UnidentifiedImageError
 
 from sdtune.core.data.colours import is_deep, to_srgb
 from sdtune.core.data.kinds import NAMES, kind_of, misnamed, other
@@ -171,6 +171,8 @@ def _decoded(
     with _hushed() if kind == "TIFF" else contextlib.nullcontext():
         image.load()
     reduced = round(size[0] / image.width) if kind == "JPEG" else 1
+    if kind == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # only Adobe's have 255 as no ink, while Pillow takes all of them for Adobe's
     if kind == "TIFF":  # turned by Pillow
         turn, size = None, image.size
     else:
