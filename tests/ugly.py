@@ -305,7 +305,8 @@ def _turned() -> Iterator[Made]:
             data = encoded(pixels, form, exif=exif, **options)
             yield _kept("EXIF turn", f"turn-{orientation}.{suffix}", data, upright, tolerance)
     for name, exif_bytes in (
-        ("corrupt", b"Exif\0\0MM\0\x2a\0\0\0\x08\xff\xff\x01\x12"), ("none", b"Exif\0\0"), ("noise", b"Exif\0\0" + b"\xff" * 99),
+        ("corrupt", b"Exif\0\0MM\0\x2a\0\0\0\x08\xff\xff\x01\x12"), ("none", b"Exif\0\0"),
+        ("noise", b"Exif\0\0" + b"\xff" * 99),
         ("turn-9", b"Exif\0\0MM\0\x2a\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x09\0\0\0\0\0\0"),
     ):  # fmt: skip
         yield _kept("odd EXIF", f"exif-{name}.png", encoded(upright, "PNG", exif=exif_bytes), upright)
@@ -502,7 +503,8 @@ def _heic() -> Iterator[Made]:
 
 def _names() -> Iterator[Made]:
     names = [
-        "žluťoučký kůň.png", "cafe\u0301 decomposed.png", "写真の名前.png", "صورة جميلة.png", "תמונה.png", "😀👩‍👩‍👧.png",
+        "žluťoučký kůň.png", "cafe\u0301 decomposed.png",
+        "写真の名前.png", "صورة جميلة.png", "תמונה.png", "😀👩‍👩‍👧.png",
         "\u202egnp.exe\u202c.png", "\u2066isolated\u2069.png", "zero\u200bwidth.png", "\x1b[31mred\x1b[0m.png",
         "\x1b]0;title\x07.png", "\x1b]8;;http:example\x1b\\link.png", "bell\x07.png", "back\x08space.png",
         "line\nbreak.png", "carriage\rreturn.png", "tab\tstop.png", "[bold red]markup[bold].png",

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import io
 import logging
 import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageChops, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageColor
 
 from sdtune.core.data.colours import is_deep, to_srgb
+from sdtune.core.data.image_file import FILE_BYTES as FILE_BYTES
+from sdtune.core.data.image_file import must_have_a_sane_size, read, told
 from sdtune.core.data.kinds import NAMES, kind_of, misnamed, other
 from sdtune.errors import DataError
 
 FORMATS = tuple(NAMES)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"})
 PIXELS = 64 * 2**20  # a file of a few kB can claim many more and take all memory
-FILE_BYTES = 64 * 2**20
 SMALLEST = 16  # pixels a side; there is nothing to learn from less
 SCANS = 100  # of a progressive JPEG; editors write about 10, and each costs as much time as a whole image
 SPARE = {2: 1.65, 4: 2.0, 8: 2.0}
@@ -115,43 +114,13 @@ def decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = file if isinstance(file, bytes) else _read(file)
-            _must_have_a_sane_size(len(data))
+            data = file if isinstance(file, bytes) else read(file)
+            must_have_a_sane_size(len(data))
             return _decoded(data, name, (red, green, blue), at_least)
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and their own
-        raise DataError(f"{name}: {_told(error)}") from None
-
-
-def contents(path: Path, name: str) -> bytes:
-    """The bytes of a file that may be an image; raises DataError as decode does."""
-    try:
-        return _read(path)
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from None
-    except OSError as error:
-        raise DataError(f"{name}: {_told(error)}") from None
-
-
-def _read(path: Path) -> bytes:
-    """Never waits: a pipe is not opened, and one that is put there meanwhile is not read."""
-    no_file = "is not a file, whatever its name says; rename or remove it"
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise DataError(no_file)
-    with open(path, "rb", opener=lambda place, flags: os.open(place, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(no_file)
-        _must_have_a_sane_size(found.st_size)
-        return file.read(FILE_BYTES + 1)
-
-
-def _must_have_a_sane_size(count: int) -> None:
-    if not count:
-        raise DataError("is empty; get it again, or remove it")
-    if count > FILE_BYTES:
-        raise DataError("over 64 MB; save it smaller")
+        raise DataError(f"{name}: {told(error)}") from None
 
 
 def _decoded(
@@ -271,26 +240,3 @@ def _hushed() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def _told(error: Exception) -> str:
-    """What is wrong and what to do, on one line."""
-    again = "get it again, or remove it"
-    words = " ".join(str(error).split())[:120]
-    if isinstance(error, MemoryError):
-        return "takes more memory than there is; save it smaller"
-    if isinstance(error, Image.DecompressionBombError):
-        return "over 64 megapixels; save it smaller"
-    if isinstance(error, FileNotFoundError):
-        return "a link that leads nowhere, or removed meanwhile; put the file itself there"
-    if isinstance(error, PermissionError):
-        return "cannot be read; check its permissions"
-    if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return "a link that leads in a circle; put the file itself there"
-    if "MAX_TEXT" in words:
-        return "holds text that unpacks to a great size; remove its metadata, or save it again"
-    if "no numbers" in words:
-        return f"{words}; save it again with numbers in each pixel"
-    if isinstance(error, UnidentifiedImageError):
-        return f"damaged or cut short, or of a variant that is not known; {again}"
-    return f"damaged or cut short ({words or type(error).__name__}); {again}"

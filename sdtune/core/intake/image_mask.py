@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdtune.core.data.images import Decoded, contents, decode
+from sdtune.core.data.image_file import contents
+from sdtune.core.data.images import Decoded, decode
 from sdtune.core.intake.facts import Job
 
 Found = tuple[Image.Image | None, str | None, tuple[str, ...]]

@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from sdtune.core.data.images import contents, decode
+from sdtune.core.data.image_file import contents
+from sdtune.core.data.images import decode
 from sdtune.core.intake.borders import find_border
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.image_mask import find_mask
