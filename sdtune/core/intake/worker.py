@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from sdtune.core.intake.facts import Job, Measured
-from sdtune.errors import DataError
+from sdtune.errors import DataError, OutputError
 
 HEAD_BYTES = 16 * 2**20  # a head over this is no message of ours
 Handler = Callable[[Job, bytes | None, bytes | None], Measured]
@@ -77,6 +77,8 @@ def _answer(handle: Handler, job: Job, payload: bytes | None, mask_payload: byte
         return {"measured": dataclasses.asdict(handle(job, payload, mask_payload))}
     except DataError as error:
         return {"reason": str(error).removeprefix(f"{job.name}: ")}
+    except OutputError as error:
+        return {"unwritable": error.problems}
     except MemoryError:
         return {"memory": True}
     except Exception as error:  # whatever is wrong, it costs this file only

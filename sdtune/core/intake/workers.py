@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 import sdtune
 from sdtune.core.intake import worker
 from sdtune.core.intake.facts import Job, Measured
-from sdtune.errors import SdtuneError
+from sdtune.errors import OutputError, SdtuneError
 
 if TYPE_CHECKING:
     from sdtune.config import Limits
@@ -80,7 +80,8 @@ class Workers:
     def each(self, work: Iterator[tuple[Key, Job, bytes | None, bytes | None]]) -> Iterator[tuple[Key, Measured | str]]:
         """What was found of each job, or the reason why its file cannot be used; in the order in which they are done.
 
-        Takes the next job only when a process is free for it. Closing the generator ends what is under way.
+        Takes the next job only when a process is free for it. Closing the generator ends what is under way. Raises
+        OutputError where what a worker makes cannot be written, since that is no fault of one file.
         """
         assert not self._busy, "the workers are at other work: one `each` at a time"
         try:
@@ -234,6 +235,8 @@ class _Process:
                 values = answer["measured"].items()
                 told: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values}
                 return Measured(**told)
+            if "unwritable" in answer:
+                raise OutputError(*answer["unwritable"])
             if "memory" in answer:
                 megabytes = self._limits.megabytes
                 return _Doubtful(f"needs more than {megabytes} MB; save it smaller, or raise --limits.megabytes")

@@ -19,12 +19,12 @@ import pytest
 from sdtune.config import Limits
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.workers import Workers
-from sdtune.errors import SdtuneError
+from sdtune.errors import OutputError, SdtuneError
 
 HANDLERS = """
 import ctypes, hashlib, os, signal, sys, time
 from sdtune.core.intake.facts import Measured
-from sdtune.errors import DataError
+from sdtune.errors import DataError, OutputError
 
 calls = 0
 
@@ -65,6 +65,8 @@ def handle(job, payload, mask_payload):
             print(sys.stdin.read(), file=sys.stderr)
         case "refuse":
             raise DataError(f"{job.name}: is empty")
+        case "unwritable":
+            raise OutputError("out: no space left; make room")
         case "bug":
             raise ZeroDivisionError("by zero")
         case "modules":
@@ -265,6 +267,13 @@ def test_what_the_work_raises_is_raised_and_nothing_goes_on(handler: str) -> Non
     with Workers(limits(workers=2), handler) as workers:
         with pytest.raises(OSError, match="the archive ends here"):
             list(workers.each(work()))
+        assert not psutil.Process().children()
+
+
+def test_what_cannot_be_written_is_no_fault_of_the_file(handler: str) -> None:
+    with Workers(limits(workers=2), handler) as workers:
+        with pytest.raises(OutputError, match=r"^out: no space left; make room$"):
+            found(workers, "plain", "unwritable", "spin")
         assert not psutil.Process().children()
 
 
