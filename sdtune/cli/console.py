@@ -113,8 +113,9 @@ def _signals(view: Terminal) -> Iterator[_Caught]:
     old = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield caught
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", caught.number or signal.SIGINT) from None
+    except KeyboardInterrupt as asked:
+        told = f"interrupted; {asked}" if str(asked) else "interrupted"
+        raise Interrupted(told, caught.number or signal.SIGINT) from None
     except Exception:
         if caught.number and not view.in_steps:  # a library took the interruption for a fault of its own
             raise Interrupted("interrupted", caught.number) from None
@@ -275,8 +276,7 @@ class JsonLines(Terminal):
     def show(self, report: Report) -> None:
         """One line: {"report": "step", "number": 1, ...}"""
         super().show(report)
-        fields = {field.name: _value(getattr(report, field.name)) for field in dataclasses.fields(report)}
-        put(json.dumps({"report": type(report).__name__.lower(), **fields}))
+        put(json.dumps({"report": type(report).__name__.lower(), **_value(report)}))
 
     def result(self, text: str) -> None:  # noqa: ARG002 (it stands in the JSON)
         """Standard output is for the JSON lines alone."""
@@ -299,8 +299,15 @@ def _speed(images_per_second: float) -> str:
 
 
 def _value(value: Any) -> Any:
+    """A report's value as JSON has it, whatever it holds."""
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, dict):
+        return {name: _value(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_value(one) for one in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: _value(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

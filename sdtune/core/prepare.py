@@ -31,6 +31,13 @@ NAMED = 5  # files named in one line
 
 def prepare(config: Prepare) -> Telling[None]:
     """Reads the sources, writes the data set, and tells what became of every file; run again it goes on."""
+    try:
+        yield from _prepare(config)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where it stopped") from None
+
+
+def _prepare(config: Prepare) -> Telling[None]:
     began = time.monotonic()
     out = _checked(config)
     sources = open_sources(config.sources, follow_links=config.follow_links, without=out)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import pictures
@@ -255,3 +256,28 @@ def test_without_a_terminal_there_are_lines() -> None:
     assert out == "a.png\n"
     lines = ["noted", "reading 1/2", "warning: beware", "training 1/9  loss 0.5000  2.0 images/s"]
     assert err.splitlines() == lines
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_prepare_leaves_at_once_with_all_its_processes_and_goes_on(number: int, code: int, tmp_path: Path) -> None:
+    folder = pictures.folder(tmp_path / "in", 60, ((256, 256),))
+    command = [sys.executable, "-m", "sdtune", "prepare", str(folder), "--out", str(tmp_path / "out"), "--json"]
+    command += ["--resolution", "256", "--workers", "2", "--judge.likeness", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "preparing" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        workers = {child.pid for child in psutil.Process(process.pid).children()}
+        process.send_signal(number)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert told.splitlines()[-1] == "sdtune: interrupted; the same command goes on where it stopped"
+    assert "Traceback" not in told
+    assert workers
+    assert not any(psutil.pid_exists(worker) for worker in workers)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["report"], last["skipped"]) == ("prepared", 0)
+    first = json.loads(next(line for line in done.stdout.splitlines() if '"progress"' in line))
+    assert first["of"] < 60, "what was read before is not read again"

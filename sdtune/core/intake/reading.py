@@ -87,7 +87,7 @@ def measure(unknown: Sequence[Found], intake: Intake, config: Prepare, ledger: L
                     if thumbnail.exists():
                         os.replace(thumbnail, ledger.thumbnails / f"{key}.jpg")
                     ledger.add(key, found)
-            if done % OFTEN == 0:
+            if done % OFTEN == 0 and done < len(unknown):
                 yield Progress("preparing", done, len(unknown))
     if unknown:
         yield Progress("preparing", len(unknown), len(unknown))
