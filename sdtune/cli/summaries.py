@@ -24,8 +24,8 @@ def prepared(report: Any) -> Iterator[str]:
         told = f"{one.buckets} {'bucket' if one.buckets == 1 else 'buckets'} at {one.resolution} px"
         small = f", {one.enlarged} too small (enlarged over 1.25 times)" if one.enlarged else ""
         yield _line(one.family, f"{told}, {one.cropped:.1%} cropped away{small}")
-    if report.report:
-        yield _line("report", str(report.report))
+    if report.page:
+        yield _line("report", str(report.page))
     if report.try_next:
         yield _line("try next", report.try_next)
 

@@ -69,8 +69,8 @@ def _prepare(config: Prepare) -> Telling[None]:
         problems = _problems(result, written, config)
         yield from problems
         priors = (yield from draw_priors(config, written)) if written and config.prior.count else 0
-        report = write_page(result, intake, problems, written, config) if written else None
-        yield _summary(result, intake, config, report, priors, time.monotonic() - began)
+        page = write_page(result, intake, problems, written, config) if written else None
+        yield _summary(result, intake, config, page, priors, time.monotonic() - began)
     if config.strict and intake.skipped:
         count = len(intake.skipped)
         files = "1 file" if count == 1 else f"{count} files"
@@ -158,7 +158,7 @@ def _of_class(file: str) -> tuple[str, ...]:
 
 
 def _summary(
-    result: Sorted, intake: Intake, config: Prepare, report: Path | None, priors: int, seconds: float
+    result: Sorted, intake: Intake, config: Prepare, page: Path | None, priors: int, seconds: float
 ) -> Prepared:
     rows = result.rows
     described = sum(bool(row.captions or _of_class(row.file)) for row in rows if not row.prior)
@@ -178,6 +178,6 @@ def _summary(
         left=len(intake.left),
         buckets=buckets_of(shown),
         seconds=seconds,
-        report=report,
+        page=page,
         try_next=next_step,
     )

@@ -182,7 +182,8 @@ class Prepared:
     """files that are no images"""
     buckets: tuple[BucketsOf, ...]
     seconds: float
-    report: Path | None
+    page: Path | None
+    """the report to look at"""
     try_next: str | None
 
 
