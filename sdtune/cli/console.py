@@ -81,7 +81,11 @@ def follow(work: Iterator[Report], as_json: bool) -> None:
     view: Terminal = JsonLines() if as_json else Terminal()
     with _signals(view) as caught, contextlib.closing(work), view:  # type: ignore[type-var]
         for report in work:
-            view.show(report)
+            try:
+                view.show(report)
+            except KeyboardInterrupt as asked:
+                work.throw(asked)  # type: ignore[attr-defined]  # what works knows what is kept
+                raise
             if caught.number:
                 break
     if caught.number:
@@ -213,7 +217,8 @@ class Terminal:
     def _show_described(self, report: Any) -> None:
         self._end_bar()
         left = f"; {report.skipped} left out, as told above" if report.skipped else ""
-        self._say(f"captions of {report.images} images in {duration(report.seconds)}{left}")
+        if report.images or report.skipped:
+            self._say(f"captions of {report.images} images in {duration(report.seconds)}{left}")
         for path, caption in report.examples if report.try_next else ():
             self._show_captions(path, [caption])
         if report.try_next:

@@ -56,10 +56,13 @@ def caption(config: Caption) -> Telling[None]:
     todo = [place for place in wanted if not place.trouble]
     if not config.dry_run:
         _must_be_writable(todo)
-    if config.mode == "edit":
-        yield from _edited(work, todo)
-    elif todo:
-        yield from _described(work, todo)
+    try:
+        if config.mode == "edit":
+            yield from _edited(work, todo)
+        elif todo:
+            yield from _described(work, todo)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(work.stopped()) from None
     yield from work.ended(len(found), len(todo))
 
 
@@ -105,6 +108,13 @@ class Work:
             each = seconds / len(captions)
             yield Captioned(place.path, several, each, self.done, self.of, speed, not self.config.dry_run)
 
+    def stopped(self) -> str:
+        """What holds where a signal ends it."""
+        if self.config.dry_run or not self.done:
+            return ""
+        rest = " does the rest" if self.config.mode in ("missing", "edit") else " begins anew"
+        return f"what is written stays, and the same command{rest}"
+
     def ended(self, images: int, wanted: int) -> Iterator[Report]:
         """What came of it all."""
         folder = self.config.folder
@@ -117,7 +127,7 @@ class Work:
             yield Note(self._nothing(images))
         if wanted and not self.done and self.config.mode != "edit":
             raise DataError(f"{folder}: none of {_images(wanted)} could be described; the reasons are told above")
-        try_next = None if self.config.dry_run else f"sdtune caption {shlex.quote(str(folder))} --lint"
+        try_next = None if self.config.dry_run or not self.done else f"sdtune caption {shlex.quote(str(folder))} --lint"
         seconds = time.monotonic() - self.began
         yield Described(self.done, self.skipped, seconds, tuple(self.examples), try_next)
         if self.config.strict and self.skipped:
