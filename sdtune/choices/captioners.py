@@ -85,11 +85,13 @@ class WD(Spec):
 
 
 class Mini(Spec):
-    """The built-in CLIP looks for the nearest of 1,900 emoji words: offline, for simple drawings."""
+    """The built-in captioner looks for the nearest of 1,644 emoji: offline, for simple drawings and icons."""
 
     kind: Literal["mini"] = "mini"
-    attributes: int = Field(2, ge=0, le=4)
-    """How many attributes may be told beside the subject: its main colour, then the background."""
+    attributes: int = Field(2, ge=0, le=2)
+    """What is told beside the subject: 1 its main colour, 2 also the background."""
+    certainty: float = Field(0, ge=0, le=1)
+    """How sure of the subject it must be to say anything; 0.7 is right about 7 times of 10."""
 
 
 class Filename(Spec):
