@@ -17,7 +17,7 @@ from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare
 from sdtune.core.data.lint import lint
 from sdtune.core.data.sources import open_sources
-from sdtune.core.intake.extras import draw_priors, find_masks
+from sdtune.core.intake.extras import draw_priors, find_masks, forget_masks
 from sdtune.core.intake.ledger import Ledger
 from sdtune.core.intake.pages import buckets_of, write_page
 from sdtune.core.intake.reading import Intake, list_sources, measure
@@ -125,6 +125,8 @@ def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> T
         rows = yield from find_masks(config.mask, [one.row for one in result.kept], ledger, config)
         kept = [replace(one, wanted=replace(one.wanted, row=row)) for one, row in zip(result.kept, rows, strict=True)]
         result = replace(result, kept=kept)
+    else:
+        forget_masks([one.row for one in result.kept], ledger)
     for text in take_away(ledger, result.rows):
         yield Warned(f"{text}: belongs to an image that is no longer in the data set; it was edited, and so it stays")
     used = {one.identity.key for one in intake.found if one.identity.key in intake.measured}

@@ -21,10 +21,12 @@ import pytest
 from PIL import Image
 
 from sdtune.config import Prepare
+from sdtune.core.intake.segment import Segmenter
 from sdtune.core.intake.workers import Workers
 from sdtune.core.prepare import prepare
 from sdtune.core.reports import Prepared, Problem, Report, SetAside, Skipped, Warned
 from sdtune.errors import ConfigError, DataError, OutputError, SdtuneError
+from tests.core.captioners import tiny
 
 
 def picture(number: int, size: tuple[int, int] = (96, 64), mode: str = "RGB") -> Image.Image:
@@ -295,6 +297,33 @@ def test_transparency_is_a_background_or_a_mask(tmp_path: Path) -> None:
     assert made["mask"] == "alpha"
     with Image.open(tmp_path / "masked" / made["file"].replace(".png", "-masklabel.png")) as found:
         assert (numpy.asarray(found) == numpy.asarray(alpha)).all()
+
+
+def test_masks_by_a_text_are_found_once_and_anew_for_another_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    (source / "p0-masklabel.png").write_bytes(data(50, mode="L"))
+    asked: list[str] = []
+    settings = {"kind": "clipseg", "model": str(tiny.saved("clipseg", tmp_path / "model")), "threshold": 0.5}
+    real = Segmenter.mask
+
+    def counted(segmenter: Segmenter, images: Any) -> Any:
+        asked.extend("image" for _ in images)
+        return real(segmenter, images)
+
+    monkeypatch.setattr(Segmenter, "mask", counted)
+    for prompt, found in (("a cat", 2), ("a cat", 0), ("a dog", 2)):
+        asked.clear()
+        run(source, out=out, mask=settings | {"prompt": prompt})
+        assert len(asked) == found
+        masks = {name: row["mask"].partition(" (")[0] for name, row in rows(out).items()}
+        assert masks == {"p0.png": "file", "p1.png": f"clipseg: {prompt}", "p2.png": f"clipseg: {prompt}"}
+        for row in rows(out).values():
+            with Image.open(out / row["file"].replace(".png", "-masklabel.png")) as mask:
+                assert (mask.mode, mask.size) == ("L", (96, 64))
+    run(source, out=out)
+    assert len(list(out.glob("*-masklabel.png"))) == 1
 
 
 def test_prior_images_are_drawn_by_the_base_model_once(tmp_path: Path) -> None:

@@ -15,13 +15,16 @@ from sdtune.core.intake.shelf import mask_of
 from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling
 from sdtune.core.run_folder import safe_name, write_atomically
 
+FOUND = "clipseg: "
+"""before the text by which a mask was found"""
 AT_ONCE = 8  # images through the segmenter
 
 
 def find_masks(settings: MaskClipSeg, rows: Sequence[Row], ledger: Ledger, config: Prepare) -> Telling[list[Row]]:
-    """The rows, with a mask beside each image that had none; those of an earlier run are kept."""
+    """The rows, with a mask beside each image that had none; those that an earlier run found so are kept."""
+    told = f"{FOUND}{settings.prompt} ({settings.model}, {settings.threshold:g})"
     lacking = [row for row in rows if row.mask is None and not row.prior]
-    before = {row.key for row in ledger.rows.values() if row.mask == settings.kind}
+    before = {row.key for row in ledger.rows.values() if row.mask == told}
     todo = [row for row in lacking if row.key not in before or not mask_of(ledger.out / row.file).exists()]
     if todo:
         from sdtune.core.intake.segment import Segmenter
@@ -33,7 +36,15 @@ def find_masks(settings: MaskClipSeg, rows: Sequence[Row], ledger: Ledger, confi
                 write_atomically(mask_of(path), mask.save, within=ledger.unfinished)
             yield Progress("finding masks", start + len(chunk), len(todo))
     having = {row.key for row in lacking}
-    return [replace(row, mask=settings.kind) if row.key in having else row for row in rows]
+    return [replace(row, mask=told) if row.key in having else row for row in rows]
+
+
+def forget_masks(rows: Sequence[Row], ledger: Ledger) -> None:
+    """Takes masks away that an earlier run found by a text, and that are not asked for any more."""
+    for row in rows:
+        stood = ledger.rows.get(row.file)
+        if row.mask is None and stood is not None and (stood.mask or "").startswith(FOUND):
+            mask_of(ledger.out / row.file).unlink(missing_ok=True)
 
 
 def draw_priors(config: Prepare, ledger: Ledger) -> Telling[int]:

@@ -50,7 +50,7 @@ class Row:
     prior: bool
     held_out: bool
     mask: str | None
-    """where it came from: "file", "alpha", "clipseg"; None: no mask"""
+    """where it came from: "file", "alpha", "clipseg: a cat"; None: no mask"""
     bytes: int
     sha256: str
     """of the original"""
