@@ -435,6 +435,9 @@ def _checksums() -> Iterator[Made]:
     packed = bytearray(encoded(noise(), "PNG"))
     packed[len(packed) // 2] ^= 16
     yield _refused("bit rot", "packed.png", bytes(packed), "damaged")
+    lzw = bytearray(encoded(noise(), "TIFF", compression="tiff_lzw"))  # libtiff would print what it dislikes
+    lzw[200:3000] = bytes(2800)
+    yield _refused("bit rot", "zeros-in-lzw.tiff", bytes(lzw), "damaged")
     yield _refused("bit rot", "no-data.png", start + end, "damaged")
 
 
@@ -468,6 +471,8 @@ def _variants() -> Iterator[Made]:
     looped[after : after + 4] = struct.pack("<I", start)
     yield _kept("TIFF variant", "directory-in-a-circle.tiff", bytes(looped), plain())
     yield _refused("TIFF variant", "float-rgb.tiff", handmade.tiff(plain().astype(numpy.float32)), "variant")
+    many = handmade.tiff(plain(), t277=(99,))  # Pillow would log it
+    yield _refused("TIFF variant", "99-samples.tiff", many, "variant")
     yield _refused("TIFF variant", "no-directory.tiff", b"II*\0\xff\xff\xff\x7f" + bytes(40), "damaged")
     for sampling in (0, 1, 2):
         data = encoded(plain(), "JPEG", quality=98, subsampling=sampling)

@@ -33,7 +33,7 @@ def find_border(image: Image.Image) -> Sides | None:
     picture begins in a straight line: three quarters of its outermost row (or column) differ from the bar, and so does
     one of its corners there. A thing on a white background has no border then, since only its tip touches the first row
     that is not white, or its corners are round; nor has a picture with one bar only, which may as well be sky; nor one
-    that is of one colour nearly throughout.
+    that is of one colour nearly throughout. In JPEG, bars of less than 16 pixels may go unseen, for they ring all over.
     """
     depths, colours = zip(*(_depth(image, side) for side in range(4)), strict=True)
     sides = list(depths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from sdtune.core.data.images import SMALLEST, fit, inspect_image, open_image
+from sdtune.core.data.images import SMALLEST, decode, fit, inspect_image, open_image
 from sdtune.errors import DataError
+from tests.handmade import ftyp, ink_profile, swapped_profile
 
 WIDTH, HEIGHT = 40, 24
 
@@ -168,47 +170,14 @@ def test_cmyk_and_lab_look_as_they_should(tmp_path: Path) -> None:
     assert difference(open_image(saved(lab, tmp_path / "lab.tiff")), muted) <= 6
 
 
-def cmyk_profile() -> bytes:
-    """A profile by whose table cyan ink looks red and every other ink white."""
-    white, red = bytes([255, 128, 128]), bytes([138, 128 + 80, 128 + 67])  # L a b in 8 bits
-    straight = bytes(range(256))
-    table = b"".join(red if corner & 8 else white for corner in range(16))  # cyan varies slowest
-    matrix = struct.pack(">9i", *(65536 if place % 4 == 0 else 0 for place in range(9)))
-    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + straight * 4 + table + straight * 3
-    point = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
-    description = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(79)
-    tags = [(b"desc", description), (b"cprt", b"text" + bytes(4) + b"none\0"), (b"wtpt", point), (b"A2B0", lut)]
-    start, entries, body = 128 + 4 + 12 * len(tags), b"", b""
-    for name, data in tags:
-        entries += name + struct.pack(">II", start + len(body), len(data))
-        body += data + bytes(-len(data) % 4)
-    header = struct.pack(">I4sI4s4s4s", start + len(body), b"none", 0x02400000, b"prtr", b"CMYK", b"Lab ")
-    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + entries + body
-
-
 @pytest.mark.parametrize("suffix", ["jpg", "tiff"])
 def test_cmyk_goes_through_its_profile(suffix: str, tmp_path: Path) -> None:
     cyan = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
     options = {"quality": 100} if suffix == "jpg" else {}
-    path = saved(cyan, tmp_path / f"a.{suffix}", icc_profile=cmyk_profile(), **options)
+    path = saved(cyan, tmp_path / f"a.{suffix}", icc_profile=ink_profile(), **options)
     red, green, blue = open_image(path).getpixel((5, 5))
     assert red > 100
     assert max(green, blue) < 40
-
-
-def swapped_profile() -> bytes:
-    """sRGB with red and blue exchanged: what is blue by its numbers looks red."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    count = struct.unpack(">I", data[128:132])[0]
-    places = {bytes(data[132 + 12 * n : 136 + 12 * n]): 132 + 12 * n for n in range(count)}
-    red, blue = places[b"rXYZ"], places[b"bXYZ"]
-    data[red + 4 : red + 12], data[blue + 4 : blue + 12] = data[blue + 4 : blue + 12], data[red + 4 : red + 12]
-    start, size = struct.unpack(">II", data[places[b"desc"] + 4 : places[b"desc"] + 12])
-    data[start : start + size] = data[start : start + size].replace(
-        "sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")
-    )
-    return bytes(data)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
@@ -348,3 +317,78 @@ def test_text_bombs_in_chunks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(data[:33] + chunk + data[33:])
     assert refused(path)
+
+
+def detailed(width: int, height: int) -> Image.Image:
+    """As natural pictures are: amplitude falls with frequency, at all places and in all colours; with hard edges."""
+    rng = numpy.random.default_rng(0)
+    frequency = numpy.hypot(numpy.fft.fftfreq(height)[:, None], numpy.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    planes = []
+    for _ in range(3):
+        spectrum = numpy.fft.rfft2(rng.normal(size=(height, width))) / frequency
+        plane = numpy.fft.irfft2(spectrum, s=(height, width))
+        planes.append(plane / plane.std() * 40 + 128)
+    pixels = numpy.stack(planes, axis=2)
+    pixels[height // 3 : height // 2, width // 4 : width // 2] += 60
+    return Image.fromarray(pixels.clip(0, 255).astype(numpy.uint8))
+
+
+def decibels(one: Image.Image, other: Image.Image) -> float:
+    """PSNR."""
+    difference = numpy.asarray(one).astype(float) - numpy.asarray(other).astype(float)
+    return float(10 * numpy.log10(255**2 / (difference**2).mean()))
+
+
+@pytest.mark.parametrize(("needed", "reduced"), [((484, 363), 2), ((200, 150), 4), ((100, 75), 8), ((500, 375), 1)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_may_be_decoded_smaller_and_looks_the_same_once_scaled(
+    needed: tuple[int, int], reduced: int, orientation: int
+) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    detailed(1600, 1200).save(buffer, "JPEG", quality=92, exif=exif)
+    turned = orientation == 6
+    size = needed[::-1] if turned else needed
+    decoded = decode(buffer.getvalue(), "a.jpg", at_least=lambda *_: size)
+    whole = decode(buffer.getvalue(), "a.jpg")
+    assert decoded.reduced == reduced
+    assert (decoded.width, decoded.height) == whole.image.size == ((1200, 1600) if turned else (1600, 1200))
+    assert decoded.image.size == (whole.width // reduced, whole.height // reduced)
+    if reduced > 1:
+        scaled = decoded.image.resize(size, Image.Resampling.LANCZOS)
+        assert decibels(scaled, whole.image.resize(size, Image.Resampling.LANCZOS)) > 40
+
+
+def test_alpha_is_kept_beside_the_image_on_its_background(tmp_path: Path) -> None:
+    image = picture().convert("RGBA")
+    alpha = Image.linear_gradient("L").resize(image.size)
+    image.putalpha(alpha)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(image, tmp_path / "a.png", exif=exif)
+    decoded = decode(path, "a.png", background="#0080ff")
+    assert decoded.alpha is not None
+    assert decoded.alpha.tobytes() == alpha.transpose(Image.Transpose.ROTATE_270).tobytes()
+    on_blue = Image.composite(picture(), Image.new("RGB", image.size, (0, 128, 255)), alpha)
+    assert difference(decoded.image, on_blue.transpose(Image.Transpose.ROTATE_270)) <= 1
+    assert decode(saved(picture().convert("RGBA"), tmp_path / "opaque.png"), "opaque.png").alpha is None
+
+
+def test_heic_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for brands in ((b"heic", b"mif1"), (b"mif1", b"mif1", b"heic"), (b"hevc", b"hevc")):
+        with pytest.raises(DataError, match=r"^a\.heic: HEIC needs one more package: pip install pillow-heif$"):
+            decode(ftyp(*brands) + bytes(99), "a.heic")
+
+
+def test_no_metadata_come_with_the_image(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a secret"
+    path = saved(picture(), tmp_path / "a.jpg", exif=exif, icc_profile=swapped_profile(), comment=b"a secret")
+    assert not open_image(path).info
+
+
+def test_what_a_worker_reads_is_named_as_the_user_knows_it() -> None:
+    with pytest.raises(DataError, match=r"^photos\.zip: a\.png: is empty; "):
+        decode(b"", "photos.zip: a.png")
