@@ -30,7 +30,6 @@ UNSAFE = re.compile(
     r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line ends, and what reverses the reading order
     r"\ud800-\udfff]"  # bytes of a file name that are no UTF-8
 )
-LISTED = 30  # tags and words on the terminal
 PLAIN_SECONDS = 10.0  # without a terminal, a progress line this often
 LIBRARIES = (
     "xformers",
@@ -230,21 +229,10 @@ class Terminal:
             self.result(f"    {caption}")
 
     def _show_statistics(self, report: Any) -> None:
-        about = "" if report.exact else "about "
-        self.result(f"images           {report.images}, of which {report.with_caption} have a caption")
-        self.result(f"captions         {report.captions}")
-        self.result(
-            f"tokens           {about}{report.tokens_mean:.0f} on average, the longest {about}{report.tokens_longest}"
-        )
-        self.result(f"over 77 tokens   {report.over_limit}")
-        for what, counts in (("tag", report.tags), ("word", report.words)):
-            if counts:
-                self.result("")
-                self.result(f"images  {what}")
-            for text, number in counts[:LISTED]:
-                self.result(f"{number:6}  {text}")
-            if len(counts) > LISTED:
-                self.result(f"        and {len(counts) - LISTED} more; --json lists them all")
+        from sdtune.cli.summaries import statistics
+
+        for line in statistics(report):
+            self.result(line)
 
     def _show_problem(self, report: Any) -> None:
         self.result(report.told)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+LISTED = 30  # tags and words of a data set
+
 
 def prepared(report: Any) -> Iterator[str]:
     """Of sdtune.core.reports.Prepared."""
@@ -28,6 +30,22 @@ def prepared(report: Any) -> Iterator[str]:
         yield _line("report", str(report.page))
     if report.try_next:
         yield _line("try next", report.try_next)
+
+
+def statistics(report: Any) -> Iterator[str]:
+    """Of sdtune.core.reports.Statistics."""
+    about = "" if report.exact else "about "
+    yield _line("images", f"{report.images}, of which {report.with_caption} have a caption")
+    yield _line("captions", f"{report.captions}, of which {report.over_limit} have {about}more than 77 tokens")
+    yield _line("tokens", f"{about}{report.tokens_mean:.0f} on average, the longest {about}{report.tokens_longest}")
+    for what, counts in (("tag", report.tags), ("word", report.words)):
+        if counts:
+            yield ""
+            yield f"images  {what}"
+        for text, number in counts[:LISTED]:
+            yield f"{number:6}  {text}"
+        if len(counts) > LISTED:
+            yield f"        and {len(counts) - LISTED} more; --json lists them all"
 
 
 def _line(label: str, text: str) -> str:

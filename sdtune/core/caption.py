@@ -7,7 +7,7 @@ import shlex
 import time
 from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sdtune.config import Caption, Wording
@@ -78,6 +78,8 @@ class Work:
     examples: list[tuple[Path, str]] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     done: int = 0
+    seen: int = 0
+    """those done, and those left out since the first"""
 
     def wants(self, place: Place) -> bool:
         """Whether the mode names this image."""
@@ -88,6 +90,7 @@ class Work:
     def skip(self, path: Path, reason: str) -> Skipped:
         """An image that is left out."""
         self.skipped += 1
+        self.seen += bool(self.of)
         return Skipped(path, reason)
 
     def word(self, place: Place, told: Sequence[str]) -> tuple[str, ...]:
@@ -102,11 +105,12 @@ class Work:
             write(captions)
         for place, several in captions:
             self.done += 1
+            self.seen += 1
             speed = self.done / max(1e-6, time.monotonic() - self.began)
             if len(self.examples) < EXAMPLES:
                 self.examples.append((place.path, several[0]))
             each = seconds / len(captions)
-            yield Captioned(place.path, several, each, self.done, self.of, speed, not self.config.dry_run)
+            yield Captioned(place.path, several, each, self.seen, self.of, speed, not self.config.dry_run)
 
     def stopped(self) -> str:
         """What holds where a signal ends it."""
@@ -172,7 +176,6 @@ def _described(work: Work, todo: Sequence[Place]) -> Iterator[Report]:
             try:
                 pictures.append(Picture(place.path, open_image(place.path) if describer.needs_image else None))
             except DataError as error:
-                work.of -= 1
                 yield work.skip(place.path, str(error).removeprefix(f"{place.path}: "))
         by_path = {place.path: place for place in todo[start : start + size]}
         complete = []
@@ -183,16 +186,15 @@ def _described(work: Work, todo: Sequence[Place]) -> Iterator[Report]:
             if several:
                 complete.append((place, several))
             else:
-                work.of -= 1
                 yield work.skip(picture.path, f"{settings.kind} has nothing to say of it; write a caption yourself")
         yield from work.put(complete, time.monotonic() - began)
 
 
 def _several(describer: Describer, place: Place, told: Sequence[str], config: Caption) -> Sequence[str]:
     """The captions of an image: those told, or with what was there before them."""
-    if not told:
-        return ()
     there = place.captions if config.mode == "append" else ()
+    if not told:
+        return there
     if not there:
         return [", ".join(told)] if describer.tags else told
     if config.variants > 1 and not describer.tags:
@@ -248,7 +250,8 @@ def _looked_at(config: Caption, layout: Layout, found: Sequence[Place]) -> Itera
             readable.append((place.item.entry.name, own, place.item.prior))
     problems += lint([(name, raw) for name, raw, prior in readable if not prior], config.wording.trigger, count)
     problems += [one for one in lint([(name, raw) for name, raw, prior in readable if prior]) if one.kind == "missing"]
-    yield from problems
+    quoted = shlex.quote(str(config.folder))
+    yield from (replace(one, remedy=one.remedy.replace("DATASET", quoted)) for one in problems)
     kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "no problem"
     yield Note(f"{config.folder}: {kinds} in the captions of {_images(len(found))}")
     if config.strict and problems:

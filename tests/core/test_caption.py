@@ -117,6 +117,7 @@ def test_an_image_that_cannot_be_read_costs_itself_alone(tmp_path: Path) -> None
     reports = run(tmp_path, captioner="blip")
     assert sorted(texts(tmp_path)) == ["a.txt", "c.txt"]
     assert [report.path.name for report in of(Skipped, reports)] == ["pipe.png", "b.png"]
+    assert [(report.number, report.of) for report in of(Captioned, reports)] == [(2, 3), (3, 3)]
     assert (of(Described, reports)[0].images, of(Described, reports)[0].skipped) == (2, 2)
     with pytest.raises(DataError, match="2 images left out"):
         run(tmp_path, captioner="blip", mode="overwrite", strict=True)
@@ -179,6 +180,9 @@ def test_a_captioner_that_has_nothing_to_say_writes_nothing(tmp_path: Path) -> N
     (skipped,) = of(Skipped, run(tmp_path))
     assert skipped.path.name == "IMG_1234.png"
     assert texts(tmp_path) == {"a cat.txt": "a cat\n"}
+    (tmp_path / "IMG_1234.txt").write_text("a dog")
+    assert of(Skipped, run(tmp_path, mode="append")) == []
+    assert (tmp_path / "IMG_1234.txt").read_text() == "a dog\n"
 
 
 def test_images_that_would_share_a_caption_file_are_told(tmp_path: Path) -> None:
@@ -315,6 +319,7 @@ def test_problems_are_told_without_a_look_at_the_images(tmp_path: Path) -> None:
     assert problems["unreadable"].names == (str(tmp_path / "b.png"),)
     assert "UTF-8" in problems["unreadable"].told
     assert problems["trigger"].names == ("a.png",)
+    assert f"sdtune caption {tmp_path} --mode edit" in problems["trigger"].remedy
     assert problems["missing"].names == ("reg/e.png",)
     assert problems["empty"].names == ("c.png",)
     assert problems["short"].names == ("5_sks/d.png",)

@@ -81,11 +81,10 @@ def _identical(captions: Captions) -> Iterator[Problem]:
         return
     names = [name for group in doubled for name in group]
     caption = _shortened(dict(captions)[doubled[0][0]][0])
-    if len(names) == len(captions) and len(doubled) == 1:
-        told = f'all {len(names)} images have the same caption, "{caption}"'
+    if len(doubled) > 1:
+        told = f'{len(names)} images share their captions with others; {len(doubled[0])} have "{caption}"'
     else:
-        most = f'{len(doubled[0])} say "{caption}"'
-        told = f"{_images(names)} {_have(names)} the same caption as another; {most}"
+        told = f'{"all " if len(names) == len(captions) else ""}{len(names)} images have the same caption, "{caption}"'
     yield _problem("identical", told, "say what is different in each, or training cannot tell it apart", names)
 
 
