@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from sdtune.core.run_folder import must_be_writable
 from sdtune.errors import DataError, OutputError
 
 VERSION = 1  # of what `one.handle` makes; another number makes everything anew
+UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 ROWS = "prepared.jsonl"
 HIDDEN = ".sdtune"
 
@@ -132,7 +134,9 @@ class Ledger:
         lines = [json.dumps({"key": key, **asdict(self.measured[key])}) for key in sorted(used)]
         self.write(self.hidden / "measured.jsonl", _ended(lines))
         self.write(self.hidden / "settings.json", _ended([json.dumps({"version": VERSION, "held_out": share})]))
-        told = [json.dumps(asdict(row), ensure_ascii=False) for row in sorted(rows, key=lambda row: row.file)]
+        told = [
+            _readable(json.dumps(asdict(row), ensure_ascii=False)) for row in sorted(rows, key=lambda row: row.file)
+        ]
         if hasattr(os, "sync"):
             os.sync()
         self.write(self.out / ROWS, _ended(told))
@@ -204,6 +208,11 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(f"{path}: cannot be read ({error}); remove it, or give a new folder with --out") from None
+
+
+def _readable(line: str) -> str:
+    """JSON with letters as they are, but for those that end lines, turn the reading order or steer a terminal."""
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def _ended(lines: Sequence[str]) -> str:
