@@ -40,9 +40,9 @@ def shape_of(width: int, height: int, border: Sides | None, resolution: int) -> 
 
 def shaped(image: Image.Image, shape: Shape) -> Image.Image:
     """The image, or a smaller or larger version of it, as the shape says; Lanczos (antialiased)."""
-    across, down = image.width / shape.original[0], image.height / shape.original[1]
-    left, top, right, bottom = shape.box
-    box = left * across, top * down, right * across, bottom * down
-    if image.size == shape.size and box == (0, 0, *shape.size):
-        return image
-    return image.resize(shape.size, Image.Resampling.LANCZOS, box=box)
+    if shape.box != (0, 0, *shape.original):
+        across, down = image.width / shape.original[0], image.height / shape.original[1]
+        left, top, right, bottom = shape.box
+        # Not by resize's own box, which would let what is cut off shine into the edge.
+        image = image.crop((round(left * across), round(top * down), round(right * across), round(bottom * down)))
+    return image if image.size == shape.size else image.resize(shape.size, Image.Resampling.LANCZOS)
