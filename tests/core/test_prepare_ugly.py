@@ -52,8 +52,9 @@ def test_every_file_becomes_what_it_shall(corpus: tuple[Path, list[ugly.Case]]) 
         path = str(folder / case.name)
         row = rows.get(path.encode("utf-8", "backslashreplace").decode())
         if case.reason is not None:
-            words = "leads out of the folder" if case.name == "link-to-zeros.png" else case.reason
-            if words not in skipped.get(path, ""):
+            if case.kind == "link" and "a link" in skipped.get(path, ""):
+                continue  # told by the folder, before any reading
+            if case.reason not in skipped.get(path, ""):
                 wrong.append((case, skipped.get(path), row))
         elif row is not None:
             with Image.open(out / row["file"]) as image:
