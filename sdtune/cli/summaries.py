@@ -20,7 +20,8 @@ def prepared(report: Any) -> Iterator[str]:
     if report.skipped:
         yield _line("skipped", f"{report.skipped} that cannot be used")
     if report.left:
-        yield _line("left alone", f"{report.left} files that are no images")
+        files = "1 file that is no image" if report.left == 1 else f"{report.left} files that are no images"
+        yield _line("left alone", files)
     yield _line("captions", f"{report.described} of {report.images} have one")
     for one in report.buckets:
         told = f"{one.buckets} {'bucket' if one.buckets == 1 else 'buckets'} at {one.resolution} px"

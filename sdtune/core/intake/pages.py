@@ -77,8 +77,8 @@ def _view(
         for one in result.aside
     ]
     skipped = [report.Skipped(name, reason) for name, reason in sorted(intake.skipped.items())]
-    skipped += [report.Skipped(name, reason) for name, reason in intake.left]
-    return report.ReportView(ledger.out.name, _settings(config), kept, aside, skipped, problems)
+    left = [report.Skipped(name, reason) for name, reason in intake.left]
+    return report.ReportView(ledger.out.name, _settings(config), kept, aside, skipped, left, problems)
 
 
 def _kept(row: Row, ledger: Ledger, remarked: tuple[str, ...]) -> report.Kept:

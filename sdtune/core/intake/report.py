@@ -97,6 +97,8 @@ class ReportView:
     kept: Sequence[Kept] = ()
     set_aside: Sequence[SetAside] = ()
     skipped: Sequence[Skipped] = ()
+    left: Sequence[Skipped] = ()
+    """files that are no images"""
     problems: Sequence[Problem] = ()
     """of captions"""
 
@@ -216,10 +218,11 @@ def html(view: ReportView) -> Iterator[str]:
     yield from _header(view)
     yield "<main>\n"
     yield from _problems(view.problems)
-    yield from _skipped(view.skipped)
+    yield from _table("skipped", "Skipped", view.skipped)
     yield from _section("set-aside", "Set aside", view.set_aside, _set_aside_card)
     yield from _shapes(view.kept)
     yield from _section("kept", "In the data set", view.kept, _kept_card)
+    yield from _table("left", "Left alone", view.left)
     yield "</main>\n</body>\n</html>\n"
 
 
@@ -256,10 +259,10 @@ def _problems(problems: Sequence[Problem]) -> Iterator[str]:
     yield "</ul>\n</section>\n"
 
 
-def _skipped(skipped: Sequence[Skipped]) -> Iterator[str]:
+def _table(anchor: str, title: str, skipped: Sequence[Skipped]) -> Iterator[str]:
     if not skipped:
         return
-    yield f'<section id="skipped">\n<h2>Skipped <small>{len(skipped):,}</small></h2>\n'
+    yield f'<section id="{anchor}">\n<h2>{title} <small>{len(skipped):,}</small></h2>\n'
     yield from _skipped_table(skipped[:SHOWN])
     if len(skipped) > SHOWN:
         yield f"<details><summary>and {len(skipped) - SHOWN:,} more</summary>\n"
