@@ -28,6 +28,9 @@ class Florence2(Speaker):
         super().__init__(settings, setting)
         from transformers import Florence2Processor
 
+        if not hasattr(self.tokenizer, "image_token"):  # as in conversions that name it in the config alone
+            self.tokenizer.image_token_id = self.model.config.image_token_id
+            self.tokenizer.image_token = self.tokenizer.convert_ids_to_tokens(self.tokenizer.image_token_id)
         try:
             self.processor = Florence2Processor(self.image_processor, self.tokenizer)
         except FAILURES as problem:

@@ -13,7 +13,7 @@ from PIL import Image
 from sdtune.core.captioners.base import Describer, Picture, Setting, Told
 from sdtune.core.captioners.models import folder_of, load_image_processor, load_model, load_tokenizer
 
-INSTEAD = "give the model's folder as the captioner's model, or choose --captioner mini, which needs no network"
+INSTEAD = "give its folder as --captioner.model, or choose --captioner mini, which needs no network"
 """what else can be done where a model cannot be fetched"""
 
 

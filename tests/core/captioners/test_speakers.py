@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def test_florence2_is_asked_by_task(folders: dict[str, Path], pictures: list[Pic
     describer = load(settings("florence2", folders["florence2"], length="short"), CPU)
     ids = describer.inputs([pictures[0].image])["input_ids"][0]  # type: ignore[attr-defined]
     assert "What does the image describe?" in describer.tokenizer.decode(ids)  # type: ignore[attr-defined]
+
+
+def test_florence2_without_a_name_for_the_image_token(
+    folders: dict[str, Path], pictures: list[Picture], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["florence2"], tmp_path / "nameless"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config.pop("image_token") == "<image>"
+    for name in ("extra_special_tokens", "model_specific_special_tokens"):
+        config.pop(name, None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    nameless, named = (load(settings("florence2", place), CPU) for place in (folder, folders["florence2"]))
+    assert nameless.describe(pictures) == named.describe(pictures)
 
 
 def test_qwen3_vl_is_asked_the_prompt_and_sees_no_more_pixels_than_asked(

@@ -34,6 +34,9 @@ def saved(kind: str, folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         {"florence2": _florence2, "blip": _blip, "qwen3-vl": _qwen3_vl, "clipseg": _clipseg}[kind](folder)
+    if kind in ("florence2", "qwen3-vl"):  # written when what needed torchvision had a name of its own
+        config = folder / "preprocessor_config.json"
+        config.write_text(config.read_text().replace('ImageProcessor"', 'ImageProcessorFast"'))
     return folder
 
 
@@ -120,7 +123,9 @@ def _qwen3_vl(folder: Path) -> None:
         "initializer_range": 0.5,
     }
     ids = {"image_token_id": image, "video_token_id": video, "vision_start_token_id": start, "vision_end_token_id": end}
-    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
+    model = Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+    )
     model.generation_config.update(eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, do_sample=True)
     model.generation_config.update(temperature=0.7, top_p=0.8, top_k=20)
     model.save_pretrained(folder)
