@@ -78,7 +78,7 @@ def _view(
     ]
     skipped = [report.Skipped(name, reason) for name, reason in sorted(intake.skipped.items())]
     left = [report.Skipped(name, reason) for name, reason in intake.left]
-    return report.ReportView(ledger.out.name, _settings(config), kept, aside, skipped, left, problems)
+    return report.ReportView(ledger.out.name, _settings(config), kept, aside, skipped, problems, left)
 
 
 def _kept(row: Row, ledger: Ledger, remarked: tuple[str, ...]) -> report.Kept:

@@ -97,10 +97,10 @@ class ReportView:
     kept: Sequence[Kept] = ()
     set_aside: Sequence[SetAside] = ()
     skipped: Sequence[Skipped] = ()
-    left: Sequence[Skipped] = ()
-    """files that are no images"""
     problems: Sequence[Problem] = ()
     """of captions"""
+    left: Sequence[Skipped] = ()
+    """files that are no images"""
 
 
 @dataclass(frozen=True)
