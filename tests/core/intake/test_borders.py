@@ -45,6 +45,15 @@ def rounded() -> Image.Image:
     return image
 
 
+def cross() -> Image.Image:
+    image = Image.new("RGB", (256, 256), "white")
+    for line in ((30, 30, 225, 225), (225, 30, 30, 225)):
+        ImageDraw.Draw(image).line(line, fill="red", width=24)
+    image.paste("white", (0, 0, 256, 30))
+    image.paste("white", (0, 226, 256, 256))
+    return image
+
+
 def one_bar() -> Image.Image:
     return ImageOps.expand(detailed(300, 200), (0, 40, 0, 0), "white")
 
@@ -66,6 +75,7 @@ NONE = {
     "a disc on white": disc(30),
     "a disc that touches the edge": disc(0),
     "a card with round corners": rounded(),
+    "a cross whose ends are the corners": cross(),
     "one bar": one_bar(),
     "bars of two colours": bars_of_two_colours(),
     "sky and snow": mountains(),

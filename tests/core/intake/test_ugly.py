@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -67,6 +69,18 @@ def _wrong(case: Case, folder: Path, out: Path) -> str | None:
     if (measured.height, measured.width) != case.pixels.shape[:2]:
         return f"told as {measured.width} x {measured.height}"
     return None
+
+
+@pytest.mark.parametrize("name", ["99-samples.tiff", "zeros-in-lzw.tiff", "cut-50.tiff", "second-frame-cut.gif"])
+def test_no_library_prints_of_its_own(name: str, corpus: tuple[Path, list[Case]]) -> None:
+    """In a process of its own, since pytest catches what is logged."""
+    code = (
+        "import sys; from pathlib import Path; from sdtune.core.data.images import decode; from sdtune.errors import *\n"
+        "try: decode(Path(sys.argv[1]), 'a')\nexcept DataError: pass"
+    )
+    command = [sys.executable, "-W", "default", "-c", code, corpus[0] / name]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 def test_the_references_would_tell_a_difference(corpus: tuple[Path, list[Case]]) -> None:
