@@ -12,6 +12,7 @@ from PIL import Image
 
 from sdtune.core.captioners.base import Describer, Picture, Setting, Told
 from sdtune.core.captioners.models import folder_of, load_image_processor, load_model, load_tokenizer
+from sdtune.core.data.captions import clean
 
 INSTEAD = "give its folder as --captioner.model, or choose --captioner mini, which needs no network"
 """what else can be done where a model cannot be fetched"""
@@ -70,7 +71,7 @@ class Speaker(Describer):
         longest = self.settings.max_new_tokens
         tokens = self.model.generate(**inputs, max_new_tokens=longest, **self._plain(how), **how)
         prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        return [" ".join(caption.split()) for caption in self.words(tokens, prompt)]
+        return [clean(caption) for caption in self.words(tokens, prompt)]
 
     def _plain(self, how: Mapping[str, Any]) -> dict[str, Any]:
         """The model's own settings for drawing at random, out of the way where nothing is."""

@@ -62,6 +62,7 @@ def test_variants_are_drawn_by_seed_and_name(kind: str, folders: dict[str, Path]
     twin = Picture(Path("twin.png"), pictures[0].image)
     assert load(hot, CPU, seed=1).describe([twin], variants=4) != first[:1]
     assert all(len({one.text for one in told}) == len(told) for told in first)
+    assert not any(letter < " " for told in first for one in told for letter in one.text)
 
 
 def test_blip_goes_on_from_the_prompt(folders: dict[str, Path], pictures: list[Picture]) -> None:
@@ -157,6 +158,14 @@ def test_half_precision(folders: dict[str, Path], pictures: list[Picture]) -> No
 def test_a_card_less_machine_takes_florence2() -> None:
     assert resolve(Auto(), CPU) == Florence2()
     assert resolve(Blip(), CPU) == Blip()
+
+
+@pytest.mark.parametrize(("free", "chosen"), [(6 * 2**30, Qwen3VL()), (6 * 2**30 - 1, Florence2())])
+def test_a_card_with_room_takes_qwen3_vl(free: int, chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 2**40))
+    assert resolve(Auto(), Memory()) == chosen
+    assert resolve(Auto(), CPU) == Florence2()
 
 
 def _without(folder: Path, copy: Path, *files: str) -> Path:

@@ -76,7 +76,10 @@ def _florence2(folder: Path) -> None:
     config = Florence2Config(
         text_config=text.to_dict(), vision_config=vision, image_token_id=words.convert_tokens_to_ids("<image>")
     )
-    Florence2ForConditionalGeneration(config).save_pretrained(folder)
+    model = Florence2ForConditionalGeneration(config)
+    model.generation_config.update(num_beams=3, early_stopping=True, no_repeat_ngram_size=3)
+    model.generation_config.update(forced_bos_token_id=0, forced_eos_token_id=2, decoder_start_token_id=2)
+    model.save_pretrained(folder)
     words.save_pretrained(folder)
     pixels = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False, image_seq_length=5)
     pixels.save_pretrained(folder)
