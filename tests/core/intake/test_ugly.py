@@ -75,8 +75,8 @@ def _wrong(case: Case, folder: Path, out: Path) -> str | None:
 def test_no_library_prints_of_its_own(name: str, corpus: tuple[Path, list[Case]]) -> None:
     """In a process of its own, since pytest catches what is logged."""
     code = (
-        "import sys; from pathlib import Path; from sdtune.core.data.images import decode; from sdtune.errors import *\n"
-        "try: decode(Path(sys.argv[1]), 'a')\nexcept DataError: pass"
+        "import sys, pathlib; from sdtune.core.data.images import decode; from sdtune.errors import *\n"
+        "try: decode(pathlib.Path(sys.argv[1]), 'a')\nexcept DataError: pass"
     )
     command = [sys.executable, "-W", "default", "-c", code, corpus[0] / name]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
