@@ -253,6 +253,18 @@ def test_new_captions_go_where_they_are_asked_for(tmp_path: Path) -> None:
     assert "have captions" in of(Note, run(tmp_path))[0].text
 
 
+def test_a_line_without_its_caption_is_filled_in(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png")
+    put(tmp_path, "c.png", text="beside")
+    lines = [{"file_name": name, "text": ""} for name in ("a.png", "c.png")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    run(tmp_path, mode="missing")
+    run(tmp_path, mode="edit", wording={"trigger": "sks"})
+    told = [json.loads(line)["text"] for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert told == ["sks, a", ""]
+    assert texts(tmp_path) == {"b.txt": "sks, b\n", "c.txt": "sks, beside\n"}
+
+
 def test_a_caption_is_changed_where_it_stands(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png", "c.png")
     (tmp_path / "a.caption").write_text("in a")

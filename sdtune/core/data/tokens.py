@@ -83,8 +83,7 @@ def _counted_by(folder: Path) -> Callable[[str], int]:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    tokenizer.model_max_length = 10**9  # or it warns of each longer caption
-    return lambda caption: len(tokenizer(caption).input_ids)
+    return lambda caption: len(tokenizer(caption, verbose=False).input_ids)  # or it warns of those over 77
 
 
 def _tokenizer_of(model: str | None) -> Path | None:

@@ -13,6 +13,7 @@ from sdtune.core.data.tags import is_list, same, tags_of, without_doubles
 from sdtune.core.data.tokens import Counter
 
 PUNCTUATION = ",.;:!?"
+CLAUSE = 4  # words from which what stands between two commas is no tag
 
 
 def worded(
@@ -66,20 +67,25 @@ def _without_ends(text: str, prefix: str, suffix: str) -> str:
 
 
 def _edited(text: str, wording: Wording) -> str:
-    as_list = is_list(text)
     before = text
     for pair in wording.replace:
         old, _, new = pair.partition("=")
-        text = _phrase(old).sub(lambda _, new=new: clean(new), text)  # type: ignore[misc]
+        changed = _phrase(old).sub(lambda _, new=new: clean(new), text)  # type: ignore[misc]
+        text = _tidy(changed) if changed != text else text
     unwanted = [tag for told in wording.blacklist for tag in tags_of(told)]
-    if as_list:
-        names = {same(tag) for tag in unwanted}
-        tags = [tag for tag in tags_of(text) if same(tag) not in names]
-        tags = without_doubles(tags) if wording.dedupe else tags
-        return ", ".join(tags) if tags != tags_of(before) else before
+    kept = [part for tag in tags_of(text) if (part := _without(tag, unwanted))]
+    kept = without_doubles(kept) if wording.dedupe else kept
+    return ", ".join(kept) if kept != tags_of(before) else before
+
+
+def _without(part: str, unwanted: Sequence[str]) -> str:
+    """What is left of a tag, all or nothing, or of a clause, whose words are taken one by one."""
+    if len(part.split()) < CLAUSE:
+        return "" if same(part) in {same(one) for one in unwanted} else part
+    left = part
     for phrase in unwanted:
-        text = _phrase(phrase).sub("", text)
-    return text if text == before else _tidy(text)
+        left = _phrase(phrase).sub("", left)
+    return part if left == part else _tidy(left)
 
 
 def _phrase(words: str) -> re.Pattern[str]:
@@ -89,9 +95,8 @@ def _phrase(words: str) -> re.Pattern[str]:
 
 
 def _tidy(text: str) -> str:
-    """Without the spaces and commas that stood around what is gone."""
-    text = re.sub(rf"\s+(?=[{PUNCTUATION}])", "", " ".join(text.split()))
-    return re.sub(r",(?:\s*,)+", ",", text).strip(" ,;:")
+    """Without the spaces that stood around what is gone."""
+    return re.sub(rf"\s+(?=[{PUNCTUATION}])", "", " ".join(text.split())).strip(" ;:")
 
 
 def _joined(prefix: str, body: str, suffix: str) -> str:
