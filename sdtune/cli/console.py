@@ -217,7 +217,8 @@ class Terminal:
         self._end_bar()
         left = f"; {report.skipped} left out, as told above" if report.skipped else ""
         if report.images or report.skipped:
-            self._say(f"captions of {report.images} images in {duration(report.seconds)}{left}")
+            images = "1 image" if report.images == 1 else f"{report.images} images"
+            self._say(f"captions of {images} in {duration(report.seconds)}{left}")
         for path, caption in report.examples if report.try_next else ():
             self._show_captions(path, [caption])
         if report.try_next:

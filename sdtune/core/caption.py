@@ -103,10 +103,10 @@ class Work:
         """Each of a batch, complete on disk."""
         if not self.config.dry_run:
             write(captions)
+        speed = (self.done + len(captions)) / max(1e-6, time.monotonic() - self.began)
         for place, several in captions:
             self.done += 1
             self.seen += 1
-            speed = self.done / max(1e-6, time.monotonic() - self.began)
             if len(self.examples) < EXAMPLES:
                 self.examples.append((place.path, several[0]))
             each = seconds / len(captions)
