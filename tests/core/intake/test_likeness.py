@@ -37,7 +37,7 @@ def plain(images: Images, order: list[int], bits: int) -> list[Group]:
     found: dict[int, list[int]] = {}
     for one in order:
         for leader in found:
-            if alike(hashes[one], hashes[leader], tints[one], tints[leader], bits):
+            if alike(hashes[[one]], hashes[[leader]], tints[[one]], tints[[leader]], bits).all():
                 found[leader].append(one)
                 break
         else:
