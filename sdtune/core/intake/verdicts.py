@@ -86,7 +86,7 @@ def held_out(hashes: Sequence[str], share: float, before: dict[str, bool], force
     if share == 0 or len(set(hashes)) < SPLIT_FROM:
         return out
     out |= {one for one in new if int(one[:12], 16) < share * 16**12}
-    return out | set(new[: max(0, FEWEST_HELD_OUT - len(out))] if not before else ())
+    return out if before else out | set(new[:FEWEST_HELD_OUT])  # whose hashes are the smallest, too
 
 
 def _alone(one: Measured, config: Prepare) -> Verdict | None:
