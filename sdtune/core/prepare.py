@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -144,7 +145,7 @@ def _problems(result: Sorted, ledger: Ledger | None, config: Prepare) -> list[Pr
         beside = texts_beside(ledger.out / row.file) if ledger else row.captions
         texts = row.captions if beside is None else beside
         told.append((row.file, texts or _of_class(row.file)))
-    place = str(config.out or "DATASET")
+    place = shlex.quote(str(config.out)) if config.out else "DATASET"
     return [replace(one, remedy=one.remedy.replace("DATASET", place)) for one in lint(told, config.trigger)]
 
 
@@ -168,7 +169,7 @@ def _summary(
     next_step = None
     if config.out and not config.dry_run:
         command = "train-lora" if described == len(shown) else "caption"
-        next_step = f"sdtune {command} {config.out}"
+        next_step = f"sdtune {command} {shlex.quote(str(config.out))}"
     return Prepared(
         out=None if config.dry_run else config.out,
         images=len(shown),
