@@ -196,6 +196,8 @@ class Prepare(Spec):
     """Word that every caption should have; those that lack it are told."""
     dry_run: bool = setting(False, "--dry-run", place=9)
     """Tell what would be done, and write nothing."""
+    restore: bool = setting(False, "--restore", place=14)
+    """Bring back images that were taken out of the data set by hand."""
     strict: bool = setting(False, "--strict", place=14)
     """Leave with exit code 2 where a file could not be used; the others are prepared all the same."""
     follow_links: bool = setting(False, "--follow-links", place=15)

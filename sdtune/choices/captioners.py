@@ -21,7 +21,7 @@ class Qwen3VL(Spec):
 
     kind: Literal["qwen3-vl"] = "qwen3-vl"
     model: str = Field("Qwen/Qwen3-VL-2B-Instruct", min_length=1)
-    """Hugging Face name or folder."""
+    """Name on the Hugging Face hub, or a folder."""
     prompt: str = Field(
         "Describe this image in one sentence, as a caption to train an image generator on: "
         "the subject, its colours, what it does, the background. Begin with the subject.",
@@ -41,7 +41,7 @@ class Florence2(Spec):
 
     kind: Literal["florence2"] = "florence2"
     model: str = Field("florence-community/Florence-2-base", min_length=1)
-    """Hugging Face name or folder."""
+    """Name on the Hugging Face hub, or a folder."""
     length: Literal["short", "detailed", "long"] = "detailed"
     """How much is said."""
     max_new_tokens: int = Field(128, ge=1, le=1024)
@@ -57,7 +57,7 @@ class Blip(Spec):
 
     kind: Literal["blip"] = "blip"
     model: str = Field("Salesforce/blip-image-captioning-base", min_length=1)
-    """Hugging Face name or folder."""
+    """Name on the Hugging Face hub, or a folder."""
     prompt: str = ""
     """How the sentence begins, as "a photo of"; empty: as the model likes."""
     max_new_tokens: int = Field(40, ge=1, le=512)
@@ -73,7 +73,7 @@ class WD(Spec):
 
     kind: Literal["wd"] = "wd"
     model: str = Field("SmilingWolf/wd-vit-tagger-v3", min_length=1)
-    """Hugging Face name or folder with model.onnx and selected_tags.csv."""
+    """Name on the Hugging Face hub, or a folder with model.onnx and selected_tags.csv."""
     general: float = Field(0.35, ge=0, le=1)
     """Probability from which a tag of what is seen is taken."""
     character: float = Field(0.85, ge=0, le=1)

@@ -28,7 +28,7 @@ class MaskClipSeg(Spec):
     prompt: str = Field("the main subject", min_length=1)
     """What to find, as "a dog"."""
     model: str = Field("CIDAS/clipseg-rd64-refined", min_length=1)
-    """Hugging Face name or folder."""
+    """Name on the Hugging Face hub, or a folder."""
     threshold: float = Field(0.4, ge=0, le=1)
     """Probability from which a pixel belongs to it."""
 

@@ -218,7 +218,8 @@ class Terminal:
         left = f"; {report.skipped} left out, as told above" if report.skipped else ""
         if report.images or report.skipped:
             images = "1 image" if report.images == 1 else f"{report.images} images"
-            self._say(f"captions of {images} in {duration(report.seconds)}{left}")
+            took = f"in {duration(report.seconds)}" if report.written else "told, none written (--dry-run)"
+            self._say(f"captions of {images} {took}{left}")
         for path, caption in report.examples if report.try_next else ():
             self._show_captions(path, [caption])
         if report.try_next:

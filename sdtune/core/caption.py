@@ -133,7 +133,7 @@ class Work:
             raise DataError(f"{folder}: none of {_images(wanted)} could be described; the reasons are told above")
         try_next = None if self.config.dry_run or not self.done else f"sdtune caption {shlex.quote(str(folder))} --lint"
         seconds = time.monotonic() - self.began
-        yield Described(self.done, self.skipped, seconds, tuple(self.examples), try_next)
+        yield Described(self.done, self.skipped, seconds, tuple(self.examples), not self.config.dry_run, try_next)
         if self.config.strict and self.skipped:
             raise DataError(f"{folder}: {_images(self.skipped)} left out, as told above (--strict)")
 

@@ -18,8 +18,8 @@ from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare
 from sdtune.core.data.lint import lint
 from sdtune.core.data.sources import open_sources
-from sdtune.core.intake.extras import draw_priors, find_masks, forget_masks
-from sdtune.core.intake.ledger import Ledger
+from sdtune.core.intake.extras import check_models, draw_priors, find_masks, forget_masks
+from sdtune.core.intake.ledger import Ledger, Row
 from sdtune.core.intake.pages import buckets_of, write_page
 from sdtune.core.intake.reading import Intake, list_sources, measure
 from sdtune.core.intake.shelf import put_in_place, take_away, texts_beside
@@ -64,14 +64,19 @@ def _prepare(config: Prepare) -> Telling[None]:
         if written:
             result = yield from _write(result, intake, written, config)
         if intake.left:
-            yield Note(_left_alone([os.path.basename(told) for told, _ in intake.left]))
+            yield Note(f"left alone, since they are no images: {_named([told for told, _ in intake.left])}")
         for aside in result.aside:
             yield SetAside(Path(aside.found.told), aside.verdict.kind, aside.verdict.told, aside.like)
-        problems = _problems(result, written, config)
+        problems = _problems(result, intake, written, config)
+        bordered = [one.row.source for one in result.kept if intake.measured[one.row.key].border]
+        if bordered and not config.crop_borders:
+            yield Note(
+                f"{_counted(len(bordered), 'has', 'have')} a plain border ({_named(bordered)}); --crop-borders cuts it off"
+            )
         yield from problems
         priors = (yield from draw_priors(config, written)) if written and config.prior.count else 0
         page = write_page(result, intake, problems, written, config) if written else None
-        yield _summary(result, intake, config, page, priors, time.monotonic() - began)
+        yield _summary(result, intake, config, written, page, priors, time.monotonic() - began)
     if config.strict and intake.skipped:
         count = len(intake.skipped)
         files = "1 file" if count == 1 else f"{count} files"
@@ -93,6 +98,7 @@ def _checked(config: Prepare) -> Path | None:
         raise ConfigError(
             f"background (--background): no colour is called {config.background[:40]!r}; give a name or #rrggbb"
         ) from None
+    check_models(config)
     if config.out is None:
         return None
     here = os.path.realpath(config.out)
@@ -113,11 +119,16 @@ def _nothing(intake: Intake, config: Prepare) -> str:
 
 def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> Telling[Sorted]:
     """Every image in its place; those that are nowhere any more are prepared anew."""
-    missing = set(put_in_place([one.wanted for one in result.kept], ledger))
+    ledger.begin_moving()
+    missing, edited = put_in_place([one.wanted for one in result.kept], ledger)
+    for path in edited:
+        yield Warned(
+            f"{path}: was edited in the data set, and so it stays; remove it and say --restore to have it made anew"
+        )
     if missing:
-        yield from measure([one for one in intake.found if one.identity.key in missing], intake, config, ledger)
+        yield from measure([one for one in intake.found if one.identity.key in set(missing)], intake, config, ledger)
         result = sort_out(intake, ledger, config)
-        lost = set(put_in_place([one.wanted for one in result.kept], ledger))
+        lost = set(put_in_place([one.wanted for one in result.kept], ledger)[0])
         for row in (one.row for one in result.kept if one.row.key in lost):
             intake.skipped[row.source] = "changed or vanished while it was read; run the command again"
             yield Skipped(Path(row.source), intake.skipped[row.source])
@@ -132,26 +143,39 @@ def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> T
         yield Warned(f"{text}: belongs to an image that is no longer in the data set; it was edited, and so it stays")
     used = {one.identity.key for one in intake.found if one.identity.key in intake.measured}
     ledger.measured = intake.measured
+    if config.restore:
+        ledger.removed = set()
     ledger.finish(result.rows, used | {row.key for row in result.carried}, config.held_out)
     return result
 
 
-def _problems(result: Sorted, ledger: Ledger | None, config: Prepare) -> list[Problem]:
-    """What is wrong with the captions as they stand beside the images now."""
+def _problems(result: Sorted, intake: Intake, ledger: Ledger | None, config: Prepare) -> list[Problem]:
+    """What is wrong with the captions as they stand beside the images now, and with those of the sources."""
     told = []
     for row in result.rows:
         if row.prior:
             continue
-        beside = texts_beside(ledger.out / row.file) if ledger else row.captions
-        texts = row.captions if beside is None else beside
-        told.append((row.file, texts or _of_class(row.file)))
+        told.append((row.file, _texts(row, ledger)))
     place = shlex.quote(str(config.out)) if config.out else "DATASET"
-    return [replace(one, remedy=one.remedy.replace("DATASET", place)) for one in lint(told, config.trigger)]
+    return [
+        replace(one, remedy=one.remedy.replace("DATASET", place))
+        for one in [*intake.problems, *lint(told, config.trigger)]
+    ]
 
 
-def _left_alone(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"left alone, since they are no images: {', '.join(names[:NAMED])}{more}"
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return f"{', '.join(os.path.basename(path) for path in paths[:NAMED])}{more}"
+
+
+def _counted(images: int, one: str, several: str) -> str:
+    return f"1 image {one}" if images == 1 else f"{images} images {several}"
+
+
+def _texts(row: Row, ledger: Ledger | None) -> tuple[str, ...]:
+    """The captions of an image as training will read them."""
+    beside = texts_beside(ledger.out / row.file) if ledger else row.captions
+    return beside or _of_class(row.file)
 
 
 def _of_class(file: str) -> tuple[str, ...]:
@@ -161,11 +185,17 @@ def _of_class(file: str) -> tuple[str, ...]:
 
 
 def _summary(
-    result: Sorted, intake: Intake, config: Prepare, page: Path | None, priors: int, seconds: float
+    result: Sorted,
+    intake: Intake,
+    config: Prepare,
+    ledger: Ledger | None,
+    page: Path | None,
+    priors: int,
+    seconds: float,
 ) -> Prepared:
     rows = result.rows
-    described = sum(bool(row.captions or _of_class(row.file)) for row in rows if not row.prior)
     shown = [row for row in rows if not row.prior]
+    described = sum(bool(_texts(row, ledger)) for row in shown)
     next_step = None
     if config.out and not config.dry_run:
         command = "train-lora" if described == len(shown) else "caption"

@@ -112,6 +112,8 @@ class Described:
     seconds: float
     examples: tuple[tuple[Path, str], ...]
     """the first few captions"""
+    written: bool
+    """False: a dry run"""
     try_next: str | None
     """a command that uses the result"""
 

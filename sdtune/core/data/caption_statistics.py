@@ -6,7 +6,7 @@ import re
 from collections import Counter as Counts
 from collections.abc import Sequence
 
-from sdtune.core.data.tags import is_list, same, tags_of
+from sdtune.core.data.tags import WORDS_A_COMMA, is_list, same, tags_of
 from sdtune.core.data.tokens import LIMIT, Counter
 from sdtune.core.reports import Statistics
 
@@ -20,7 +20,7 @@ def statistics(captions: Sequence[Sequence[str]], count: Counter) -> Statistics:
     tags: Counts[str] = Counts()
     words: Counts[str] = Counts()
     for several in captions:
-        tags.update({same(tag) for one in several if is_list(one) for tag in tags_of(one)})
+        tags.update({same(tag) for one in several for tag in tags_of(one) if is_list(one) or _is_short(one, tag)})
         words.update({word for one in several if not is_list(one) for word in _words(one)})
     return Statistics(
         images=len(captions),
@@ -33,6 +33,11 @@ def statistics(captions: Sequence[Sequence[str]], count: Counter) -> Statistics:
         tags=_by_number(tags),
         words=_by_number(words),
     )
+
+
+def _is_short(caption: str, part: str) -> bool:
+    """Whether a part of a sentence may be a tag that someone has put beside it."""
+    return "," in caption and len(part.split()) < WORDS_A_COMMA
 
 
 def _words(caption: str) -> list[str]:

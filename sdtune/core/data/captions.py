@@ -46,7 +46,7 @@ def decoded(data: bytes, name: object) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise DataError(f"{name}: not text in UTF-8; save it as UTF-8")
+        raise DataError(f"{name}: not text in UTF-8, or with zero bytes in it; save it as UTF-8")
     return text
 
 

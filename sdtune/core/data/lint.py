@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections import Counter as Counts
 from collections import defaultdict
@@ -58,18 +59,25 @@ def _absent(captions: Captions) -> Iterator[Problem]:
 
 
 def _odd_letters(captions: Captions) -> Iterator[Problem]:
-    names = [name for name, several in captions if any(_is_odd(letter) for one in several for letter in one)]
+    names = [name for name, several in captions if any(_is_odd(one) for one in several)]
     if names:
         told = f"{_captions(names)} {_have(names)} control characters, or letters that another program has spoilt"
         yield _problem("letters", told, f"look at them; {EDIT} takes control characters out", names)
 
 
-def _is_odd(letter: str) -> bool:
-    return (
-        letter == "\ufffd"
-        or letter in BIDI
-        or (unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\r\n")
-    )
+def _is_odd(caption: str) -> bool:
+    steers = (unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\r\n" for letter in caption)
+    return "\ufffd" in caption or not BIDI.isdisjoint(caption) or any(steers) or _is_misread(caption)
+
+
+def _is_misread(caption: str) -> bool:
+    """UTF-8 that a program took for Windows' Latin letters: cafÃ© for café."""
+    if caption.isascii():
+        return False
+    try:
+        return len(caption.encode("cp1252").decode()) < len(caption)
+    except UnicodeError:
+        return False
 
 
 def _identical(captions: Captions) -> Iterator[Problem]:
@@ -103,7 +111,7 @@ def _without_trigger(captions: Captions, trigger: str | None) -> Iterator[Proble
     names = [name for name, several in captions if any(with_trigger(one, trigger) != one for one in several)]
     if names:
         told = f'{_captions(names)} {"lacks" if len(names) == 1 else "lack"} the trigger "{trigger}"'
-        yield _problem("trigger", told, f'{EDIT} --trigger "{trigger}" puts it first', names)
+        yield _problem("trigger", told, f"{EDIT} --trigger {_quoted(trigger or '')} puts it first", names)
 
 
 def _everywhere(captions: Captions, trigger: str | None) -> Iterator[Problem]:
@@ -111,10 +119,10 @@ def _everywhere(captions: Captions, trigger: str | None) -> Iterator[Problem]:
         return
     counts = Counts(tag for _, several in captions for tag in {same(tag) for one in several for tag in tags_of(one)})
     distinct = len({tuple(several) for _, several in captions})
-    for tag, number in counts.items():
+    for tag, number in sorted(counts.items()):
         if number == len(captions) and distinct > 1 and not (trigger and same(trigger) in tag):
-            told = f'"{_shortened(tag)}" stands on all {number} images, so it will mean all that they have in common'
-            remedy = f'if it is the trigger, say --trigger "{tag}"; else {EDIT} --blacklist "{tag}"'
+            told = f'"{_shortened(tag)}" stands in all {number} captions, so it will mean all that they have in common'
+            remedy = f"if it is the trigger, say --trigger {_quoted(tag)}; else {EDIT} --blacklist {_quoted(tag)}"
             yield _problem("everywhere", told, remedy, [])
 
 
@@ -122,7 +130,7 @@ def _file_names(captions: Captions) -> Iterator[Problem]:
     names = [name for name, several in captions if any(not name_in_words(Path(f"{one}.png")) for one in several)]
     if names:
         told = f"{_captions(names)} {_are(names)} the name of a file, as a camera or a download makes it up"
-        yield _problem("name", told, "describe them with sdtune caption DATASET --mode overwrite", names)
+        yield _problem("name", told, "empty those captions and run sdtune caption DATASET, or write them", names)
 
 
 def _short(captions: Captions, trigger: str | None) -> Iterator[Problem]:
@@ -152,6 +160,11 @@ def _doubled(captions: Captions) -> Iterator[Problem]:
 def _problem(kind: str, told: str, remedy: str, names: Sequence[str]) -> Problem:
     some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     return Problem(kind, f"{told} ({some})" if names else told, remedy, tuple(names))
+
+
+def _quoted(text: str) -> str:
+    """As a shell takes it."""
+    return shlex.quote(text) if set(text) & set('"$`!\\') else f'"{text}"'
 
 
 def _images(names: Sequence[str]) -> str:

@@ -20,6 +20,18 @@ FOUND = "clipseg: "
 AT_ONCE = 8  # images through the segmenter
 
 
+def check_models(config: Prepare) -> None:
+    """Say which models cannot be had before any other work is done."""
+    if isinstance(config.mask, MaskClipSeg):
+        from sdtune.core.intake.segment import find_model
+
+        find_model(config.mask)
+    if config.prior.count:
+        from sdtune.core.model import identify
+
+        identify(config.prior.model)
+
+
 def find_masks(settings: MaskClipSeg, rows: Sequence[Row], ledger: Ledger, config: Prepare) -> Telling[list[Row]]:
     """The rows, with a mask beside each image that had none; those that an earlier run found so are kept."""
     told = f"{FOUND}{settings.prompt} ({settings.model}, {settings.threshold:g})"

@@ -90,11 +90,16 @@ class Ledger:
         self.stage = self.hidden / "stage"
         self.thumbnails = self.hidden / "thumbnails"
         self.unfinished = self.hidden / "unfinished"
+        self._moving = self.hidden / "moving"
         self.measured: dict[str, Measured] = {}
         self.rows: dict[str, Row] = {}
         """by file"""
         self.share: float | None = None
         """of the images that were held out"""
+        self.removed: set[str] = set()
+        """SHA-256 of the images that someone has taken out of the data set"""
+        self.disturbed = self._moving.exists()
+        """whether an earlier run was killed while it moved images, so that what is there tells nothing of people"""
         self._read()
 
     @contextlib.contextmanager
@@ -128,18 +133,24 @@ class Ledger:
         with (self.hidden / "measured.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, **asdict(measured)}) + "\n")
 
+    def begin_moving(self) -> None:
+        """From here to `finish` images come and go."""
+        self._moving.touch()
+
     def finish(self, rows: Sequence[Row], used: set[str], share: float) -> None:
         """Write what stands in the data set now; what has not changed is not written anew."""
         self.rows = {row.file: row for row in rows}
         lines = [json.dumps({"key": key, **asdict(self.measured[key])}) for key in sorted(used)]
         self.write(self.hidden / "measured.jsonl", _ended(lines))
-        self.write(self.hidden / "settings.json", _ended([json.dumps({"version": VERSION, "held_out": share})]))
+        settings = {"version": VERSION, "held_out": share, "removed": sorted(self.removed)}
+        self.write(self.hidden / "settings.json", _ended([json.dumps(settings)]))
         told = [
             _readable(json.dumps(asdict(row), ensure_ascii=False)) for row in sorted(rows, key=lambda row: row.file)
         ]
         if hasattr(os, "sync"):
             os.sync()
         self.write(self.out / ROWS, _ended(told))
+        self._moving.unlink(missing_ok=True)
         shutil.rmtree(self.stage, ignore_errors=True)
         for thumbnail in self.thumbnails.iterdir():
             if thumbnail.stem not in used:
@@ -185,6 +196,11 @@ class Ledger:
                 self.rows[found.file] = found
         for row in _lines(self.hidden / "settings.json"):
             self.share = row.get("held_out")
+            told = row.get("removed")
+            self.removed = {one for one in told if isinstance(one, str)} if isinstance(told, list) else set()
+        gone = {row.sha256 for row in self.rows.values() if not (self.out / row.file).exists()}
+        if not self.disturbed and len(gone) < len(self.rows):  # where all are gone, nobody chose
+            self.removed |= gone
 
 
 def _must_be_inside(file: str) -> None:

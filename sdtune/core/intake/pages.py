@@ -18,6 +18,16 @@ from sdtune.core.reports import BucketsOf, Problem
 from sdtune.core.run_folder import write_atomically
 
 PAGE = "report.html"
+SHORT = {
+    "unreadable": "its caption file cannot be read",
+    "letters": "odd letters in the caption",
+    "long": "over 77 tokens",
+    "trigger": "no trigger",
+    "name": "a file's name for a caption",
+    "short": "hardly a caption",
+    "doubled": "a tag twice",
+}
+"""what is told of one image; the problem with its remedy stands at the top"""
 
 
 def write_page(result: Sorted, intake: Intake, problems: Sequence[Problem], ledger: Ledger, config: Prepare) -> Path:
@@ -42,7 +52,7 @@ def buckets_of(rows: Sequence[Row]) -> tuple[BucketsOf, ...]:
         images = max(1, sum(bucket.images for bucket in table))
         enlarged = sum(bucket.enlarged for bucket in table)
         cropped = sum(bucket.cropped * bucket.images for bucket in table) / images
-        told.append(BucketsOf(family, resolution, len(table), enlarged, round(cropped, 4)))
+        told.append(BucketsOf(family, resolution, len(table), enlarged, cropped))
     return tuple(told)
 
 
@@ -57,9 +67,8 @@ def _view(
 ) -> report.ReportView:
     wrong: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
-        if problem.kind not in ("identical", "everywhere"):  # of many images; they are told at the top
-            for name in problem.names:
-                wrong[name].append(problem.told)
+        for name in problem.names if problem.kind in SHORT else ():
+            wrong[name].append(SHORT[problem.kind])
     kept = []
     for one in result.kept:
         measured = intake.measured[one.row.key]

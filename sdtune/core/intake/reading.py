@@ -9,15 +9,15 @@ from itertools import groupby
 
 from sdtune.config import Prepare
 from sdtune.core.data.layout import Item, arrange
+from sdtune.core.data.lint import unreadable
 from sdtune.core.data.sources import Entry, Source
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.ledger import Identity, Ledger, identity_of
 from sdtune.core.intake.workers import Workers
-from sdtune.core.reports import Note, Progress, Telling, Warned
+from sdtune.core.reports import Note, Problem, Progress, Telling
 from sdtune.errors import DataError
 
 OFTEN = 5  # files between two reports
-TOLD = 10  # problems told one by one
 Task = tuple[str, Job, bytes | None, bytes | None]
 
 
@@ -46,6 +46,8 @@ class Intake:
     """{file: reason} of images that cannot be used"""
     measured: dict[str, Measured] = field(default_factory=dict)
     """{key: what was found}"""
+    problems: list[Problem] = field(default_factory=list)
+    """captions that cannot be read"""
 
 
 def list_sources(sources: Sequence[Source], config: Prepare) -> Telling[Intake]:
@@ -54,20 +56,20 @@ def list_sources(sources: Sequence[Source], config: Prepare) -> Telling[Intake]:
     known: set[str] = set()
     for source in sources:
         layout = arrange(source)
-        yield from _tell(layout.troubles)
-        caption_troubles: list[str] = []
+        troubles = list(layout.troubles)
         for item in layout.items:
             if item.entry.trouble:
                 intake.skipped[item.entry.told] = item.entry.trouble
                 continue
-            caption_troubles += item.troubles
+            troubles += item.troubles
             identity = identity_of(item, source.told, config)
             if identity.origin not in known:  # a file that is given twice
                 intake.found.append(Found(item, source, identity))
             known.add(identity.origin)
-        yield from _tell(caption_troubles)
+        intake.problems += [unreadable(trouble.partition(": ")[0], trouble) for trouble in troubles]
         intake.left += layout.left
-        yield Note(f"source: {len(layout.items)} images in {source.told}")
+        images = "1 image" if len(layout.items) == 1 else f"{len(layout.items)} images"
+        yield Note(f"source: {images} in {source.told}")
     return intake
 
 
@@ -128,9 +130,3 @@ def _mask(entry: Entry | None, source: Source) -> tuple[str | None, bytes | None
     if entry.trouble:
         raise DataError(f"{entry.told}: {entry.trouble}")
     return (str(entry.path), None) if entry.path else (None, source.read(entry))
-
-
-def _tell(problems: Sequence[str]) -> Iterator[Warned]:
-    yield from (Warned(problem) for problem in problems[:TOLD])
-    if len(problems) > TOLD:
-        yield Warned(f"and {len(problems) - TOLD} more captions like these cannot be read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,12 +18,17 @@ INSTEAD = "give its folder as --mask.model, or draw the masks yourself and take 
 """what else can be done where the model cannot be fetched"""
 
 
+def find_model(settings: MaskClipSeg) -> Path:
+    """The folder of CLIPSeg, fetched where it is not on this machine."""
+    return folder_of(settings.model, instead=INSTEAD)
+
+
 class Segmenter:
     """CLIPSeg with its text, asked image by image or in batches."""
 
     def __init__(self, settings: MaskClipSeg, memory: Memory) -> None:
         device = device_for(memory)
-        folder = folder_of(settings.model, instead=INSTEAD)
+        folder = find_model(settings)
         self.threshold = settings.threshold
         self.image_processor = load_image_processor(folder)
         tokenizer = load_tokenizer(folder)

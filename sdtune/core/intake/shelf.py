@@ -36,20 +36,23 @@ def place_of(item: Item, sha256: str, form: str, *, held_out: bool) -> str:
     return "/".join([*folders, f"{stem}-{sha256[:8]}{SUFFIX[form]}"])
 
 
-def put_in_place(wanted: Sequence[Wanted], ledger: Ledger) -> list[str]:
+def put_in_place(wanted: Sequence[Wanted], ledger: Ledger) -> tuple[list[str], list[str]]:
     """Moves every wanted image to its place, out of the stage or from where it stood.
 
-    Returns the keys of those that are nowhere, and so must be prepared anew.
+    Returns the keys of those that are nowhere, and so must be prepared anew; and the images that someone has edited
+    in the data set, which stay as they are.
     """
     before = ledger.rows
     by_key = {row.key: row for row in before.values()}
-    missing = []
+    missing, edited = [], []
     for one in wanted:
         row = one.row
         stood = before.get(row.file)
         path = ledger.out / row.file
         old = by_key.get(row.key)
-        if _is_whole(path, row) and (stood is None or stood.key == row.key or stood.bytes != row.bytes):
+        if _is_edited(path, stood, ledger):
+            edited.append(str(path))
+        elif _is_whole(path, row) and (stood is None or stood.key == row.key or stood.bytes != row.bytes):
             pass  # an end of the process may have come between this and the rows
         elif old is not None and _is_whole(ledger.out / old.file, row):
             _move(ledger.out / old.file, path)
@@ -62,7 +65,7 @@ def put_in_place(wanted: Sequence[Wanted], ledger: Ledger) -> list[str]:
             missing.append(row.key)
             continue
         _describe(path, one.texts, stood or old, ledger)
-    return missing
+    return missing, edited
 
 
 def take_away(ledger: Ledger, rows: Sequence[Row]) -> list[str]:
@@ -121,6 +124,11 @@ def _describe(path: Path, texts: tuple[str, ...], stood: Row | None, ledger: Led
 
 def _staged(ledger: Ledger, row: Row) -> Path:
     return ledger.stage / f"{row.key}{PurePosixPath(row.file).suffix}"
+
+
+def _is_edited(path: Path, stood: Row | None, ledger: Ledger) -> bool:
+    """Whether it is not what an earlier run put there."""
+    return stood is not None and not ledger.disturbed and path.exists() and not _is_whole(path, stood)
 
 
 def _is_whole(path: Path, row: Row) -> bool:

@@ -12,6 +12,8 @@ from sdtune.core.intake.reading import Found, Intake
 from sdtune.core.intake.shelf import Wanted, place_of
 from sdtune.core.intake.verdicts import Candidate, Verdict, held_out, sets_aside, verdicts
 
+REMOVED = Verdict("removed", "was taken out of the data set by hand; --restore brings it back")
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -61,7 +63,12 @@ def sort_out(intake: Intake, ledger: Ledger | None, config: Prepare) -> Sorted:
     candidates = [_candidate(one, intake, placed=one.identity.origin in before) for one in good]
     candidates += [_standing(row, intake.measured[row.key]) for row in carried]
     found = verdicts(candidates, config)[: len(good)]
-    aside = [sets_aside(verdict, config.judge) for verdict in found]
+    taken_out = ledger.removed if ledger and not config.restore else set()
+    found = [
+        REMOVED if verdict is None and intake.measured[one.identity.key].sha256 in taken_out else verdict
+        for one, verdict in zip(good, found, strict=True)
+    ]
+    aside = [verdict is REMOVED or sets_aside(verdict, config.judge) for verdict in found]
     keys = [*(one.identity.key for one in good), *(row.key for row in carried)]
     texts = [one.item.captions for one in good]
     for place, verdict in enumerate(found):
@@ -126,6 +133,8 @@ def _held_out(
     hashes = [intake.measured[one.identity.key].sha256 for one in good]
     free = [place for place, one in enumerate(good) if not aside[place] and not one.item.prior]
     leaders = [place for place in free if (verdict := found[place]) is None or verdict.like is None]
+    if any(one.item.held_out for one in good):
+        return set()  # the sources say themselves what is held out
     stands = ledger is not None and ledger.share == config.held_out
     before = {row.sha256: row.held_out for row in ledger.rows.values() if not row.prior} if ledger and stands else {}
     out = held_out([hashes[place] for place in leaders], config.held_out, before)

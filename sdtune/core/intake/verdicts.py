@@ -123,7 +123,14 @@ def _best_first(candidates: Sequence[Candidate]) -> list[int]:
     def rank(place: int) -> tuple[object, ...]:
         one = candidates[place]
         found = one.measured
-        return (not one.placed, -found.width * found.height, -found.sharpness, not one.described, one.told)
+        return (
+            not one.placed,
+            -found.width * found.height,
+            -found.sharpness,
+            not one.described,
+            len(one.told),
+            one.told,
+        )
 
     return sorted(range(len(candidates)), key=rank)
 
