@@ -116,7 +116,7 @@ class TarSource(Source):
         stamp = self.path.stat().st_mtime_ns
         for archive, info in self._members():
             if isinstance(info, DataError):
-                yield Entry(self.told, "", trouble=str(info).removeprefix(f"{self.told}: "))
+                yield Entry(self.told, "", trouble=str(info).removeprefix(f"{self.told}: "), hides=True)
                 return
             name = _tidy(info.name)
             if info.isdir() or _is_hidden(name):

@@ -52,7 +52,7 @@ def read_folder(data: Data) -> Generator[Skipped | Note | Warned | Progress, Non
     if layout.troubles:
         raise DataError(*captions.first_of(layout.troubles, f"{folder}: and", "more such lines"))
     found: list[tuple[Item, Facts]] = []
-    bad: list[tuple[str, str]] = []
+    bad = [(told, f"{told}: {reason}") for told, reason in layout.unread]
     for number, item in enumerate(items, 1):
         facts, reasons = _read(item)
         bad += [(item.entry.told, reason) for reason in reasons]
@@ -125,9 +125,12 @@ def _unpacked(file: Path) -> str:
 def _what_there_is(layout: Layout) -> str:
     if layout.items:
         return f"only in {HELD_OUT}/, which is kept from training; put the others beside it"
-    links = [told for told, reason in layout.left if "--follow-links" in reason]
+    links = [told for told, reason in layout.unread if "--follow-links" in reason]
     if links:
         return f"{links[0]} is a link that leads out of it: --follow-links reads it"
+    if layout.unread:
+        told, reason = layout.unread[0]
+        return f"{told}: {reason}"
     archives = [told for told, _ in layout.left if told.lower().endswith((".zip", ".tar", ".tgz"))]
     if archives:
         return f"there is {archives[0]}: sdtune prepare {archives[0]} --out dataset"

@@ -67,6 +67,8 @@ class Layout:
     items: list[Item] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
     """(file, reason) of what is no image and belongs to none"""
+    unread: list[tuple[str, str]] = field(default_factory=list)
+    """(file, folder or archive; reason) of what may hold images, and cannot be read"""
     troubles: list[str] = field(default_factory=list)
     """what is wrong with lists of captions: `file:line: reason; remedy`"""
 
@@ -80,12 +82,14 @@ def arrange(source: Source) -> Layout:
     for entry in source.entries():
         path = PurePosixPath(entry.name)
         suffix = path.suffix.lower()
-        if path.name in (captions.METADATA, captions.METADATA_CSV):
+        if entry.hides:
+            layout.unread.append((entry.told, entry.trouble or "cannot be read"))
+        elif path.name in (captions.METADATA, captions.METADATA_CSV):
             lists.append(entry)
         elif suffix in TEXTS:
             texts.setdefault(_stem(entry.name), {})[suffix] = entry
         elif entry.name in images:
-            layout.left.append((entry.told, entry.trouble or "stands there twice"))
+            layout.unread.append((entry.told, entry.trouble or "stands there twice; remove one of them"))
         elif suffix in IMAGE_LIKE or (not entry.trouble and MAGIC.match(source.head(entry))):
             images[entry.name] = entry
         elif path.name not in OWN or len(path.parts) > 1:

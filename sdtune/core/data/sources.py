@@ -35,6 +35,8 @@ class Entry:
     """where it lies, None for what is inside an archive"""
     trouble: str | None = None
     """why it cannot be read, and what to do"""
+    hides: bool = False
+    """whether images may lie behind it that are not seen for its trouble: a folder, or the rest of an archive"""
 
 
 class Source(ABC):
@@ -125,10 +127,11 @@ class FolderSource(Source):
         except OSError as error:
             if not prefix:
                 raise DataError(f"{self.told}: {_unreadable(error)}") from None
-            yield Entry(f"{self.told}/{prefix}", prefix, trouble=_unreadable(error))
+            yield Entry(str(place), prefix.removesuffix("/"), trouble=_unreadable(error), hides=True)
             return
         if prefix and RUN_SETTINGS in names:
-            yield Entry(f"{self.told}/{prefix}", prefix, trouble="the folder of a training, which is no data")
+            reason = "the folder of a training, which is no data"
+            yield Entry(str(place), prefix.removesuffix("/"), trouble=reason)
             return
         for name in names:
             if name.startswith(".") or name in SYSTEM:
@@ -151,12 +154,13 @@ class FolderSource(Source):
             if path.is_symlink() and not self._follow:
                 if os.path.commonpath([self._root, os.path.realpath(path)]) != self._root:
                     reason = "a link that leads out of the folder; put the file itself there, or say --follow-links"
-                    return Entry(told, name, trouble=reason)
+                    return Entry(told, name, trouble=reason, hides=path.is_dir())
                 if path.is_dir():
                     return Entry(told, name, trouble="a link to a folder that is read already; remove it")
             found = path.stat()
         except (OSError, ValueError) as error:
-            return Entry(told, name, trouble=_unreadable(error))
+            folder = not path.suffix and getattr(error, "errno", None) in (errno.EACCES, errno.ENOENT)
+            return Entry(told, name, trouble=_unreadable(error), hides=folder)
         if stat.S_ISDIR(found.st_mode):
             return Entry(told, name)
         if not stat.S_ISREG(found.st_mode):

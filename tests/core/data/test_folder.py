@@ -136,6 +136,24 @@ def test_every_bad_file_is_named_at_once_and_can_be_left_out(tmp_path: Path) -> 
     assert [report.path.stem for report in skipped] == [Path(name).stem for name in bad]
 
 
+def test_folders_that_cannot_be_read_are_refused_or_told_as_left_out(tmp_path: Path) -> None:
+    put(tmp_path / "data", "good.png")
+    put(tmp_path / "elsewhere", "a.png")
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
+    (line,) = problems(tmp_path / "data")
+    assert "link: a link that leads out of the folder" in line
+    assert line.endswith("--skip-bad")
+    examples, reports = read(tmp_path / "data", skip_bad=True)
+    assert [example.path.name for example in examples] == ["good.png"]
+    skipped = [(report.path.name, report.reason[:29]) for report in reports if isinstance(report, Skipped)]
+    assert skipped == [("link", "a link that leads out of the ")]
+    (tmp_path / "data" / "good.png").unlink()
+    assert "--follow-links reads it" in problems(tmp_path / "data")[0]
+    (tmp_path / "data" / "link").unlink()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "data" / "nowhere")
+    assert "link: a link that leads nowhere" in problems(tmp_path / "data")[0]
+
+
 def test_where_nothing_is_left_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     assert "none of its 1 images" in problems(tmp_path, skip_bad=True)[0]

@@ -190,7 +190,8 @@ def test_links_devices_and_doubles_in_archives_are_refused(tmp_path: Path) -> No
         "pipe.png",
     ]
     assert told["twice.png"] == ""
-    assert layout.left == [(f"{tmp_path}/set.tar/twice.png", "stands twice in the archive; remove one of them")]
+    assert layout.unread == [(f"{tmp_path}/set.tar/twice.png", "stands twice in the archive; remove one of them")]
+    assert not layout.left
 
 
 def test_archives_that_are_cut_short_give_what_is_whole(tmp_path: Path) -> None:
@@ -199,7 +200,9 @@ def test_archives_that_are_cut_short_give_what_is_whole(tmp_path: Path) -> None:
     whole.write_bytes(data[: data.index(b"web/00001.png") + 600])
     source, layout = only(whole)
     assert layout.items
-    assert any("damaged or cut short" in reason for _, reason in layout.left)
+    ((told, reason),) = layout.unread
+    assert told == str(whole)
+    assert "damaged or cut short" in reason
     for entry, found in source.payloads([item.entry for item in layout.items]):
         assert isinstance(found, DataError) or found == FILES[entry.name]
 
@@ -256,7 +259,8 @@ def test_a_tar_that_swells_is_left_early(tmp_path: Path) -> None:
             info.size = 60 * 2**20
             archive.addfile(info, io.BytesIO(bytes(info.size)))
     layout = only(tmp_path / "set.tgz")[1]
-    assert any("grows to more than an archive of images does" in reason for _, reason in layout.left)
+    assert [told for told, _ in layout.unread] == [str(tmp_path / "set.tgz")]
+    assert "grows to more than an archive of images does" in layout.unread[0][1]
 
 
 def test_folders_that_are_links(tmp_path: Path) -> None:
@@ -269,7 +273,41 @@ def test_folders_that_are_links(tmp_path: Path) -> None:
     (inside / "real" / "circle").symlink_to(inside)
     _, layout = only(inside)
     assert [item.entry.name for item in layout.items] == ["real/a.png"]
-    assert len(layout.left) == 3
+    assert {told: reason.split("; ")[0] for told, reason in layout.left} == {
+        f"{inside}/again": "a link to a folder that is read already",
+        f"{inside}/real/circle": "a link to a folder that is read already",
+    }
+    assert layout.unread == [
+        (f"{inside}/out", "a link that leads out of the folder; put the file itself there, or say --follow-links")
+    ]
     _, layout = only(inside, follow_links=True)
+    assert not layout.unread
     assert sorted(item.entry.name for item in layout.items) == ["again/a.png", "out/a.png", "real/a.png"]
     assert any("circle" in reason for _, reason in layout.left)
+
+
+def test_folders_that_cannot_be_read_are_told_apart_from_what_is_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    for inner in ("locked", "run", "fine"):
+        (folder / inner).mkdir(parents=True)
+        (folder / inner / "a.png").write_bytes(png())
+    (folder / "run" / "run.toml").touch()
+    (folder / "photos").symlink_to(tmp_path / "unplugged")
+    (folder / "notes.md").symlink_to(tmp_path / "nowhere.md")
+    listed = os.listdir
+
+    def listdir(place: Path) -> list[str]:
+        if os.path.basename(place) == "locked":
+            raise PermissionError(13, "Permission denied")
+        return listed(place)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    _, layout = only(folder, follow_links=True)
+    assert [item.entry.name for item in layout.items] == ["fine/a.png"]
+    assert layout.unread == [
+        (f"{folder}/locked", "cannot be read (Permission denied); check its permissions"),
+        (f"{folder}/photos", "a link that leads nowhere, or removed meanwhile; put the file itself there"),
+    ]
+    assert [told for told, _ in layout.left] == [f"{folder}/notes.md", f"{folder}/run"]
