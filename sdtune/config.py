@@ -150,6 +150,13 @@ class Judge(Spec):
     keep_all: bool = setting(False, "--keep-all", place=8)
     """Tell all this, but leave out only what cannot be read."""
 
+    @field_validator("aspect")
+    @classmethod
+    def _at_least_a_square(cls, aspect: float) -> float:
+        if 0 < aspect < 1:
+            raise ValueError("should be 1 or more, or 0")
+        return aspect
+
 
 class Prior(Spec):
     """Images of the class as the base model draws it, to train beside the pictures."""
@@ -230,6 +237,11 @@ class Wording(Spec):
     """Each tag once a caption."""
     max_tokens: int | None = setting(None, "--max-tokens", place=11, ge=8, le=1000)
     """Longer captions are cut at the end of a tag or word; CLIP reads 77."""
+
+    @field_validator("trigger")
+    @classmethod
+    def _one_word(cls, trigger: str | None) -> str | None:
+        return Data._one_word(trigger)
 
     @field_validator("replace")
     @classmethod

@@ -32,5 +32,10 @@ class MaskClipSeg(Spec):
     threshold: float = Field(0.4, ge=0, le=1)
     """Probability from which a pixel belongs to it."""
 
+    @property
+    def told(self) -> str:
+        """What is said of a mask that was found so."""
+        return f"clipseg: {self.prompt} ({self.model}, {self.threshold:g})"
+
 
 Mask = Annotated[MaskFiles | MaskAlpha | MaskClipSeg, Choice()]

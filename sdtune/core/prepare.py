@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare
 from sdtune.core.data.lint import lint
 from sdtune.core.data.sources import open_sources
-from sdtune.core.intake.extras import check_models, draw_priors, find_masks, forget_masks
+from sdtune.core.intake.extras import check_models, draw_priors, find_masks
 from sdtune.core.intake.ledger import Ledger, Row
 from sdtune.core.intake.pages import buckets_of, write_page
 from sdtune.core.intake.reading import Intake, list_sources, measure
@@ -43,7 +42,6 @@ def _prepare(config: Prepare) -> Telling[None]:
     out = _checked(config)
     sources = open_sources(config.sources, follow_links=config.follow_links, without=out)
     ledger = Ledger(out) if out else None
-    new = out is not None and not out.exists()
     with ExitStack() as stack:
         intake = yield from list_sources(sources, config)
         if ledger:
@@ -57,21 +55,25 @@ def _prepare(config: Prepare) -> Telling[None]:
         for told, reason in sorted(intake.skipped.items()):
             yield Skipped(Path(told), reason)
         if not any(one.identity.key in intake.measured for one in intake.found):
-            if out and new:
-                shutil.rmtree(out, ignore_errors=True)
+            if written:
+                written.discard()
             raise DataError(_nothing(intake, config))
         result = sort_out(intake, ledger, config)
+        if not result.rows:
+            yield from _told_aside(result)
+            if written:
+                written.discard()
+            raise DataError(_all_aside(result, config))
         if written:
             result = yield from _write(result, intake, written, config)
         if intake.left:
             yield Note(f"left alone, since they are no images: {_named([told for told, _ in intake.left])}")
-        for aside in result.aside:
-            yield SetAside(Path(aside.found.told), aside.verdict.kind, aside.verdict.told, aside.like)
+        yield from _told_aside(result)
         problems = _problems(result, intake, written, config)
         bordered = [one.row.source for one in result.kept if intake.measured[one.row.key].border]
         if bordered and not config.crop_borders:
             yield Note(
-                f"{_counted(len(bordered), 'has', 'have')} a plain border ({_named(bordered)}); --crop-borders cuts it off"
+                f"{_counted(len(bordered), 'has', 'have')} a border ({_named(bordered)}); --crop-borders cuts it off"
             )
         yield from problems
         priors = (yield from draw_priors(config, written)) if written and config.prior.count else 0
@@ -117,9 +119,20 @@ def _nothing(intake: Intake, config: Prepare) -> str:
     return f"{told}: no images; give folders, archives or files with images ({known})"
 
 
+def _all_aside(result: Sorted, config: Prepare) -> str:
+    told = ", ".join(map(str, config.sources))
+    images = len(result.aside)
+    return f"{told}: {_counted(images, 'is', 'are all')} set aside, as told above; --keep-all keeps what can be read"
+
+
+def _told_aside(result: Sorted) -> Iterator[SetAside]:
+    for one in result.aside:
+        yield SetAside(Path(one.found.told), one.verdict.kind, one.verdict.told, one.like)
+
+
 def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> Telling[Sorted]:
     """Every image in its place; those that are nowhere any more are prepared anew."""
-    ledger.begin_moving()
+    ledger.begin_moving(result.rows)
     missing, edited = put_in_place([one.wanted for one in result.kept], ledger)
     for path in edited:
         yield Warned(
@@ -128,17 +141,14 @@ def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> T
     if missing:
         yield from measure([one for one in intake.found if one.identity.key in set(missing)], intake, config, ledger)
         result = sort_out(intake, ledger, config)
+        ledger.begin_moving(result.rows)
         lost = set(put_in_place([one.wanted for one in result.kept], ledger)[0])
         for row in (one.row for one in result.kept if one.row.key in lost):
             intake.skipped[row.source] = "changed or vanished while it was read; run the command again"
             yield Skipped(Path(row.source), intake.skipped[row.source])
         result = replace(result, kept=[one for one in result.kept if one.row.key not in lost])
     if isinstance(config.mask, MaskClipSeg):
-        rows = yield from find_masks(config.mask, [one.row for one in result.kept], ledger, config)
-        kept = [replace(one, wanted=replace(one.wanted, row=row)) for one, row in zip(result.kept, rows, strict=True)]
-        result = replace(result, kept=kept)
-    else:
-        forget_masks([one.row for one in result.kept], ledger)
+        yield from find_masks(config.mask, [one.row for one in result.kept], ledger, config)
     for text in take_away(ledger, result.rows):
         yield Warned(f"{text}: belongs to an image that is no longer in the data set; it was edited, and so it stays")
     used = {one.identity.key for one in intake.found if one.identity.key in intake.measured}

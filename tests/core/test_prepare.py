@@ -21,6 +21,9 @@ import pytest
 from PIL import Image
 
 from sdtune.config import Prepare
+from sdtune.core.data.layout import arrange
+from sdtune.core.data.sources import FolderSource
+from sdtune.core.intake.ledger import Ledger
 from sdtune.core.intake.segment import Segmenter
 from sdtune.core.intake.workers import Workers
 from sdtune.core.prepare import prepare
@@ -348,7 +351,8 @@ def test_problems_of_captions_are_told_with_the_remedy_for_this_folder(tmp_path:
     missing = [report for report in reports if isinstance(report, Problem) and report.kind == "missing"]
     assert len(missing[0].names) == 2
     assert str(out) in missing[0].remedy
-    assert any(isinstance(report, Warned) and "p1.txt: not text in UTF-8" in report.text for report in reports)
+    unreadable = [report for report in reports if isinstance(report, Problem) and report.kind == "unreadable"]
+    assert "p1.txt: not text in UTF-8" in unreadable[0].told
     assert summary(reports).try_next == f"sdtune caption {out}"
 
 
@@ -462,3 +466,187 @@ def test_killed_at_any_point_and_run_again_it_is_as_if_nothing_had_happened(tmp_
     told = run(source, out=out)
     assert summary(told).images == 30
     assert snapshot(out, times=False) == whole
+
+
+def test_what_someone_takes_out_of_the_data_set_stays_out_until_it_is_restored(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 5), tmp_path / "out"
+    run(source, out=out)
+    (out / rows(out)["p1.png"]["file"]).unlink()
+    for _ in range(2):
+        reports = run(source, out=out)
+        assert aside(reports) == {"p1.png": ("removed", None)}
+        assert set(rows(out)) == {"p0.png", "p2.png", "p3.png", "p4.png"}
+    run(source, out=out, restore=True)
+    assert set(rows(out)) == {f"p{number}.png" for number in range(5)}
+    assert aside(run(source, out=out)) == {}
+    for path in out.glob("*.png"):
+        path.unlink()
+    assert summary(run(source, out=out)).images == 5, "where all are gone, nobody chose"
+
+
+def test_an_image_that_is_edited_in_the_data_set_stays_and_is_told(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    run(source, out=out)
+    edited = out / rows(out)["p1.png"]["file"]
+    Image.new("RGB", (50, 50), "red").save(edited)
+    mine = edited.read_bytes()
+    for settings in ({}, {"background": "black"}, {"format": "webp"}):
+        reports = run(source, out=out, **settings)
+        assert edited.read_bytes() == mine
+        assert any(isinstance(one, Warned) and edited.name in one.text and "edited" in one.text for one in reports)
+
+
+def test_masks_go_where_they_are_no_longer_asked_for(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    (source / "p0-masklabel.png").write_bytes(data(50, mode="L"))
+    clear = picture(7).convert("RGBA")
+    clear.putalpha(picture(8).convert("L"))
+    clear.save(source / "clear.png")
+    run(source, out=out, mask={"kind": "alpha"})
+    assert len(list(out.glob("*-masklabel.png"))) == 2
+    run(source, out=out, format="webp")
+    assert len(list(out.glob("*-masklabel.png"))) == 1
+    (source / "p0-masklabel.png").unlink()
+    run(source, out=out, format="webp")
+    assert not list(out.glob("*-masklabel.png"))
+
+
+def test_after_an_end_in_the_middle_other_settings_leave_nothing_of_the_first_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = photos(tmp_path / "in", 14), tmp_path / "out"
+
+    def broken(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for before in ({}, {"resolution": 64}):
+        monkeypatch.setattr(Ledger, "finish", broken)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, out=out, held_out=0.5, **before)
+        monkeypatch.undo()
+    assert list(out.glob("held-out/*.png"))
+    run(source, out=out, format="jpeg", held_out=0)
+    images = sorted(
+        path.name for path in out.rglob("*") if path.suffix in (".png", ".jpg") and ".sdtune" not in str(path)
+    )
+    assert len(images) == 14
+    assert all(name.endswith(".jpg") for name in images)
+    assert not (out / "held-out").exists()
+
+
+def test_edited_captions_go_with_their_images_and_new_ones_come_along(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 14), tmp_path / "out"
+    run(source, out=out, held_out=0)
+    edited = (out / rows(out)["p7.png"]["file"]).with_suffix(".txt")
+    edited.write_text("my own words")
+    (source / "p3.txt").write_text("new words of the source")
+    run(source, out=out, held_out=0.9, resolution=64, format="jpeg")
+    found = rows(out)
+    assert any(row["held_out"] for row in found.values())
+    texts = {name: (out / row["file"]).with_suffix(".txt").read_text() for name, row in found.items()}
+    assert texts["p7.png"] == "my own words"
+    assert texts["p3.png"] == "new words of the source"
+    assert len(list(out.rglob("*.txt"))) == 14
+
+
+def test_a_folder_that_comes_meanwhile_is_not_removed(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "bad.png").write_text("no image")
+    work = prepare(Prepare(sources=(source,), out=out, resolution=128))
+    next(work)
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    with pytest.raises(DataError, match="none of the 1 images"):
+        list(work)
+    assert (out / "precious.txt").read_text() == "mine"
+    assert [path.name for path in out.iterdir()] == ["precious.txt"]
+
+
+def test_where_all_is_set_aside_it_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    with pytest.raises(DataError, match="2 images are all set aside, as told above; --keep-all"):
+        run(source, out=out, judge={"min_side": 500})
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("class_", ["sks, a cat's face (orange)", "x" * 150, "猫/".strip("/")])
+def test_a_class_is_kept_to_the_letter(class_: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    photos(source / f"10_{class_}", 2)
+    for text in (source / f"10_{class_}").glob("*.txt"):
+        text.unlink()
+    run(source, out=out)
+    assert [item.captions or (item.of_class,) for item in arrange(FolderSource(out)).items] == [(class_,)] * 2
+
+
+def test_captions_that_do_not_fit_one_file_are_told(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 1), tmp_path / "out"
+    row = {"file_name": "p0.png", "text": [f"{letter} word " * 500 for letter in "abcd"]}
+    (source / "metadata.jsonl").write_text(json.dumps(row))
+    reports = run(source, out=out)
+    assert any(isinstance(one, Problem) and "only 2 of its 4 captions fit" in one.told for one in reports)
+    assert (out / rows(out)["p0.png"]["file"]).with_suffix(".txt").stat().st_size <= 8192
+
+
+def test_a_spoilt_ledger_costs_its_own_lines_alone(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    run(source, out=out)
+    good = snapshot(out, times=False)
+    for name in (".sdtune/measured.jsonl", "prepared.jsonl"):
+        first, *others = (out / name).read_text().splitlines()
+        told = json.loads(first)
+        lines = [json.dumps(told | {key: value}) for key in told for value in (None, "zz", [1], 5, -1, "", 10**30)]
+        lines = [line for line in lines if "leads" not in line] + ["[" * 10_000, "{}", "null", first[:-20], "\0"]
+        (out / name).write_text("\n".join([*lines, *others]))
+        told_again = run(source, out=out)
+        assert summary(told_again).images == 3
+    assert snapshot(out, times=False).keys() == good.keys()
+
+
+def test_a_report_and_thumbnails_that_were_spoilt_are_made_again(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    run(source, out=out)
+    (out / "report.html").write_text("<html>", encoding="utf-16")
+    shutil.rmtree(out / ".sdtune" / "thumbnails")
+    run(source, out=out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 3
+
+
+def test_a_dry_run_may_look_at_what_it_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    run(source, out=out)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert summary(run(source, out=out, dry_run=True)).images == 2
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(source, out=out)
+
+
+def test_prior_images_of_another_prompt_are_not_taken_for_these(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 1), tmp_path / "out"
+    run(source, out=out, prior={"count": 1, "prompt": "a dog"})
+    assert summary(run(source, out=out, prior={"count": 1, "prompt": "a dog!"})).priors == 1
+    assert len(list(out.rglob("reg/*/*.png"))) == 2
+    for path in sorted(out.rglob("reg/*/*.png"))[:1]:
+        path.unlink()
+    run(source, out=out, prior={"count": 2, "prompt": "a dog!"})
+    seeds = [path.name.split("-")[1] for path in out.rglob("reg/*/*.png")]
+    assert sorted(seeds) == ["0", "1"]
+
+
+def test_a_split_of_the_sources_is_the_split_of_the_data_set(tmp_path: Path) -> None:
+    photos(tmp_path / "in" / "train", 14)
+    photos(tmp_path / "in" / "validation", 3, start=20)
+    run(tmp_path / "in", out=tmp_path / "out")
+    held = {name for name, row in rows(tmp_path / "out").items() if row["held_out"]}
+    assert held == {"p20.png", "p21.png", "p22.png"}
+
+
+def test_captions_written_since_count(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    (source / "p0.txt").unlink()
+    assert summary(run(source, out=out)).described == 2
+    (out / rows(out)["p0.png"]["file"]).with_suffix(".txt").write_text("described by now")
+    told = summary(run(source, out=out))
+    assert (told.described, told.try_next) == (3, f"sdtune train-lora {out}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -15,8 +17,6 @@ from sdtune.core.intake.shelf import mask_of
 from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling
 from sdtune.core.run_folder import safe_name, write_atomically
 
-FOUND = "clipseg: "
-"""before the text by which a mask was found"""
 AT_ONCE = 8  # images through the segmenter
 
 
@@ -32,49 +32,41 @@ def check_models(config: Prepare) -> None:
         identify(config.prior.model)
 
 
-def find_masks(settings: MaskClipSeg, rows: Sequence[Row], ledger: Ledger, config: Prepare) -> Telling[list[Row]]:
-    """The rows, with a mask beside each image that had none; those that an earlier run found so are kept."""
-    told = f"{FOUND}{settings.prompt} ({settings.model}, {settings.threshold:g})"
-    lacking = [row for row in rows if row.mask is None and not row.prior]
-    before = {row.key for row in ledger.rows.values() if row.mask == told}
-    todo = [row for row in lacking if row.key not in before or not mask_of(ledger.out / row.file).exists()]
-    if todo:
-        from sdtune.core.intake.segment import Segmenter
+def find_masks(settings: MaskClipSeg, rows: Sequence[Row], ledger: Ledger, config: Prepare) -> Telling[None]:
+    """A mask beside each image that shall have one by this text; those that an earlier run found so are kept."""
+    before = {row.key for row in ledger.rows.values() if row.mask == settings.told}
+    wanted = [row for row in rows if row.mask == settings.told]
+    todo = [row for row in wanted if row.key not in before or not mask_of(ledger.out / row.file).exists()]
+    if not todo:
+        return
+    from sdtune.core.intake.segment import Segmenter
 
-        segmenter = Segmenter(settings, config.memory)
-        for start in range(0, len(todo), AT_ONCE):
-            chunk = [ledger.out / row.file for row in todo[start : start + AT_ONCE]]
-            for path, mask in zip(chunk, segmenter.mask([_open(path) for path in chunk]), strict=True):
-                write_atomically(mask_of(path), mask.save, within=ledger.unfinished)
-            yield Progress("finding masks", start + len(chunk), len(todo))
-    having = {row.key for row in lacking}
-    return [replace(row, mask=told) if row.key in having else row for row in rows]
-
-
-def forget_masks(rows: Sequence[Row], ledger: Ledger) -> None:
-    """Takes masks away that an earlier run found by a text, and that are not asked for any more."""
-    for row in rows:
-        stood = ledger.rows.get(row.file)
-        if row.mask is None and stood is not None and (stood.mask or "").startswith(FOUND):
-            mask_of(ledger.out / row.file).unlink(missing_ok=True)
+    segmenter = Segmenter(settings, config.memory)
+    for start in range(0, len(todo), AT_ONCE):
+        chunk = [ledger.out / row.file for row in todo[start : start + AT_ONCE]]
+        for path, mask in zip(chunk, segmenter.mask([_open(path) for path in chunk]), strict=True):
+            write_atomically(mask_of(path), mask.save, within=ledger.unfinished)
+        yield Progress("finding masks", start + len(chunk), len(todo))
 
 
 def draw_priors(config: Prepare, ledger: Ledger) -> Telling[int]:
-    """Draws what is missing of the prior images into reg/1_<class>/ and returns how many there are."""
+    """Draws what is missing of the prior images into reg/1_<class>/ and returns how many there are.
+
+    What this model has drawn of this prompt counts, each with a seed of its own.
+    """
     prompt = config.prior.prompt
     assert prompt is not None, "checked at the door"
     folder = ledger.out / "reg" / f"1_{safe_name(prompt)}"
-    there = len(list(folder.glob("[0-9]*.png"))) if folder.is_dir() else 0
+    seeds = _drawn(folder, prompt, config.prior.model)
+    there = len(seeds)
     if there >= config.prior.count:
         yield Note(f"prior images: {there} in {folder} already")
         return there
     from sdtune.core.sample import sample
 
+    settings: dict[str, Any] = {"model": config.prior.model, "out": folder, "memory": config.memory}
     missing = config.prior.count - there
-    asked = Sample(
-        prompt=(prompt,), count=missing, seed=there, model=config.prior.model, out=folder, memory=config.memory
-    )
-    for report in sample(asked):
+    for report in sample(Sample(prompt=(prompt,), count=missing, seed=max(seeds, default=-1) + 1, **settings)):
         if isinstance(report, Drawn):
             ledger.write(report.path.with_suffix(".txt"), prompt)
             there += 1
@@ -84,6 +76,22 @@ def draw_priors(config: Prepare, ledger: Ledger) -> Telling[int]:
         elif isinstance(report, Note):
             yield report
     return there
+
+
+def _drawn(folder: Path, prompt: str, model: str) -> list[int]:
+    """The seeds of the pictures that this model has drawn of this prompt."""
+    from sdtune.core.model import identify
+
+    name = identify(model).name
+    seeds = []
+    for path in sorted(folder.glob("*.png")):
+        with contextlib.suppress(OSError, ValueError), Image.open(path) as image:
+            told = str(image.info.get("parameters", ""))
+            seed = re.search(r"Seed: (\d+)", told)
+            named = re.search(r"Model: ([^,\n]+)", told)
+            if told.startswith(f"{prompt}\n") and seed and named and named[1] == name:
+                seeds.append(int(seed[1]))
+    return seeds
 
 
 def _open(path: Path) -> Image.Image:

@@ -2,8 +2,11 @@
 
 prepared.jsonl            a row an image of the data set, for people and programs
 .sdtune/measured.jsonl    what was found of each file, so that no file is read twice
+.sdtune/settings.json     the share that was held out, and what was taken out by hand
+.sdtune/moving.jsonl      rows of the images that are being put in place, while they are
 .sdtune/stage/            prepared images that have no place yet
 .sdtune/thumbnails/       for the report
+.sdtune/unfinished/       files while they are written
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from sdtune.config import Prepare
 from sdtune.core.data.layout import Item
@@ -62,6 +66,10 @@ class Row:
     """of the original's place"""
 
 
+MEASURED: TypeAdapter[Any] = TypeAdapter(Measured)
+ROW: TypeAdapter[Any] = TypeAdapter(Row)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What an image of a source is known by."""
@@ -90,7 +98,7 @@ class Ledger:
         self.stage = self.hidden / "stage"
         self.thumbnails = self.hidden / "thumbnails"
         self.unfinished = self.hidden / "unfinished"
-        self._moving = self.hidden / "moving"
+        self._moving = self.hidden / "moving.jsonl"
         self.measured: dict[str, Measured] = {}
         self.rows: dict[str, Row] = {}
         """by file"""
@@ -105,6 +113,10 @@ class Ledger:
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
         """Make the folder, and keep other processes out of it."""
+        must_be_writable(self.out)
+        for place in (self.hidden, self.stage, self.thumbnails, self.unfinished):
+            if place.is_symlink():
+                raise OutputError(f"{place}: a link, which prepare does not write through; remove it")
         try:
             self.stage.mkdir(parents=True, exist_ok=True)
             self.thumbnails.mkdir(exist_ok=True)
@@ -133,9 +145,10 @@ class Ledger:
         with (self.hidden / "measured.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, **asdict(measured)}) + "\n")
 
-    def begin_moving(self) -> None:
-        """From here to `finish` images come and go."""
-        self._moving.touch()
+    def begin_moving(self, rows: Sequence[Row]) -> None:
+        """From here to `finish` images come and go: what may be there by then is known to the next run, too."""
+        known = {**self.rows, **{row.file: row for row in rows}}
+        self.write(self._moving, _ended([json.dumps(asdict(row)) for row in known.values()]))
 
     def finish(self, rows: Sequence[Row], used: set[str], share: float) -> None:
         """Write what stands in the data set now; what has not changed is not written anew."""
@@ -173,9 +186,15 @@ class Ledger:
             if file.read(1) != b"\n":
                 file.write(b"\n")
 
+    def discard(self) -> None:
+        """Take away what `open` has made, where nothing came of it and nobody else has put anything there."""
+        if not self.rows:
+            shutil.rmtree(self.hidden, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.out.rmdir()
+
     def _read(self) -> None:
         if not os.path.lexists(self.out):
-            must_be_writable(self.out)
             return
         try:
             names = os.listdir(self.out)
@@ -183,47 +202,68 @@ class Ledger:
             raise OutputError(f"{self.out}: {error.strerror}; give a folder with --out") from None
         if names and not self.hidden.is_dir():
             raise OutputError(f"{self.out}: already holds files that are not prepare's; give a new folder with --out")
-        must_be_writable(self.out)
         for row in _lines(self.hidden / "measured.jsonl"):
-            with contextlib.suppress(TypeError, KeyError):
-                key = row.pop("key")
-                values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
-                self.measured[key] = Measured(**values)
-        for row in _lines(self.out / ROWS):
-            with contextlib.suppress(TypeError, KeyError):
-                found = Row(**{**row, "captions": tuple(row["captions"])})
-                _must_be_inside(found.file)
-                self.rows[found.file] = found
-        for row in _lines(self.hidden / "settings.json"):
-            self.share = row.get("held_out")
-            told = row.get("removed")
-            self.removed = {one for one in told if isinstance(one, str)} if isinstance(told, list) else set()
+            key = row.pop("key", None)
+            found = _checked(MEASURED, row)
+            if isinstance(key, str) and found is not None and _is_sound(found):
+                self.measured[key] = found
+        for file in (self.out / ROWS, self._moving):
+            for row in _lines(file):
+                known = _checked(ROW, row)
+                if known is not None and _is_sane(known):
+                    self.rows[known.file] = known
+        for settings in _lines(self.hidden / "settings.json"):
+            share, removed = settings.get("held_out"), settings.get("removed")
+            self.share = share if isinstance(share, int | float) else None
+            self.removed = {one for one in removed if isinstance(one, str)} if isinstance(removed, list) else set()
         gone = {row.sha256 for row in self.rows.values() if not (self.out / row.file).exists()}
         if not self.disturbed and len(gone) < len(self.rows):  # where all are gone, nobody chose
             self.removed |= gone
 
 
-def _must_be_inside(file: str) -> None:
-    """A data set may come from someone else, and its files are moved and removed by these names."""
+def _checked(kind: TypeAdapter[Any], row: dict[str, Any]) -> Any:
+    """The row as what it should be, None where it is not: it is read or made anew then."""
+    try:
+        return kind.validate_python(row)
+    except ValidationError:
+        return None
+
+
+def _is_sound(one: Measured) -> bool:
+    """Whether what was measured can be true."""
+    hexes = ((one.sha256, 64), (one.fingerprint, 16), (one.tints, 384))
+    sides = (one.width, one.height, *one.prepared)
+    return all(re.fullmatch(f"[0-9a-f]{{{length}}}", text) for text, length in hexes) and min(sides) > 0
+
+
+def _is_sane(row: Row) -> bool:
+    """Whether it may name a file; one that leads out of the data set is refused, since files go by these names."""
+    file = row.file
     if file.startswith("/") or ".." in file.split("/") or "\\" in file or ":" in file:
         raise DataError(f"{ROWS}: {file[:200]} leads out of the data set; remove that line")
+    try:
+        fits = max(len(part.encode()) for part in file.split("/")) < 250 and len(file) < 1000
+    except UnicodeEncodeError:
+        return False
+    return fits and "\0" not in file and bool(file) and re.fullmatch("[0-9a-f]{64}", row.sha256) is not None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines; a last line that was cut off by an end is not heeded."""
+    """The objects of a file of JSON lines; what is no object, as a last line that was cut off, is not heeded."""
     try:
-        with path.open(encoding="utf-8") as file:
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(row, dict):
                     yield row
-    except FileNotFoundError:
-        return
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"{path}: cannot be read ({error}); remove it, or give a new folder with --out") from None
+    except OSError as error:
+        told = error.strerror or "it cannot be read"
+        raise OutputError(f"{path}: {told}; remove it, or give a new folder with --out") from None
 
 
 def _readable(line: str) -> str:

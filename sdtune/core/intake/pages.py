@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from sdtune.config import Prepare
 from sdtune.core.data.tokens import ESTIMATE
 from sdtune.core.intake import report
 from sdtune.core.intake.ledger import Ledger, Row
+from sdtune.core.intake.one import THUMBNAIL
 from sdtune.core.intake.reading import Intake
 from sdtune.core.intake.shelf import texts_beside
 from sdtune.core.intake.sorting import Sorted
 from sdtune.core.intake.verdicts import remarks, smallest_side
+from sdtune.core.intake.whole_file import save_whole
 from sdtune.core.reports import BucketsOf, Problem
 from sdtune.core.run_folder import write_atomically
 
@@ -58,7 +63,7 @@ def buckets_of(rows: Sequence[Row]) -> tuple[BucketsOf, ...]:
 
 def _says(path: Path, pieces: Iterable[str]) -> bool:
     """Whether the page on disk says just this already."""
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
@@ -95,7 +100,7 @@ def _kept(row: Row, ledger: Ledger, remarked: tuple[str, ...]) -> report.Kept:
     caption = " / ".join(texts if texts is not None else row.captions) or None
     return report.Kept(
         row.file,
-        ledger.thumbnails / f"{row.key}.jpg",
+        _thumbnail(row, ledger),
         (row.original_width, row.original_height),
         (row.width, row.height),
         caption,
@@ -105,6 +110,16 @@ def _kept(row: Row, ledger: Ledger, remarked: tuple[str, ...]) -> report.Kept:
         (f"mask: {row.mask}",) if row.mask else (),
         remarked,
     )
+
+
+def _thumbnail(row: Row, ledger: Ledger) -> Path:
+    """Made again from the image where someone has cleaned up."""
+    path = ledger.thumbnails / f"{row.key}.jpg"
+    if not path.exists():
+        with contextlib.suppress(OSError), Image.open(ledger.out / row.file) as image:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            save_whole(image.convert("RGB"), path, format="JPEG", quality=85)
+    return path
 
 
 def _size(intake: Intake, key: str) -> tuple[int, int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from sdtune.config import Prepare
+from sdtune.core.data.captions import BYTES
 from sdtune.core.data.layout import Item, arrange
 from sdtune.core.data.lint import unreadable
 from sdtune.core.data.sources import Entry, Source
@@ -18,6 +19,7 @@ from sdtune.core.reports import Note, Problem, Progress, Telling
 from sdtune.errors import DataError
 
 OFTEN = 5  # files between two reports
+TOLD = 10  # unreadable captions told one by one
 Task = tuple[str, Job, bytes | None, bytes | None]
 
 
@@ -62,15 +64,35 @@ def list_sources(sources: Sequence[Source], config: Prepare) -> Telling[Intake]:
                 intake.skipped[item.entry.told] = item.entry.trouble
                 continue
             troubles += item.troubles
+            kept = _that_fit(item.captions)
+            if len(kept) < len(item.captions):
+                few = f"only {len(kept)} of its {len(item.captions)} captions fit into 8 kB"
+                troubles.append(f"{item.entry.told}: {few}; shorten them")
+                item = replace(item, captions=kept)
             identity = identity_of(item, source.told, config)
             if identity.origin not in known:  # a file that is given twice
                 intake.found.append(Found(item, source, identity))
             known.add(identity.origin)
-        intake.problems += [unreadable(trouble.partition(": ")[0], trouble) for trouble in troubles]
+        intake.problems += [unreadable(trouble.partition(": ")[0], trouble) for trouble in troubles[:TOLD]]
+        if len(troubles) > TOLD:
+            told = f"and {len(troubles) - TOLD} more captions of {source.told} that cannot be read"
+            intake.problems.append(unreadable(source.told, f"{told}; put them right"))
         intake.left += layout.left
+        intake.skipped |= dict(layout.unread)
         images = "1 image" if len(layout.items) == 1 else f"{len(layout.items)} images"
         yield Note(f"source: {images} in {source.told}")
     return intake
+
+
+def _that_fit(captions: Sequence[str]) -> tuple[str, ...]:
+    """As many as one caption file may hold."""
+    room, kept = BYTES, []
+    for caption in captions:
+        room -= len(caption.encode()) + 1
+        if room < 0:
+            break
+        kept.append(caption)
+    return tuple(kept)
 
 
 def measure(unknown: Sequence[Found], intake: Intake, config: Prepare, ledger: Ledger | None) -> Telling[None]:

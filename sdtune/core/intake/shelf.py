@@ -32,7 +32,8 @@ def place_of(item: Item, sha256: str, form: str, *, held_out: bool) -> str:
     folders = [HELD_OUT] if held_out else [*(["reg"] if item.prior else []), *([_folder(item)] if item.group else [])]
     if item.prior and not item.group:
         folders.append("1_prior")
-    stem = safe_name(PurePosixPath(item.entry.name or "image").stem)
+    stem = PurePosixPath(item.entry.name).stem
+    stem = safe_name(stem) if re.search(r"\w", stem) else "image"
     return "/".join([*folders, f"{stem}-{sha256[:8]}{SUFFIX[form]}"])
 
 
@@ -42,15 +43,15 @@ def put_in_place(wanted: Sequence[Wanted], ledger: Ledger) -> tuple[list[str], l
     Returns the keys of those that are nowhere, and so must be prepared anew; and the images that someone has edited
     in the data set, which stay as they are.
     """
-    before = ledger.rows
-    by_key = {row.key: row for row in before.values()}
+    by_place = {_stem(row.file): row for row in ledger.rows.values()}
+    by_key = {row.key: row for row in ledger.rows.values()}
+    by_origin = {row.origin: row for row in ledger.rows.values()}
     missing, edited = [], []
     for one in wanted:
         row = one.row
-        stood = before.get(row.file)
         path = ledger.out / row.file
-        old = by_key.get(row.key)
-        if _is_edited(path, stood, ledger):
+        stood, old = by_place.get(_stem(row.file)), by_key.get(row.key)
+        if stood is not None and stood.file == row.file and _is_edited(path, stood, ledger):
             edited.append(str(path))
         elif _is_whole(path, row) and (stood is None or stood.key == row.key or stood.bytes != row.bytes):
             pass  # an end of the process may have come between this and the rows
@@ -64,25 +65,32 @@ def put_in_place(wanted: Sequence[Wanted], ledger: Ledger) -> tuple[list[str], l
         else:
             missing.append(row.key)
             continue
-        _describe(path, one.texts, stood or old, ledger)
+        before = stood or old or by_origin.get(row.origin)
+        if before is not None and _stem(before.file) != _stem(row.file):
+            _bring_text(ledger.out / before.file, path)
+        if stood is not None and stood.mask and not row.mask:
+            mask_of(path).unlink(missing_ok=True)
+        _describe(path, one.texts, before, ledger)
     return missing, edited
 
 
 def take_away(ledger: Ledger, rows: Sequence[Row]) -> list[str]:
     """Removes what an earlier run made and this one does not want.
 
-    Returns the caption files that people have edited, which stay.
+    Returns the images and caption files that people have edited, which stay.
     """
     kept = {row.file for row in rows}
-    stems = {os.path.splitext(file)[0] for file in kept}
+    stems = {_stem(file) for file in kept}
     edited = []
     for file, row in ledger.rows.items():
         if file in kept:
             continue
         path = ledger.out / file
-        if path.exists() and path.stat().st_size == row.bytes:
+        if _is_whole(path, row):
             path.unlink()
-        if os.path.splitext(file)[0] in stems:
+        elif path.exists():
+            edited.append(str(path))
+        if _stem(file) in stems:
             continue
         mask_of(path).unlink(missing_ok=True)
         text = path.with_suffix(".txt")
@@ -105,10 +113,15 @@ def texts_beside(path: Path) -> tuple[str, ...] | None:
     return _read(path.with_suffix(".txt"))
 
 
-def _folder(item: Item) -> str:
-    """kohya's folder: the repeats, and the class in letters that every file system takes."""
+def class_in_name(item: Item) -> str:
+    """The class of an image in letters that every file system takes; where it is another, captions have to say it."""
     words = re.sub(r"[^\w .-]+", "-", item.of_class or "").strip(" .-")
-    return f"{item.repeats}_{words.encode()[:100].decode('utf-8', 'ignore') or 'class'}"
+    return words.encode()[:100].decode("utf-8", "ignore").strip(" .-")
+
+
+def _folder(item: Item) -> str:
+    """kohya's folder: the repeats and the class."""
+    return f"{item.repeats}_{class_in_name(item)}"
 
 
 def _describe(path: Path, texts: tuple[str, ...], stood: Row | None, ledger: Ledger) -> None:
@@ -122,13 +135,24 @@ def _describe(path: Path, texts: tuple[str, ...], stood: Row | None, ledger: Led
         path.with_suffix(".txt").unlink(missing_ok=True)
 
 
+def _bring_text(old: Path, new: Path) -> None:
+    """The captions of an image go with it where its name or its folder changes."""
+    text = new.with_suffix(".txt")
+    if old.with_suffix(".txt").exists() and not text.exists():
+        _take(old.with_suffix(".txt"), text)
+
+
+def _stem(file: str) -> str:
+    return os.path.splitext(file)[0]
+
+
 def _staged(ledger: Ledger, row: Row) -> Path:
     return ledger.stage / f"{row.key}{PurePosixPath(row.file).suffix}"
 
 
-def _is_edited(path: Path, stood: Row | None, ledger: Ledger) -> bool:
+def _is_edited(path: Path, stood: Row, ledger: Ledger) -> bool:
     """Whether it is not what an earlier run put there."""
-    return stood is not None and not ledger.disturbed and path.exists() and not _is_whole(path, stood)
+    return not ledger.disturbed and path.exists() and not _is_whole(path, stood)
 
 
 def _is_whole(path: Path, row: Row) -> bool:

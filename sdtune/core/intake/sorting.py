@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare
 from sdtune.core.intake.facts import Measured
 from sdtune.core.intake.ledger import Ledger, Row
 from sdtune.core.intake.reading import Found, Intake
-from sdtune.core.intake.shelf import Wanted, place_of
+from sdtune.core.intake.shelf import Wanted, class_in_name, place_of
 from sdtune.core.intake.verdicts import Candidate, Verdict, held_out, sets_aside, verdicts
 
 REMOVED = Verdict("removed", "was taken out of the data set by hand; --restore brings it back")
@@ -135,7 +136,7 @@ def _held_out(
     leaders = [place for place in free if (verdict := found[place]) is None or verdict.like is None]
     if any(one.item.held_out for one in good):
         return set()  # the sources say themselves what is held out
-    stands = ledger is not None and ledger.share == config.held_out
+    stands = ledger is not None and ledger.share == config.held_out and not ledger.disturbed
     before = {row.sha256: row.held_out for row in ledger.rows.values() if not row.prior} if ledger and stands else {}
     out = held_out([hashes[place] for place in leaders], config.held_out, before)
     held = {place for place in leaders if hashes[place] in out}
@@ -148,7 +149,7 @@ def _held_out(
 
 def _row(one: Found, measured: Measured, texts: tuple[str, ...], config: Prepare, *, held: bool) -> Row:
     item = one.item
-    if not texts and item.of_class and (held or not item.group):
+    if not texts and item.of_class and (held or not item.group or class_in_name(item) != item.of_class):
         texts = (item.of_class,)  # elsewhere the folder's name says it
     return Row(
         file=place_of(item, measured.sha256, config.format, held_out=held),
@@ -161,7 +162,7 @@ def _row(one: Found, measured: Measured, texts: tuple[str, ...], config: Prepare
         repeats=item.repeats,
         prior=item.prior,
         held_out=held,
-        mask=measured.mask,
+        mask=measured.mask or (config.mask.told if isinstance(config.mask, MaskClipSeg) and not item.prior else None),
         bytes=measured.written,
         sha256=measured.sha256,
         key=one.identity.key,
