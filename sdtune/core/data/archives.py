@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
 import lzma
 import os
 import re
 import stat
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
 
 from sdtune.core.data.images import FILE_BYTES
 from sdtune.core.data.sources import SYSTEM, Entry, Source
@@ -20,12 +23,11 @@ TEXT = frozenset({".txt", ".caption", ".json", ".jsonl", ".csv"})
 TEXT_BYTES = 256 * 2**20  # of one tar in all: its texts are kept from the first reading to the second
 SWELL = 200  # an archive of images does not grow more than so many times
 ALLOWANCE = 2**28  # bytes that it may grow to in any case
+HEADER_BYTES = 2**20  # of one tar member: its name and what else is said of it, which Python reads whole
+PAX_HEADERS = 1000  # said of all members of a tar at once; git says one
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks bzip2 and LZMA in a zip without any limit
+COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 OTHERS = {b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!\x1a\x07": "RAR"}
-FAILURES = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
-    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
-)
-"""what Python's readers raise on files that are damaged or hostile"""
 
 
 def archive_at(path: Path) -> Source | None:
@@ -41,12 +43,13 @@ def archive_at(path: Path) -> Source | None:
     if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*", b"MM\0*")):
         return None
     try:
-        if head.startswith(b"PK") and zipfile.is_zipfile(path):
-            return ZipSource(path)
-        if tarfile.is_tarfile(path):
-            return TarSource(path)
-    except FAILURES:
-        pass
+        with _forgiving():
+            if head.startswith(b"PK") and zipfile.is_zipfile(path):
+                return ZipSource(path)
+            with _Stream(path) as stream, _tar(stream):
+                return TarSource(path)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     if re.search(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", path.name.lower()):
         raise DataError(f"{path}: damaged, or no archive; make it again, or give a folder")
     return None
@@ -63,9 +66,11 @@ class ZipSource(Source):
         stamp = self.path.stat().st_mtime_ns
         with self._open() as archive:
             seen: set[str] = set()
-            for info in sorted(archive.infolist(), key=lambda one: one.filename):
-                name = _tidy(info.filename)
-                if info.is_dir() or _is_hidden(name):
+            for name, info in _named(archive):
+                if not name:
+                    yield Entry(self.told, "", trouble=_NAMELESS, hides=True)
+                    continue
+                if _is_hidden(name):
                     continue
                 trouble = _unsafe(info.orig_filename) or _unfit(info) or (name in seen and _TWICE) or None
                 seen.add(name)
@@ -83,21 +88,22 @@ class ZipSource(Source):
     def payloads(self, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, bytes | DataError | None]]:
         """The members in the order in which they are wanted."""
         with self._open() as archive:
-            infos = {_tidy(info.filename): info for info in reversed(archive.infolist())}
+            infos = dict(reversed(_named(archive)))
             for entry in wanted:
+                found: bytes | DataError
                 try:
                     with archive.open(infos[entry.name]) as file:
-                        data = file.read(FILE_BYTES + 1)
-                    yield entry, _within_limit(data, entry)
+                        found = _within_limit(file.read(FILE_BYTES + 1), entry)
                 except DataError as error:
-                    yield entry, error
-                except (KeyError, *FAILURES) as error:
-                    yield entry, DataError(f"{entry.told}: damaged ({_reason(error)}); make the archive again")
+                    found = error
+                except Exception as error:
+                    found = DataError(f"{entry.told}: damaged ({_reason(error)}); make the archive again")
+                yield entry, found
 
     def _open(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.path)
-        except FAILURES as error:
+        except Exception as error:
             raise DataError(f"{self.told}: cannot be read ({_reason(error)}); make the archive again") from None
 
 
@@ -119,11 +125,18 @@ class TarSource(Source):
                 yield Entry(self.told, "", trouble=str(info).removeprefix(f"{self.told}: "), hides=True)
                 return
             name = _tidy(info.name)
-            if info.isdir() or _is_hidden(name):
+            if info.isdir():
+                continue
+            if not name:
+                yield Entry(self.told, "", trouble=_NAMELESS, hides=True)
+                continue
+            if _is_hidden(name):
                 continue
             trouble = _unsafe(info.name) or (name in seen and _TWICE) or None
             if not info.isreg():
                 trouble = "a link or a device inside an archive; put the file itself there"
+            elif info.issparse():
+                trouble = "stored with holes in it; make the archive without --sparse"
             elif info.size > FILE_BYTES:
                 trouble = _TOO_LARGE
             seen.add(name)
@@ -134,7 +147,7 @@ class TarSource(Source):
                     try:
                         self._texts[name] = _read(archive, info)
                         room -= info.size
-                    except FAILURES as error:
+                    except Exception as error:
                         trouble = f"damaged ({_reason(error)}); make the archive again"
             yield Entry(f"{self.told}/{name}", name, info.size, stamp ^ info.offset, trouble=trouble)
 
@@ -148,15 +161,17 @@ class TarSource(Source):
         for archive, info in self._members():
             if isinstance(info, DataError):
                 break
-            entry = left.pop(_tidy(info.name), None)
+            entry = left.pop(_tidy(info.name), None) if info.isreg() and not info.issparse() else None
             if entry is None:
                 continue
+            found: bytes | DataError
             try:
-                yield entry, _within_limit(_read(archive, info), entry)
+                found = _within_limit(_read(archive, info), entry)
             except DataError as error:
-                yield entry, error
-            except FAILURES as error:
-                yield entry, DataError(f"{entry.told}: damaged ({_reason(error)}); make the archive again")
+                found = error
+            except Exception as error:
+                found = DataError(f"{entry.told}: damaged ({_reason(error)}); make the archive again")
+            yield entry, found
             if not left:
                 return
         for entry in left.values():
@@ -164,27 +179,105 @@ class TarSource(Source):
 
     def _members(self) -> Iterator[tuple[tarfile.TarFile | None, tarfile.TarInfo | DataError]]:
         """Each member where the archive stands; at the end the reason, where it ends too early or grows too much."""
-        most = max(SWELL * self.path.stat().st_size, ALLOWANCE)
         try:
-            with tarfile.open(self.path, "r:*") as archive:
-                while (info := archive.next()) is not None:
+            with _Stream(self.path) as stream, _tar(stream) as archive:
+                while True:
+                    stream.allowed = HEADER_BYTES
+                    info = archive.next()
+                    if info is None:
+                        break
                     archive.members = []  # type: ignore[attr-defined]  # or it would keep them all
-                    if info.offset_data + info.size > most:
-                        reason = "grows to more than an archive of images does; unpack it and give the folder"
-                        yield None, DataError(f"{self.told}: {reason}")
-                        return
+                    if info.size < 0 or archive.offset <= info.offset or len(archive.pax_headers) > PAX_HEADERS:
+                        raise ValueError("a header that cannot be")
+                    if info.offset_data + info.size > stream.most:
+                        raise DataError(_SWELLS)
                     yield archive, info
-        except FAILURES as error:
+                if stream.last.strip(b"\0"):
+                    raise ValueError("a header that is none")
+        except DataError as error:
+            yield None, DataError(f"{self.told}: {error}")
+        except Exception as error:
             reason = f"damaged or cut short ({_reason(error)}); what is before that is used"
             yield None, DataError(f"{self.told}: {reason}")
 
 
+class _Stream:
+    """The bytes of a .tar, decompressed, for Python's reader; raises DataError where it asks for too many."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            head = file.read(6)
+        self.most = max(SWELL * path.stat().st_size, ALLOWANCE)
+        """bytes in all"""
+        self.allowed = HEADER_BYTES
+        """bytes until more are allowed; what is passed over does not count"""
+        self.last = b""
+        """what was read last"""
+        opened = next((one for magic, one in COMPRESSED.items() if head.startswith(magic)), open)
+        self._file = cast("BinaryIO", opened(path, "rb"))
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, count: int) -> bytes:
+        """The next bytes."""
+        if count < 0:
+            raise ValueError("a size below zero")
+        if count > self.allowed:
+            raise DataError("has a header of over 1 MB, as no archive of images has; unpack it and give the folder")
+        self._must_not_swell(self.tell() + count)
+        self.allowed -= count
+        self.last = self._file.read(count)
+        return self.last
+
+    def seek(self, place: int) -> int:
+        """To so many bytes after the start."""
+        self._must_not_swell(place)
+        return self._file.seek(place)
+
+    def tell(self) -> int:
+        """Bytes after the start."""
+        return self._file.tell()
+
+    def _must_not_swell(self, place: int) -> None:
+        if place > self.most:
+            raise DataError(_SWELLS)
+
+
+@contextlib.contextmanager
+def _forgiving() -> Iterator[None]:
+    """Python's readers raise some twenty kinds of errors on files that are damaged or hostile, or of another kind."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception:
+        return
+
+
+def _tar(stream: _Stream) -> tarfile.TarFile:
+    return tarfile.open(fileobj=cast("Any", stream), mode="r:")
+
+
 _TWICE = "stands twice in the archive; remove one of them"
 _TOO_LARGE = "over 64 MB; save it smaller"
+_NAMELESS = "holds a file without a name; make the archive again"
+_SWELLS = "grows to more than an archive of images does; unpack it and give the folder"
+
+
+def _named(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
+    """The files of a zip archive by name."""
+    infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
+    return [(_tidy(info.filename), info) for info in sorted(infos, key=lambda one: one.filename)]
 
 
 def _read(archive: tarfile.TarFile | None, info: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(info) if archive else None
+    assert archive is not None, "members come with the archive they are of"
+    cast("Any", archive.fileobj).allowed = FILE_BYTES + HEADER_BYTES
+    file = archive.extractfile(info)
     assert file is not None, "only regular members are read"
     return file.read(FILE_BYTES + 1)
 
@@ -209,12 +302,14 @@ def _unfit(info: zipfile.ZipInfo) -> str | None:
         return "a link or a device inside an archive; put the file itself there"
     if info.flag_bits & 1:
         return "locked by a password; unpack it and give the folder"
+    if info.compress_type not in PACKED:
+        return "packed in a rare way; make the archive again with Deflate, or unpack it and give the folder"
     return _TOO_LARGE if info.file_size > FILE_BYTES else None
 
 
 def _tidy(name: str) -> str:
     r"""./a.jpg is a.jpg; zip files of some programs have \\ between the parts."""
-    return name.replace("\\", "/").removeprefix("./")
+    return name.replace("\\", "/").removeprefix("./").rstrip("/")
 
 
 def _is_hidden(name: str) -> bool:

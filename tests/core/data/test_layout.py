@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import random
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -79,8 +83,8 @@ def as_tgz(place: Path) -> Path:
 MAKERS = (as_folder, as_zip, as_tar, as_tgz)
 
 
-def only(path: Path, **more: bool) -> tuple[Source, Layout]:
-    (source,) = open_sources([path], **more)
+def only(path: Path, *, follow_links: bool = False) -> tuple[Source, Layout]:
+    (source,) = open_sources([path], follow_links=follow_links)
     return source, arrange(source)
 
 
@@ -311,3 +315,112 @@ def test_folders_that_cannot_be_read_are_told_apart_from_what_is_no_image(
         (f"{folder}/photos", "a link that leads nowhere, or removed meanwhile; put the file itself there"),
     ]
     assert [told for told, _ in layout.left] == [f"{folder}/notes.md", f"{folder}/run"]
+
+
+def tarred(name: str, data: bytes, size: int | None = None, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(data) if size is None else size
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+END = bytes(1024)
+
+
+def test_a_tar_that_leads_back_to_its_start_ends_there(tmp_path: Path) -> None:
+    """Sizes below zero, for which GNU has a form."""
+    path = tmp_path / "set.tar"
+    path.write_bytes(tarred("a.png", png()) + tarred("b.png", b"", size=-512) + tarred("c.png", png()) + END)
+    (source,) = open_sources([path])
+    assert len(list(islice(source.entries(), 9))) == 2
+    layout = arrange(source)
+    assert [item.entry.name for item in layout.items] == ["a.png"]
+    assert [told for told, reason in layout.unread if "damaged" in reason] == [str(path)]
+    assert [data for _, data in source.payloads([layout.items[0].entry])] == [png()]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_swells_is_not_read(kind: bytes, tmp_path: Path) -> None:
+    path, bomb = tmp_path / "set.tar.gz", tarred("bomb", bytes(30 * 2**20), kind=kind)
+    path.write_bytes(gzip.compress(tarred("a.png", png()) + bomb + tarred("b.png", png()) + END, 1))
+    tracemalloc.start()
+    source, layout = only(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
+    assert [item.entry.name for item in layout.items] == ["a.png"]
+    assert "a header of over 1 MB" in layout.unread[0][1]
+    assert [data for _, data in source.payloads([layout.items[0].entry])] == [png()]
+    path.write_bytes(gzip.compress(bomb, 1))
+    with pytest.raises(DataError, match=r"set\.tar\.gz: has a header of over 1 MB"):
+        open_sources([path])
+
+
+def test_a_tar_that_goes_on_with_something_else_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "set.tar"
+    path.write_bytes(tarred("a.png", png()) + b"x" * 512 + tarred("b.png", png()) + END)
+    layout = only(path)[1]
+    assert [item.entry.name for item in layout.items] == ["a.png"]
+    assert "damaged" in layout.unread[0][1]
+
+
+def test_a_folder_of_a_files_name_hides_it_not(tmp_path: Path) -> None:
+    (tmp_path / "set.tar").write_bytes(
+        tarred("a.png", b"", kind=tarfile.DIRTYPE) + tarred("b.png", b"", kind=tarfile.SYMTYPE) + tarred("a.png", png())
+    )
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a.png/", b"")
+        archive.writestr("a.png", png())
+    for name in ("set.tar", "set.zip"):
+        source, layout = only(tmp_path / name)
+        wanted = next(item.entry for item in layout.items if item.entry.name == "a.png")
+        assert [data for _, data in source.payloads([wanted])] == [png()]
+
+
+def test_members_without_a_name_are_told_and_the_others_go_on(tmp_path: Path) -> None:
+    (tmp_path / "set.tar").write_bytes(tarred("", png()) + tarred("a.png", png()) + END)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), png())
+        archive.writestr("a.png", png())
+    for name in ("set.tar", "set.zip"):
+        layout = only(tmp_path / name)[1]
+        assert [item.entry.name for item in layout.items] == ["a.png"]
+        assert layout.unread == [(str(tmp_path / name), "holds a file without a name; make the archive again")]
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_members_that_python_unpacks_without_a_limit_are_refused(packed: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", packed) as archive:
+        archive.writestr("a.png", png())
+    (item,) = only(tmp_path / "set.zip")[1].items
+    assert "packed in a rare way" in item.troubles[0]
+
+
+@pytest.mark.parametrize("make", [as_zip, as_tar, as_tgz])
+def test_no_damage_brings_more_than_a_reason(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = make(tmp_path)
+    whole, chance = path.read_bytes(), random.Random(7)
+    # Where the headers are: in between there is little to read.
+    places = [place for place in range(len(whole)) if make is not as_tar or place % 512 < 345]
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in chance.sample(places, chance.choice((1, 1, 2, 8))):
+            data[place] = chance.choice((0, 0xFF, 0x80, ord("0"), data[place] ^ 1 << chance.randrange(8)))
+        if make is as_tar:
+            data = resummed(data)
+        path.write_bytes(data)
+        try:
+            source, layout = only(path)
+            found = list(source.payloads([item.entry for item in layout.items if not item.entry.trouble]))
+        except DataError:
+            continue
+        assert all(not told.endswith("/") for told, _ in layout.left + layout.unread)
+        assert all(data is None or isinstance(data, bytes | DataError) for _, data in found)
+
+
+def resummed(data: bytearray) -> bytearray:
+    """With the sums over the headers put right, so that what is wrong in them is read."""
+    for start in range(0, len(data), 512):
+        if data[start + 257 : start + 262] == b"ustar":
+            data[start + 148 : start + 156] = b" " * 8
+            data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    return data
