@@ -16,6 +16,7 @@ from sdtune.choices import captioners
 from sdtune.core.captioners.base import Describer, Picture, Setting, Told
 from sdtune.core.captioners.models import folder_of
 from sdtune.core.captioners.speaker import INSTEAD
+from sdtune.core.data.tags import is_face
 from sdtune.errors import ConfigError, ModelError
 
 MODEL, TAGS = "model.onnx", "selected_tags.csv"
@@ -65,8 +66,7 @@ class WD(Describer):
 
     def _spelt(self, tag: str) -> str:
         """With spaces for underscores; a face such as ^_^ or o_o is no two words."""
-        face = len(tag) <= 3 or not any(letter.isalpha() for letter in tag.replace("o", ""))
-        return tag if self.settings.underscores or face else tag.replace("_", " ")
+        return tag if self.settings.underscores or is_face(tag) else tag.replace("_", " ")
 
 
 def _pixels(image: Image.Image | None, side: int) -> np.ndarray[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import re
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,10 @@ def arrange_folder(folder: Path, *, follow_links: bool) -> Layout:
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:
-    """The caption with the trigger word before it, where it lacks it."""
-    return caption if trigger is None or trigger.lower() in caption.lower() else f"{trigger}, {caption}"
+    """The caption with the trigger word before it, where it lacks it; "risks" is not "sks"."""
+    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+        return caption
+    return f"{trigger}, {caption}"
 
 
 def _tell_of_a_circle(folder: Path) -> None:

@@ -20,8 +20,13 @@ def is_list(caption: str) -> bool:
 
 
 def same(tag: str) -> str:
-    """What two spellings of a tag have in common: Long_Hair is long hair."""
-    return " ".join(tag.replace("_", " ").split()).casefold()
+    """What two spellings of a tag have in common: Long_Hair is long hair; a face is itself."""
+    return " ".join((tag if is_face(tag.strip()) else tag.replace("_", " ")).split()).casefold()
+
+
+def is_face(tag: str) -> bool:
+    """Whether a tag is drawn with underscores, as ^_^ or o_o, rather than words with underscores between them."""
+    return len(tag) <= 3 or not any(letter.isalpha() for letter in tag.replace("o", ""))
 
 
 def without_doubles(tags: Iterable[str]) -> list[str]:

@@ -11,9 +11,11 @@ from sdtune.core.data.captions import BYTES, clean
 from sdtune.core.data.folder import with_trigger
 from sdtune.core.data.tags import is_list, same, tags_of, without_doubles
 from sdtune.core.data.tokens import Counter
+from sdtune.errors import ConfigError
 
 PUNCTUATION = ",.;:!?"
 CLAUSE = 4  # words from which what stands between two commas is no tag
+AGAIN = 8  # times that wording is done over until nothing changes
 
 
 def worded(
@@ -22,26 +24,62 @@ def worded(
     """The caption as it should be, and whether it had to be cut; prior images show the class and get no trigger.
 
     `rank` puts the tags of a list in order, the smallest first. What a caption begins and ends with already is not put
-    there twice.
+    there twice, and what comes out is what would come out of it again.
     """
     trigger = None if prior else wording.trigger
-    body, head = _without_head(clean(told), trigger)
-    body = _without_ends(body, wording.prefix, wording.suffix)
+    text, cut = _once(clean(told), trigger, wording, count, rank)
+    for _ in range(AGAIN):
+        again, more = _once(text, trigger, wording, count, rank)
+        if again == text:
+            break
+        text, cut = again, cut or more
+    return text, cut
+
+
+def must_be_stable(wording: Wording) -> None:
+    """Raises ConfigError at replacements that would undo each other, or grow each time."""
+    for pair in wording.replace:
+        old, _, new = pair.partition("=")
+        for words in (clean(old), clean(new)):
+            once = _replaced(words, wording.replace)
+            if _replaced(once, wording.replace) != once:
+                raise ConfigError(
+                    f'replace (--replace): "{words}" becomes "{once}", and that something else when it is done again; '
+                    "leave out one of the two"
+                )
+
+
+def _once(
+    told: str, trigger: str | None, wording: Wording, count: Counter, rank: Callable[[str], float] | None
+) -> tuple[str, bool]:
+    body, head = _body(told, trigger, wording)
     body = _edited(body, wording)
     if not body and not head:
         return "", False
     as_list = is_list(body)
     if rank and as_list:
         body = ", ".join(sorted(tags_of(body), key=rank))
-
-    def whole(body: str) -> str:
-        text = _joined(wording.prefix, body, wording.suffix)
-        return ", ".join(part for part in (trigger, text) if part) if head else with_trigger(text, trigger)
-
     parts, comma = (tags_of(body), ", ") if as_list else (body.split(), " ")
-    fitting = _fitting(parts, lambda kept: whole(comma.join(kept)), count, wording.max_tokens)
+    fitting = _fitting(parts, lambda kept: _whole(comma.join(kept), head, trigger, wording), count, wording.max_tokens)
     cut = len(fitting) < len(parts)
-    return whole(comma.join(fitting).rstrip(" ,;:") if cut else body), cut
+    return _whole(comma.join(fitting).rstrip(" ,;:") if cut else body, head, trigger, wording), cut
+
+
+def _whole(body: str, head: bool, trigger: str | None, wording: Wording) -> str:
+    """The caption around what it says; `head`: whether the trigger stood first already."""
+    text = _joined(wording.prefix, body, wording.suffix)
+    return ", ".join(part for part in (trigger, text) if part) if head else with_trigger(text, trigger)
+
+
+def _body(text: str, trigger: str | None, wording: Wording) -> tuple[str, bool]:
+    """What a caption says between trigger, prefix and suffix, and whether the trigger stands first.
+
+    These may share words, so that it can be taken apart in several ways; the way that joins to the same again is right.
+    """
+    bare, head = _without_head(text, trigger)
+    ways = [(one, is_head) for whole, is_head in ((bare, head), (text, False)) for one in _without_ends(whole, wording)]
+    again = [way for way in ways if (way[0] or way[1]) and _whole(*way, trigger, wording) == text]
+    return min(again, key=lambda way: len(way[0])) if again else ways[0]
 
 
 def appended(caption: str, told: Sequence[str]) -> str:
@@ -57,25 +95,53 @@ def _without_head(text: str, trigger: str | None) -> tuple[str, bool]:
     return (text[found.end() :], True) if found else (text, False)
 
 
-def _without_ends(text: str, prefix: str, suffix: str) -> str:
-    prefix, suffix = clean(prefix), clean(suffix)
-    if prefix and text.lower().startswith(prefix.lower()):
-        text = text[len(prefix) :]
-    if suffix and text.lower().endswith(suffix.lower()):
-        text = text[: -len(suffix)]
-    return "" if text.lower() == suffix.lstrip(PUNCTUATION + " ").lower() else text.strip()
+def _without_ends(text: str, wording: Wording) -> list[str]:
+    """Without prefix and suffix, where words end there; then with one of them, and with both."""
+    prefix, suffix = clean(wording.prefix), clean(wording.suffix)
+    before = re.match(f"{re.escape(prefix)}{_bound(prefix[-1:])}", text, re.IGNORECASE)
+    start = before.end() if before else 0
+    after = re.search(f"{_bound(suffix[:1])}{re.escape(suffix)}$", text, re.IGNORECASE)
+    ways = []
+    for begin, end in ((start, after), (0, after), (start, None), (0, None)):
+        left = text[begin : max(begin, end.start()) if end else None].strip()
+        ways.append("" if left.lower() == suffix.lstrip(PUNCTUATION + " ").lower() else left)
+    return ways
+
+
+def _bound(letter: str) -> str:
+    """A pattern of the end of a word, beside a letter that is part of one."""
+    return r"\b" if re.match(r"\w", letter) else ""
 
 
 def _edited(text: str, wording: Wording) -> str:
+    """With other words for some, and without the unwanted; over again, since what is gone joins what was apart."""
+    for _ in range(AGAIN):
+        before, text = text, _edited_once(text, wording)
+        if text == before:
+            break
+    return text
+
+
+def _edited_once(text: str, wording: Wording) -> str:
     before = text
-    for pair in wording.replace:
-        old, _, new = pair.partition("=")
-        changed = _phrase(old).sub(lambda _, new=new: clean(new), text)  # type: ignore[misc]
-        text = _tidy(changed) if changed != text else text
+    text = _replaced(text, wording.replace)
     unwanted = [tag for told in wording.blacklist for tag in tags_of(told)]
     kept = [part for tag in tags_of(text) if (part := _without(tag, unwanted))]
     kept = without_doubles(kept) if wording.dedupe else kept
     return ", ".join(kept) if kept != tags_of(before) else before
+
+
+def _replaced(text: str, pairs: Sequence[str]) -> str:
+    """New words for old; where the new ones stand already they stay, though the old are part of them."""
+    for pair in pairs:
+        old, _, new = pair.partition("=")
+        told = clean(new)
+        pieces = [re.escape(piece) for piece in re.findall(r"[^\W_]+|[^\w\s]", told)]
+        there = r"(?<!\w)" + r"[\s_]*".join(pieces) + r"(?!\w)" if pieces else "(?!)"
+        either = re.compile(f"(?P<there>{there})|{_phrase(old).pattern}", re.IGNORECASE)
+        changed = either.sub(lambda found, told=told: found[0] if found["there"] else told, text)  # type: ignore[misc]
+        text = _tidy(changed) if changed != text else text
+    return text
 
 
 def _without(part: str, unwanted: Sequence[str]) -> str:

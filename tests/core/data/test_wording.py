@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sdtune.config import Wording
 from sdtune.core.data.captions import BYTES
 from sdtune.core.data.tags import is_list, tags_of, without_doubles
 from sdtune.core.data.tokens import ESTIMATE, Counter
-from sdtune.core.data.wording import appended, worded
+from sdtune.core.data.wording import appended, must_be_stable, worded
+from sdtune.errors import ConfigError
 
 WORDS = Counter(lambda caption: len(caption.replace(",", " ").split()), exact=True)
 
@@ -55,6 +58,17 @@ def word(caption: str, count: Counter = ESTIMATE, **wording: Any) -> str:
         ("cat", {"blacklist": ("cat",), "suffix": ", 35mm", "trigger": "sks"}, ""),
         ("sks", {"trigger": "sks", "suffix": ", 35mm"}, "sks, 35mm"),
         ("sks, 35mm", {"trigger": "sks", "suffix": ", 35mm"}, "sks, 35mm"),
+        ("apple on a table", {"prefix": "a"}, "a apple on a table"),
+        ("a table", {"prefix": "a"}, "a table"),
+        ("a cute cats", {"suffix": "s"}, "a cute cats s"),
+        ("all of it", {"prefix": "a photo,", "suffix": "it"}, "a photo, all of it"),
+        ("risks of a cat", {"trigger": "sks"}, "sks, risks of a cat"),
+        ("a cat and a Cat", {"replace": ("cat=sks cat",)}, "a sks cat and a sks cat"),
+        ("a sks cat, a cat", {"replace": ("cat=sks cat",)}, "a sks cat, a sks cat"),
+        ("cat, hat", {"replace": ("cat=cat , pet",)}, "cat, pet, hat"),
+        ("a cat", {"trigger": "masterpiece", "prefix": "masterpiece, best", "suffix": "best"},
+         "masterpiece, best a cat best"),
+        ("a cat", {"trigger": "best", "prefix": "best,", "suffix": ", best"}, "best, a cat, best"),
     ],
 )  # fmt: skip
 def test_captions_are_worded(caption: str, wording: dict[str, Any], result: str) -> None:
@@ -117,13 +131,44 @@ WORDINGS = st.builds(
     suffix=st.text(alphabet="s, ", max_size=5),
     blacklist=st.lists(st.text(alphabet="ab ", min_size=1, max_size=3), max_size=2),
     dedupe=st.booleans(),
+    replace=st.lists(st.from_regex(r"[ab]( [ab])?=[ab]?( [ab,]){0,2}", fullmatch=True), max_size=2),
+)
+SHARED = ("best", "masterpiece, best", "best, best", "a", "a best", "best a,")
+SHARING = st.builds(
+    Wording,
+    trigger=st.none() | st.sampled_from(SHARED),
+    prefix=st.just("") | st.sampled_from(SHARED),
+    suffix=st.just("") | st.sampled_from([*SHARED, ", best", ", a"]),
+    dedupe=st.booleans(),
 )
 
 
 @given(CAPTIONS, WORDINGS)
 def test_wording_again_changes_nothing(caption: str, wording: Wording) -> None:
+    with contextlib.suppress(ConfigError):
+        must_be_stable(wording)
+        once, _ = worded(caption, wording, ESTIMATE)
+        assert worded(once, wording, ESTIMATE)[0] == once
+
+
+@given(st.sampled_from(["a cat", "best", "best, a", "masterpiece", "a, best, cat"]), SHARING)
+def test_wording_again_changes_nothing_where_words_are_shared(caption: str, wording: Wording) -> None:
     once, _ = worded(caption, wording, ESTIMATE)
     assert worded(once, wording, ESTIMATE)[0] == once
+    assert len(once) <= len(f"{wording.trigger}, {wording.prefix} {caption} {wording.suffix}")
+
+
+@pytest.mark.parametrize("replace", [("cat=dog", "dog=cat dog"), ("a b=c", "d=a b")])
+def test_replacements_that_would_go_on_for_ever_are_refused(replace: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="--replace"):
+        must_be_stable(Wording(replace=replace))
+    must_be_stable(Wording(replace=("cat=sks cat", "grey=gray", "hat=")))
+
+
+@pytest.mark.parametrize("trigger", ["s\nks", "s\x1bks", "s\u2028ks"])
+def test_a_trigger_is_one_line(trigger: str) -> None:
+    with pytest.raises(ValidationError, match="on one line"):
+        Wording(trigger=trigger)
 
 
 @given(st.text(max_size=60))
