@@ -16,7 +16,8 @@ from pathlib import PurePosixPath
 
 from sdtune.core.data import captions
 from sdtune.core.data.images import SUFFIXES
-from sdtune.core.data.sources import Entry, Source
+from sdtune.core.data.sources import MASK as MASK
+from sdtune.core.data.sources import TEXTS, Entry, Source
 from sdtune.errors import DataError
 
 HELD_OUT = "held-out"
@@ -24,16 +25,14 @@ HELD_OUT = "held-out"
 SPLITS = frozenset({"validation", "valid", "val", "test"})
 """Hugging Face's names of the same, beside a `train` folder"""
 REGULARISATION = frozenset({"reg", "regularization", "regularisation"})
-KOHYA = re.compile(r"(\d{1,3})_(.+)")
+KOHYA = re.compile(r"(\d{1,3})_(.*)")
 MOST_REPEATS = 500  # 2024_holiday is a date
-MASK = "-masklabel"
 UNUSED_LABEL = "-condlabel"
 IMAGE_LIKE = SUFFIXES | frozenset(
     {".heic", ".heif", ".jpe", ".jfif", ".mpo", ".apng", ".dib", ".psd", ".svg", ".eps", ".ico", ".tga", ".jp2", ".jxl"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".pdf"}
 )
 """what people take for images; those that cannot be read are told by name"""
-TEXTS = (*captions.SUFFIXES, ".json")
 MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM....\0\0\0\0|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(avi|hei|mif|msf)", re.S
 )
@@ -190,7 +189,7 @@ def _item(
     return Item(
         entry,
         told,
-        of_class=captions.clean(kohya[2]) if kohya and named else None,
+        of_class=(captions.clean(kohya[2]) or None) if kohya and named else None,
         repeats=repeats if named else 1,
         group=parent if named else "",
         prior=any(folder.lower() in REGULARISATION for folder in folders),

@@ -11,10 +11,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdtune.core.data import captions
 from sdtune.errors import DataError
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"})
 """what file managers and systems put beside people's files"""
+TEXTS = (*captions.SUFFIXES, ".json")
+"""of files that say something of the image of the same name; the first counts"""
+MASK = "-masklabel"
+"""after the name of an image: its mask, of any suffix"""
 RUN_SETTINGS = "run.toml"
 """in the folder of a training, whose samples are no data"""
 
@@ -83,7 +88,7 @@ class FolderSource(Source):
         only: Collection[str] | None = None,
         without: Path | None = None,
     ) -> None:
-        """`only`: stems of its own files that count; `without`: a folder below that is left alone."""
+        """`only`: names of its own files that count, with what belongs to each; `without`: a folder left alone."""
         self.told, self.folder = str(folder), folder
         self.title = os.path.basename(os.path.realpath(folder))
         self.only = only
@@ -94,10 +99,14 @@ class FolderSource(Source):
     def entries(self) -> Iterator[Entry]:
         """In the order of their paths, told part by part."""
         if self.only is None:
-            yield from self._below("", frozenset({self._root}))
+            yield from self._below()
             return
+        stems = {os.path.splitext(name)[0] for name in self.only}
         for name in sorted(os.listdir(self.folder)):
-            if name.split(".")[0].removesuffix("-masklabel") in self.only and not os.path.isdir(self.folder / name):
+            stem, suffix = os.path.splitext(name)
+            beside = stem in stems and suffix.lower() in TEXTS
+            mask = stem.endswith(MASK) and stem.removesuffix(MASK) in stems
+            if (name in self.only or beside or mask) and not os.path.isdir(self.folder / name):
                 yield self._entry(name)
 
     def read(self, entry: Entry) -> bytes:
@@ -120,7 +129,30 @@ class FolderSource(Source):
         except OSError:
             return b""
 
-    def _below(self, prefix: str, above: frozenset[str]) -> Iterator[Entry]:
+    def _below(self) -> Iterator[Entry]:
+        """Depth first, by a stack of its own: folders may lie deeper than Python calls go."""
+        stack = [(self._root, self._listed(""))]
+        above = {self._root}
+        while stack:
+            here, inside = stack[-1]
+            entry = next(inside, None)
+            if entry is None:
+                stack.pop()
+                above.discard(here)
+                continue
+            if entry.path is not None or entry.trouble is not None:
+                yield entry
+                continue
+            place = self.folder / entry.name
+            real = os.path.realpath(place) if place.is_symlink() else os.path.join(here, place.name)
+            if real in above:
+                yield Entry(entry.told, entry.name, trouble="a link that leads in a circle; remove it")
+            elif real != self._without:
+                above.add(real)
+                stack.append((real, self._listed(f"{entry.name}/")))
+
+    def _listed(self, prefix: str) -> Iterator[Entry]:
+        """What one folder holds."""
         place = self.folder / prefix if prefix else self.folder
         try:
             names = sorted(os.listdir(place))
@@ -134,17 +166,8 @@ class FolderSource(Source):
             yield Entry(str(place), prefix.removesuffix("/"), trouble=reason)
             return
         for name in names:
-            if name.startswith(".") or name in SYSTEM:
-                continue
-            entry = self._entry(f"{prefix}{name}")
-            if entry.path is not None or entry.trouble is not None:
-                yield entry
-                continue
-            real = os.path.realpath(self.folder / entry.name)
-            if real in above:
-                yield Entry(entry.told, entry.name, trouble="a link that leads in a circle; remove it")
-            elif real != self._without:
-                yield from self._below(f"{entry.name}/", above | {real})
+            if not name.startswith(".") and name not in SYSTEM:
+                yield self._entry(f"{prefix}{name}")
 
     def _entry(self, name: str) -> Entry:
         """A file, or a folder: that has neither path nor trouble."""
@@ -197,10 +220,10 @@ def open_sources(paths: Iterable[Path], *, follow_links: bool = False, without: 
             if archive:
                 found.append(archive)
             else:
-                single[path.parent].add(path.name.split(".")[0])
+                single[path.parent].add(path.name)
     if problems:
         raise DataError(*problems)
-    return found + [FolderSource(folder, follow_links=True, only=stems) for folder, stems in single.items()]
+    return found + [FolderSource(folder, follow_links=True, only=names) for folder, names in single.items()]
 
 
 def _unreadable(error: Exception) -> str:

@@ -136,6 +136,42 @@ def test_single_files_bring_what_belongs_to_them(tmp_path: Path) -> None:
     assert not layout.left
 
 
+def test_single_files_bring_nothing_else(tmp_path: Path) -> None:
+    names = ["photo.1.jpg", "photo.1.txt", "photo.1-masklabel.png", "photo.2.jpg", "photo.2.txt", "photo.jpg"]
+    for name in [*names, "photo.1.png", "a.jpg", "a.txt", "b.txt", "b.jpg"]:
+        (tmp_path / name).write_bytes(png() if not name.endswith(".txt") else b"a caption")
+    (source,) = open_sources([tmp_path / name for name in ("photo.1.jpg", "a.jpg", "b.txt")])
+    layout = arrange(source)
+    assert {item.entry.name: item.captions for item in layout.items} == {
+        "a.jpg": ("a caption",),
+        "photo.1.jpg": ("a caption",),
+    }
+    assert [item.mask.name for item in layout.items if item.mask] == ["photo.1-masklabel.png"]
+    assert layout.left == [(f"{tmp_path}/b.txt", "no image of that name")]
+
+
+def test_folders_may_lie_as_deep_as_the_system_lets_them(tmp_path: Path) -> None:
+    folders = [f"{tmp_path}{'/d' * depth}" for depth in range(1, 1201)]
+    deep = folders[-1]
+    for folder in folders:
+        os.mkdir(folder)
+    Path(deep, "a.png").write_bytes(png())
+    Path(tmp_path, "d", "z.png").write_bytes(png())
+    layout = only(tmp_path)[1]
+    assert [item.entry.name.count("/") for item in layout.items] == [1200, 1]
+    os.unlink(f"{deep}/a.png")
+    for folder in reversed(folders[1:]):
+        os.rmdir(folder)
+
+
+@pytest.mark.parametrize("name", ["10_", "10_ "])
+def test_a_kohya_folder_may_name_no_class(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (item,) = items(tmp_path / name, a__png=png())
+    assert (item.repeats, item.of_class, item.group) == (10, None, name)
+    assert only(tmp_path)[1].items[0].repeats == 10
+
+
 def test_a_kohya_folder_given_itself_says_its_class(tmp_path: Path) -> None:
     _, layout = only(as_folder(tmp_path) / "10_sks cat")
     assert {item.of_class for item in layout.items} == {"sks cat"}
