@@ -15,6 +15,7 @@ from sdtune.choices.optimizers import AdamW, AdamW8bit
 from sdtune.choices.schedules import Constant, Cosine
 from sdtune.choices.spec import Spec, words_of
 from sdtune.config import (
+    Prepare,
     Sample,
     Tables,
     TrainLora,
@@ -257,6 +258,8 @@ def test_a_trigger_stands_without_spaces_around_it() -> None:
 
 def test_a_wrong_list_is_told_with_its_preset(preset: Any) -> None:
     assert problem({"prompt": []}, spec=Sample) == "prompt (--prompt): should not be empty; it was []"
+    assert problem({"sources": ["a", " "]}, spec=Prepare) == "sources: should be a path, not empty; it was ['a', ' ']"
+    assert problem({"sources": ""}, spec=Prepare).startswith("sources: should be a path, not empty")
     mine = read_preset(preset("prompt = [1]"))
     assert problem(mine, spec=Sample).endswith("mine.toml: prompt (--prompt): should be text; it was 1")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -152,7 +152,7 @@ def _odd(value: Any, field: FieldInfo) -> str | None:
         return None
     if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         return "should be text in UTF-8, without zero bytes"
-    if not value.strip() and getattr(inner, "__name__", "") == "Path":
+    if not value.strip() and "Path" in [getattr(one, "__name__", "") for one in (inner, *get_args(inner))]:
         return "should be a path, not empty"
     if not value.strip() and inner is str and any(getattr(mark, "min_length", 0) for mark in field.metadata):
         return "should not be empty"
