@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shlex
 import time
 from collections import Counter as Counts
@@ -10,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sdtune.config import Caption, Wording
+from sdtune.config import Caption
 from sdtune.core.captioners.base import Describer, Picture
-from sdtune.core.data.caption_file import Place, places, write
+from sdtune.core.data.caption_file import Place, alone, places, sweep, texts_of, watched, write
 from sdtune.core.data.caption_statistics import statistics
 from sdtune.core.data.captions import first_of
 from sdtune.core.data.folder import arrange_folder
@@ -21,7 +23,7 @@ from sdtune.core.data.layout import Layout
 from sdtune.core.data.lint import lint, unreadable
 from sdtune.core.data.tags import same, tags_of
 from sdtune.core.data.tokens import Counter, counter_for
-from sdtune.core.data.wording import appended, worded
+from sdtune.core.data.wording import appended, must_be_stable, worded
 from sdtune.core.reports import (
     Captioned,
     Described,
@@ -37,33 +39,56 @@ AT_ONCE = 32  # decoded images in memory, 36 MB each at 12 megapixels
 FILES_AT_ONCE = 64  # captions worded between two reports
 EXAMPLES = 3
 
+Stamp = tuple[int, int, int]
+"""changes whenever a file does"""
+
 
 def caption(config: Caption) -> Telling[None]:
     """Describes the images that the mode names and tells each caption when it is complete on disk."""
-    _check(config)
-    layout = arrange_folder(config.folder, follow_links=config.follow_links)
-    found = places(config.folder, layout, config.to)
     if config.lint or config.stats:
-        yield from _looked_at(config, layout, found)
+        yield from _looked_at(config)
         return
-    for line in first_of(layout.troubles, f"{config.folder}: and", "more such lines"):
+    _check(config)
+    writes = not config.dry_run and config.folder.is_dir()
+    with alone(config.folder) if writes else contextlib.nullcontext(True) as locked:
+        yield from _captioned(config, locked=locked)
+
+
+def _captioned(config: Caption, *, locked: bool) -> Iterator[Report]:
+    layout, found = _read(config)
+    troubles = [*layout.troubles, *(f"{told}: {reason}" for told, reason in layout.unread)]
+    for line in first_of(troubles, f"{config.folder}: and", "more such lines"):
         yield Warned(line)
-    work = Work(config, counter_for(config.model))
+    work = Work(config, counter_for(config.model), found)
     wanted = [place for place in found if work.wants(place)]
+    by_list: dict[tuple[Path, str], int] = Counts(
+        (place.shared, place.trouble) for place in wanted if place.shared and place.trouble
+    )
+    for (file, trouble), images in by_list.items():
+        yield work.skip(file, f"{_images(images)} left out: {trouble}", images)
     for place in wanted:
-        if place.trouble:
+        if place.trouble and not place.shared:
             yield work.skip(place.path, place.trouble)
     todo = [place for place in wanted if not place.trouble]
     if not config.dry_run:
-        _must_be_writable(todo)
+        _must_be_writable(config.folder, todo, locked=locked)
+        sweep({place.file.parent for place in todo})
+    if by_class := work.by_class():
+        yield Note(by_class)
     try:
+        work.look(todo)
         if config.mode == "edit":
             yield from _edited(work, todo)
         elif todo:
             yield from _described(work, todo)
+        yield from work.ended(len(wanted))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(work.stopped()) from None
-    yield from work.ended(len(found), len(todo))
+
+
+def _read(config: Caption) -> tuple[Layout, list[Place]]:
+    layout = arrange_folder(config.folder, follow_links=config.follow_links)
+    return layout, places(config.folder, layout, config.to, follow_links=config.follow_links)
 
 
 @dataclass
@@ -72,6 +97,7 @@ class Work:
 
     config: Caption
     count: Counter
+    found: list[Place]
     skipped: int = 0
     cut: int = 0
     of: int = 0
@@ -80,29 +106,92 @@ class Work:
     done: int = 0
     seen: int = 0
     """those done, and those left out since the first"""
+    kept: int = 0
+    """those whose captions stay as they are"""
+    wrote: bool = False
+    now: dict[Path, Place] = field(default_factory=dict)
+    """by image, as they were read last"""
+    stamps: dict[Path, Stamp | None] = field(default_factory=dict)
+    """of the files that hold captions, as they were then or as they were written since"""
+    lists: set[Path] = field(default_factory=set)
+    """of captions, those that are there and those that could be"""
 
     def wants(self, place: Place) -> bool:
         """Whether the mode names this image."""
         if self.config.mode == "missing":
-            return not place.captions
+            return not place.captions and not (place.item.prior and place.item.of_class)
         return bool(place.captions or place.trouble) if self.config.mode == "edit" else True
 
-    def skip(self, path: Path, reason: str) -> Skipped:
-        """An image that is left out."""
-        self.skipped += 1
-        self.seen += bool(self.of)
+    def by_class(self) -> str | None:
+        """How many regularisation images need no caption."""
+        number = sum(place.item.prior and not place.captions and bool(place.item.of_class) for place in self.found)
+        if self.config.mode != "missing" or not number:
+            return None
+        take = "takes its caption from its" if number == 1 else "take their captions from their"
+        return f"{_images(number)} for regularisation {take} folder's name, as in training"
+
+    def skip(self, path: Path, reason: str, images: int = 1) -> Skipped:
+        """An image that is left out, or several for the same reason."""
+        self.skipped += images
+        self.seen += images if self.of else 0
         return Skipped(path, reason)
 
     def word(self, place: Place, told: Sequence[str]) -> tuple[str, ...]:
         """Captions as they should be, each once, none empty."""
-        found = [worded(one, self.config.wording, self.count, prior=place.item.prior) for one in told]
+        wording, prior = self.config.wording, place.item.prior
+        if first := self._class_first(place):
+            wording, prior = wording.model_copy(update={"trigger": first}), False
+        found = [worded(one, wording, self.count, prior=prior) for one in told]
         self.cut += any(cut for _, cut in found)
         return tuple(dict.fromkeys(text for text, _ in found if text))
 
-    def put(self, captions: Sequence[tuple[Place, tuple[str, ...]]], seconds: float) -> Iterator[Captioned]:
+    def _class_first(self, place: Place) -> str | None:
+        """What kohya's folder says of an image, where training took its caption from there until now."""
+        of_class = place.item.of_class
+        if not of_class or (self.config.wording.trigger and not place.item.prior):
+            return None
+        first = re.compile(rf"{re.escape(of_class)}(,|$)", re.IGNORECASE)
+        again = self.config.mode == "overwrite" and all(first.match(one) for one in place.captions)
+        return of_class if again or not place.captions else None
+
+    def look(self, todo: Sequence[Place]) -> None:
+        """Remember how the files stand that hold captions."""
+        if self.config.dry_run:
+            return
+        self.now = {place.path: place for place in self.found}
+        self.lists = watched(self.config.folder, self.found)
+        files = {file for place in todo for file in texts_of(place)} | self.lists
+        self.stamps = {file: _stamp(file) for file in files}
+
+    def still(self, captions: Sequence[tuple[Place, tuple[str, ...]]]) -> Iterator[tuple[Place, str | None]]:
+        """Each with the place that it has now, and why it must not be written where someone else has written there."""
+        own = {file for place, _ in captions for file in texts_of(place)} | self.lists
+        if any(_stamp(file) != self.stamps.get(file) for file in own):
+            self.stamps = {file: _stamp(file) for file in self.stamps}
+            self.now = {place.path: place for place in _read(self.config)[1]}
+        for place, _ in captions:
+            now = self.now.get(place.path)
+            if now is None:
+                yield place, "is gone meanwhile"
+            elif self.config.mode == "missing" and now.captions:
+                yield now, "has a caption meanwhile, which stays"
+            elif (now.captions, now.raw) != (place.captions, place.raw):
+                yield now, "its caption was changed meanwhile, so it stays; run it again"
+            else:
+                yield now, now.trouble
+
+    def put(self, captions: Sequence[tuple[Place, tuple[str, ...]]], seconds: float) -> Iterator[Captioned | Skipped]:
         """Each of a batch, complete on disk."""
         if not self.config.dry_run:
+            checked = list(zip(captions, self.still(captions), strict=True))
+            captions = [(now, several) for (_, several), (now, reason) in checked if not reason]
+            for _, (now, reason) in checked:
+                if reason:
+                    self.kept += 1
+                    yield self.skip(now.path, reason)
+            self.wrote |= bool(captions)
             write(captions)
+            self.stamps |= {place.file: _stamp(place.file) for place, _ in captions}
         speed = (self.done + len(captions)) / max(1e-6, time.monotonic() - self.began)
         for place, several in captions:
             self.done += 1
@@ -114,12 +203,12 @@ class Work:
 
     def stopped(self) -> str:
         """What holds where a signal ends it."""
-        if self.config.dry_run or not self.done:
+        if not self.wrote:
             return ""
         rest = " does the rest" if self.config.mode in ("missing", "edit") else " begins anew"
         return f"what is written stays, and the same command{rest}"
 
-    def ended(self, images: int, wanted: int) -> Iterator[Report]:
+    def ended(self, wanted: int) -> Iterator[Report]:
         """What came of it all."""
         folder = self.config.folder
         if self.cut:
@@ -127,11 +216,13 @@ class Work:
             yield Note(
                 f"{_images(self.cut)}: captions cut to {self.count.about}{most} tokens, at the end of a tag or word"
             )
-        if not wanted and not self.skipped:
-            yield Note(self._nothing(images))
-        if wanted and not self.done and self.config.mode != "edit":
-            raise DataError(f"{folder}: none of {_images(wanted)} could be described; the reasons are told above")
-        try_next = None if self.config.dry_run or not self.done else f"sdtune caption {shlex.quote(str(folder))} --lint"
+        if not wanted:
+            yield Note(self._nothing(len(self.found)))
+        if wanted and not self.done and not self.kept:
+            what = "edited" if self.config.mode == "edit" else "described"
+            which = "the 1 image could not be" if wanted == 1 else f"none of {wanted} images could be"
+            raise DataError(f"{folder}: {which} {what}; the reasons are told above")
+        try_next = None if self.config.dry_run or not self.done else f"sdtune caption {_quoted(folder)} --lint"
         seconds = time.monotonic() - self.began
         yield Described(self.done, self.skipped, seconds, tuple(self.examples), not self.config.dry_run, try_next)
         if self.config.strict and self.skipped:
@@ -140,16 +231,16 @@ class Work:
     def _nothing(self, images: int) -> str:
         if self.config.mode == "edit":
             return f"{self.config.folder}: none of {_images(images)} has a caption; describe them without --mode edit"
-        anew = "--mode overwrite describes them anew, --mode edit words their captions anew"
-        return f"{self.config.folder}: all {images} images have captions; {anew}"
+        if images == 1:
+            have = "its image has a caption; --mode overwrite describes it anew, --mode edit words its caption anew"
+        else:
+            anew = "--mode overwrite describes them anew, --mode edit words their captions anew"
+            have = f"all {images} images have captions; {anew}"
+        return f"{self.config.folder}: {have}"
 
 
 def _check(config: Caption) -> None:
-    if config.lint or config.stats:
-        return
-    if config.mode == "edit" and config.wording == Wording():
-        some = "--trigger, --prefix, --suffix, --blacklist, --replace, --order, --dedupe or --max-tokens"
-        raise ConfigError(f"mode (--mode): edit changes only what is asked for; give {some}")
+    must_be_stable(config.wording)
     if config.mode != "edit" and config.wording.order == "frequency":
         raise ConfigError(
             "wording.order (--order): how frequent a tag is shows when all images are described; "
@@ -183,7 +274,9 @@ def _described(work: Work, todo: Sequence[Place]) -> Iterator[Report]:
         for picture, things in zip(pictures, told, strict=True):
             place = by_path[picture.path]
             several = work.word(place, _several(describer, place, [thing.text for thing in things], config))
-            if several:
+            if several and (much := place.is_too_much(several)):
+                yield work.skip(picture.path, much)
+            elif several:
                 complete.append((place, several))
             else:
                 yield work.skip(picture.path, f"{settings.kind} has nothing to say of it; write a caption yourself")
@@ -224,33 +317,41 @@ def _edited(work: Work, todo: Sequence[Place]) -> Iterator[Report]:
         work.cut += any(cut for _, cut in found)
         if not several:
             yield work.skip(place.path, "nothing of its caption would be left, so it stays; write another")
-        elif several != place.raw:
+        elif several == place.raw:
+            work.kept += 1
+        elif much := place.is_too_much(several):
+            yield work.skip(place.path, much)
+        else:
             changed.append((place, several))
+    unchanged = work.kept
     work.of, work.began = len(changed), time.monotonic()
     for start in range(0, len(changed), FILES_AT_ONCE):
         yield from work.put(changed[start : start + FILES_AT_ONCE], 0.0)
-    if len(changed) < len(todo):
-        yield Note(f"{_images(len(todo) - len(changed))}: nothing to change")
+    if unchanged:
+        yield Note(f"{_images(unchanged)}: nothing to change")
 
 
-def _looked_at(config: Caption, layout: Layout, found: Sequence[Place]) -> Iterator[Report]:
+def _looked_at(config: Caption) -> Iterator[Report]:
     """Problems and statistics of the captions; no image is decoded and nothing written."""
+    layout, found = _read(config)
     count = counter_for(config.model)
     if config.stats:
-        yield statistics([place.captions for place in found], count)
+        yield statistics([place.in_training for place in found], count)
     if not config.lint:
         return
     problems = [unreadable(line.partition(": ")[0], line) for line in layout.troubles]
     readable = []
     for place in found:
-        if place.trouble and not place.captions:
+        if place.trouble in layout.troubles:
+            continue
+        if place.trouble and not place.captions and not place.shared:
             problems.append(unreadable(str(place.path), f"{place.path}: {place.trouble}"))
         else:
-            own = place.raw or ((place.item.of_class,) if place.item.of_class else ())
+            own = place.raw if place.captions or not place.item.of_class else place.in_training
             readable.append((place.item.entry.name, own, place.item.prior))
     problems += lint([(name, raw) for name, raw, prior in readable if not prior], config.wording.trigger, count)
     problems += [one for one in lint([(name, raw) for name, raw, prior in readable if prior]) if one.kind == "missing"]
-    quoted = shlex.quote(str(config.folder))
+    quoted = _quoted(config.folder)
     yield from (replace(one, remedy=one.remedy.replace("DATASET", quoted)) for one in problems)
     kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "no problem"
     yield Note(f"{config.folder}: {kinds} in the captions of {_images(len(found))}")
@@ -263,10 +364,24 @@ def _model_of(settings: object) -> str:
     return f" ({model})" if model else ""
 
 
-def _must_be_writable(todo: Sequence[Place]) -> None:
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _quoted(folder: Path) -> str:
+    """As a shell takes it, and no flag."""
+    return shlex.quote(f"./{folder}" if str(folder).startswith("-") else str(folder))
+
+
+def _must_be_writable(data: Path, todo: Sequence[Place], *, locked: bool) -> None:
     """Told before a model is loaded."""
     for folder in dict.fromkeys(place.file.parent for place in todo):
-        if not os.access(folder, os.W_OK | os.X_OK):
+        if not os.access(folder, os.W_OK | os.X_OK) or not locked:
+            folder = folder if locked else data
             remedy = "change its permissions, or look at the captions alone with --dry-run"
             raise OutputError(f"{folder}: captions cannot be written there; {remedy}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from sdtune.config import Caption, resolve
 from sdtune.core import captioners
 from sdtune.core.caption import caption
 from sdtune.core.captioners.base import Describer, Picture, Told
+from sdtune.core.data.folder import arrange_folder
 from sdtune.core.reports import Captioned, Described, Note, Problem, Report, Skipped, Statistics, Warned
 from sdtune.errors import ConfigError, DataError, OutputError
 from tests.pictures import COLOURS
@@ -43,6 +44,11 @@ def texts(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.txt"))}
 
 
+def captions_read(folder: Path) -> dict[str, tuple[str, ...]]:
+    """{image: captions}, as training reads them."""
+    return {item.entry.name: item.captions for item in arrange_folder(folder, follow_links=False).items}
+
+
 class Teller(Describer):
     """A captioner of the tests: tells what it is given, and remembers what it was asked."""
 
@@ -60,7 +66,7 @@ class Teller(Describer):
 
 
 @pytest.fixture
-def teller(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Teller]]:
+def teller(monkeypatch: pytest.MonkeyPatch) -> type[Teller]:
     """The captioner blip, which tells the same of every picture."""
     monkeypatch.setattr(Teller, "asked", [])
     monkeypatch.setattr(captioners, "load", lambda *_: Teller(None, None))
@@ -77,14 +83,14 @@ def test_what_lacks_a_caption_is_described_and_a_second_run_does_nothing(tmp_pat
     put(tmp_path, "blank.png", text=" \n")
     reports = run(tmp_path)
     assert texts(tmp_path) == {
-        "10_sks cat/asleep.txt": "asleep\n",
+        "10_sks cat/asleep.txt": "sks cat, asleep\n",
         "blank.txt": "blank\n",
         "green pear.txt": "green pear\n",
         "held-out/old.txt": "kept as it is ",
         "red_apple.txt": "red apple\n",
     }
     assert [(one.path.name, one.captions, one.number, one.of) for one in of(Captioned, reports)] == [
-        ("asleep.png", ("asleep",), 1, 4),
+        ("asleep.png", ("sks cat, asleep",), 1, 4),
         ("blank.png", ("blank",), 2, 4),
         ("green pear.png", ("green pear",), 3, 4),
         ("red_apple.png", ("red apple",), 4, 4),
@@ -123,7 +129,7 @@ def test_an_image_that_cannot_be_read_costs_itself_alone(tmp_path: Path) -> None
         run(tmp_path, captioner="blip", mode="overwrite", strict=True)
     for name in ("a.png", "c.png"):
         (tmp_path / name).write_text("no image")
-    with pytest.raises(DataError, match="none of 3 images could be described"):
+    with pytest.raises(DataError, match="none of 4 images could be described"):
         run(tmp_path, captioner="blip", mode="overwrite")
 
 
@@ -246,7 +252,7 @@ def test_new_captions_go_where_they_are_asked_for(tmp_path: Path) -> None:
     put(tmp_path, "b.png", text="there")
     run(tmp_path, captioner="blip", to="metadata", variants=2)
     assert (tmp_path / "10_cat" / "metadata.jsonl").read_text() == (
-        '{"file_name": "a.png", "text": ["a disc", "a round thing"]}\n'
+        '{"file_name": "a.png", "text": ["cat, a disc", "cat, a round thing"]}\n'
     )
     assert texts(tmp_path) == {"b.txt": "there"}
     assert not (tmp_path / "metadata.jsonl").exists()
@@ -273,7 +279,11 @@ def test_a_caption_is_changed_where_it_stands(tmp_path: Path) -> None:
     reports = run(tmp_path, mode="edit", wording={"trigger": "sks"})
     assert (tmp_path / "a.caption").read_text() == "sks, in a\n"
     assert texts(tmp_path) == {"c.txt": "sks, in c\n"}
-    assert "metadata.csv" in of(Skipped, reports)[0].reason
+    (skipped,) = of(Skipped, reports)
+    assert (skipped.path.name, "--to metadata" in skipped.reason) == ("metadata.csv", True)
+    run(tmp_path, mode="edit", wording={"trigger": "sks"}, to="metadata")
+    assert (tmp_path / "metadata.csv").read_text() == "file_name,text\nb.png,in b\n"
+    assert captions_read(tmp_path) == {"a.png": ("sks, in a",), "b.png": ("sks, in b",), "c.png": ("sks, in c",)}
 
 
 # ---- wording what is there
@@ -302,10 +312,17 @@ def test_tags_come_by_frequency(tmp_path: Path) -> None:
         run(tmp_path, wording={"order": "frequency"})
 
 
-def test_an_edit_that_edits_nothing_is_refused(tmp_path: Path) -> None:
-    put(tmp_path, "a.png", text="x")
-    with pytest.raises(ConfigError, match="--trigger"):
-        run(tmp_path, mode="edit")
+def test_an_edit_without_wording_only_cleans(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", text="a\x07  bell, \u202ebig\n")
+    put(tmp_path, "b.png", text="a cat , asleep")
+    run(tmp_path, mode="edit")
+    assert texts(tmp_path) == {"a.txt": "a bell, big\n", "b.txt": "a cat , asleep"}
+
+
+def test_replacements_without_an_end_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", text="a cat")
+    with pytest.raises(ConfigError, match="--replace"):
+        run(tmp_path, mode="edit", wording={"replace": ["cat=hat", "hat=cat hat"]})
 
 
 def test_cuts_are_told(tmp_path: Path) -> None:
@@ -393,12 +410,273 @@ def test_a_folder_that_is_read_only_is_told_before_anything_is_loaded(
     assert of(Captioned, run(tmp_path, dry_run=True))
 
 
+def test_a_folder_that_cannot_be_locked_is_read_and_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("sdtune.core.data.caption_file.FileLock.acquire", refused)
+    put(tmp_path, "a.png")
+    with pytest.raises(OutputError, match=f"^{tmp_path}: captions cannot be written there; change its permissions"):
+        run(tmp_path)
+    (tmp_path / "a.txt").write_text("there")
+    assert "has a caption" in of(Note, run(tmp_path))[0].text
+
+
 def test_a_disk_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     put(tmp_path, "a.png")
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sdtune.core.data.caption_file.write_atomically", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         run(tmp_path)
+    assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
+
+
+def test_a_folder_where_a_caption_would_stand_costs_that_image_alone(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "c.txt").mkdir()
+    (tmp_path / "c.caption").write_text("there")
+    (skipped,) = of(Skipped, run(tmp_path, mode="overwrite"))
+    assert (skipped.path.name, "a.txt, where its caption would stand, is a folder" in skipped.reason) == ("a.png", True)
+    assert (tmp_path / "b.txt").read_text() == "b\n"
+    assert (tmp_path / "c.caption").read_text() == "c\n"
+    assert next((one.kind, one.names) for one in of(Problem, run(tmp_path, lint=True))) == (
+        "unreadable",
+        (str(tmp_path / "a.png"),),
+    )
+
+
+def test_permissions_of_a_caption_file_stay(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.txt").write_text("there")
+    (tmp_path / "a.txt").chmod(0o640)
+    run(tmp_path, mode="overwrite")
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.txt", "b.txt")] == [0o640, 0o666 & ~_umask()]
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    for name in (".sdtune-caption-abc.tmp", ".notes.tmp"):
+        (tmp_path / name).write_text("half")
+    run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.tmp", "a.png", "a.txt"]
+
+
+@pytest.mark.parametrize("line", [
+    '{"file_name": "a.png", "text": "one", "text": "two"}',
+    '{"file_name": "a.png", "text": ["one", 2]}',
+    '{"file_name": "a.png", "text": {"en": "one"}}',
+    '{"file_name": "a.png", "id": 1, "id": 2}',
+    json.dumps({"file_name": "./a.png", "text": "x" * 9000}),
+])  # fmt: skip
+@pytest.mark.parametrize("to", ["sidecar", "metadata"])
+def test_a_line_that_cannot_be_read_is_not_overwritten(line: str, to: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.jsonl").write_text(line + "\n")
+    for mode in ("missing", "overwrite", "append"):
+        reports = run(tmp_path, to=to, mode=mode)
+        assert [(one.path.name, "metadata.jsonl:1: " in one.reason) for one in of(Skipped, reports)] == [
+            ("a.png", True)
+        ]
+        assert (tmp_path / "metadata.jsonl").read_text().splitlines()[0] == line
+    assert captions_read(tmp_path) == {"a.png": (), "b.png": ("b",)}
+    kinds = [one.kind for one in of(Problem, run(tmp_path, lint=True))]
+    assert kinds.count("unreadable") == 1
+
+
+def test_captions_that_a_file_cannot_hold_are_left_as_they_are(tmp_path: Path) -> None:
+    lines = "".join(f"{number} of many captions\n" for number in range(350))
+    put(tmp_path, "a.png", text=lines)
+    put(tmp_path, "b.png", text="one\n")
+    (skipped,) = of(Skipped, run(tmp_path, mode="edit", wording={"trigger": "sks"}))
+    assert (skipped.path.name, "over 8 kB" in skipped.reason) == ("a.png", True)
+    assert texts(tmp_path) == {"a.txt": lines, "b.txt": "sks, one\n"}
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(DataError, match="the 1 image could not be edited"):
+        run(tmp_path, mode="edit", wording={"trigger": "sks"})
+
+
+# ---- others at work
+
+
+@pytest.mark.parametrize(("mode", "told"), [("missing", "has a caption meanwhile"), ("overwrite", "changed meanwhile")])
+@pytest.mark.parametrize("where", ["sidecar", "metadata", "json"])
+def test_a_caption_that_someone_writes_meanwhile_stays(
+    mode: str, told: str, where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put(tmp_path, "a.png", "b.png", "c.png")
+
+    class Meddler(Teller):
+        def describe(self, pictures: Sequence[Picture], variants: int = 1) -> list[list[Told]]:
+            if pictures[0].path.name == "a.png":
+                if where == "metadata":
+                    lines = [json.dumps({"file_name": name, "text": "by hand"}) for name in ("b.png", "c.png")]
+                    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+                for name in ("b", "c"):
+                    if where != "metadata":
+                        text = '{"caption": "by hand"}' if where == "json" else "by hand"
+                        (tmp_path / name).with_suffix(".json" if where == "json" else ".txt").write_text(text)
+            return super().describe(pictures, variants)
+
+    monkeypatch.setattr(captioners, "load", lambda *_: Meddler(None, None))
+    reports = run(tmp_path, captioner="blip", mode=mode, to="metadata" if where == "metadata" else "sidecar")
+    assert [(one.path.name, told in one.reason) for one in of(Skipped, reports)] == [("b.png", True), ("c.png", True)]
+    assert captions_read(tmp_path) == {"a.png": ("a disc",), "b.png": ("by hand",), "c.png": ("by hand",)}
+
+
+def test_a_data_set_is_captioned_by_one_run_at_a_time(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png")
+    first = caption(resolve(Caption, [{"folder": str(tmp_path), "captioner": "filename", "to": "metadata"}]))
+    next(first)
+    with pytest.raises(OutputError, match="another sdtune caption is at work there"):
+        run(tmp_path)
+    assert of(Captioned, run(tmp_path, dry_run=True))
+    list(first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "metadata.jsonl"]
+    run(tmp_path)
+
+
+# ---- which line counts
+
+
+@pytest.mark.parametrize("files", [
+    {"metadata.jsonl": ['{"file_name": "sub/pear.png", "text": "outer"}'],
+     "sub/metadata.jsonl": ['{"file_name": "pear.png", "text": "inner"}']},
+    {"sub/metadata.jsonl": ['{"file_name": "./pear.png", "text": "one"}', '{"file_name": "pear.png", "text": "last"}']},
+    {"sub/metadata.jsonl": ['{"file_name": "pear.png", "text": "one"}', '{"file_name": "./pear.png", "text": "last"}']},
+    {"metadata.jsonl": ['{"file_name": "sub/../sub/pear.png", "text": "told"}']},
+    {"sub/metadata.jsonl": ['{"file_name": "pear.png"}', '{"file_name": "pear.png", "text": "good"}']},
+    {"sub/metadata.jsonl": ['{"file_name": "pear.png", "text": ""}', '{"file_name": "./pear.png", "text": "good"}']},
+    {"metadata.jsonl": ['{"file_name": "sub/pear.png", "text": "outer"}'],
+     "other/metadata.jsonl": ['{"file_name": "../sub/pear.png", "text": "beside"}']},
+    {"sub/metadata.csv": ["file_name,text", "pear.png,in csv"],
+     "sub/metadata.jsonl": ['{"file_name": "pear.png", "text": "told"}']},
+])  # fmt: skip
+def test_the_line_that_training_reads_is_the_one_that_is_written(files: dict[str, list[str]], tmp_path: Path) -> None:
+    put(tmp_path / "sub", "pear.png")
+    for name, lines in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    before = captions_read(tmp_path)["sub/pear.png"]
+    run(tmp_path, mode="edit", wording={"trigger": "sks"})
+    assert captions_read(tmp_path)["sub/pear.png"] == (f"sks, {before[0]}",)
+    run(tmp_path, mode="overwrite")
+    assert captions_read(tmp_path)["sub/pear.png"] == ("pear",)
+    lines = [line for name in files for line in (tmp_path / name).read_text().splitlines()]
+    assert len(lines) == sum(map(len, files.values()))
+
+
+def test_a_list_of_captions_that_is_a_link_out_is_left_alone(tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere.jsonl"
+    put(data, "a.png", "b.png")
+    elsewhere.write_text('{"file_name": "a.png", "text": "theirs"}\n')
+    (data / "metadata.jsonl").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="none of 2 images could be described"):
+        run(data, to="metadata")
+    (skipped,) = of(Skipped, _until_it_fails(data, to="metadata"))
+    assert (skipped.path, "2 images left out: a link that leads out" in skipped.reason) == (
+        data / "metadata.jsonl",
+        True,
+    )
+    assert (data / "metadata.jsonl").is_symlink()
+    run(data, to="metadata", follow_links=True, mode="overwrite")
+    assert captions_read(data) == {"a.png": ("a",), "b.png": ("b",)}
+    assert elsewhere.read_text() == '{"file_name": "a.png", "text": "theirs"}\n'
+
+
+@pytest.mark.parametrize("what", ["pipe", "latin", "folder"])
+def test_a_list_that_cannot_be_read_is_told_before_anything_is_loaded(
+    what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(captioners, "load", lambda *_: pytest.fail("too early"))
+    put(tmp_path, "a.png")
+    if what == "pipe":
+        os.mkfifo(tmp_path / "metadata.jsonl")
+    elif what == "folder":
+        (tmp_path / "metadata.jsonl").mkdir()
+    else:
+        (tmp_path / "metadata.jsonl").write_bytes('{"file_name": "a.png", "text": "café"}'.encode("latin-1"))
+    (skipped,) = of(Skipped, _until_it_fails(tmp_path, to="metadata"))
+    assert skipped.path.name == "metadata.jsonl"
+    assert ("UTF-8" if what == "latin" else "is not a file") in skipped.reason
+
+
+def test_names_and_columns_that_are_no_text_cost_themselves_alone(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png")
+    odd = os.fsdecode(b"caf\xe9.png")
+    put(tmp_path, odd)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "note": "\\ud800"}\n')
+    (skipped,) = of(Skipped, run(tmp_path, to="metadata"))
+    assert (skipped.path.name, "not UTF-8" in skipped.reason) == (odd, True)
+    assert (tmp_path / "metadata.jsonl").read_text().splitlines() == [
+        '{"file_name": "a.png", "note": "\\ud800", "text": "a"}',
+        '{"file_name": "b.png", "text": "b"}',
+    ]
+
+
+# ---- kohya's folders
+
+
+@pytest.mark.usefixtures("teller")
+def test_a_class_that_a_folder_names_stays(tmp_path: Path) -> None:
+    put(tmp_path / "10_sks cat", "a.png", "b.png", "c.png")
+    (tmp_path / "10_sks cat" / "b.txt").write_text("a tabby")
+    put(tmp_path / "reg" / "1_cat", "d.png")
+    before = of(Statistics, run(tmp_path, stats=True))[0]
+    assert (before.images, before.with_caption) == (4, 4)
+    reports = run(tmp_path, captioner="blip")
+    assert texts(tmp_path) == dict.fromkeys(("10_sks cat/a.txt", "10_sks cat/c.txt"), "sks cat, a disc\n") | {
+        "10_sks cat/b.txt": "a tabby"
+    }
+    assert any("1 image for regularisation takes its caption from its folder" in one.text for one in of(Note, reports))
+    run(tmp_path, captioner="blip", mode="overwrite")
+    assert texts(tmp_path) == {
+        "10_sks cat/a.txt": "sks cat, a disc\n",
+        "10_sks cat/b.txt": "a disc\n",
+        "10_sks cat/c.txt": "sks cat, a disc\n",
+        "reg/1_cat/d.txt": "cat, a disc\n",
+    }
+    (tmp_path / "10_sks cat" / "a.txt").write_text("")
+    assert "empty" not in {one.kind for one in of(Problem, run(tmp_path, lint=True))}
+    run(tmp_path, captioner="blip", wording={"trigger": "zwx"})
+    assert texts(tmp_path)["10_sks cat/a.txt"] == "zwx, a disc\n"
+
+
+def test_commands_are_printed_as_they_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(Path("-dash it"), "a.png")
+    (problem,) = of(Problem, run(Path("-dash it"), lint=True))
+    assert "sdtune caption './-dash it'," in problem.remedy
+    assert of(Described, run(Path("-dash it")))[0].try_next == "sdtune caption './-dash it' --lint"
+    assert "its image has a caption" in of(Note, run(Path("-dash it")))[0].text
+
+
+def test_ended_while_it_writes_it_says_what_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="the same command does the rest"):
+        run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def _until_it_fails(folder: Path, **settings: Any) -> list[Report]:
+    """What is told before the end with an error."""
+    told: list[Report] = []
+    with pytest.raises(DataError):
+        told.extend(caption(resolve(Caption, [{"folder": str(folder), "captioner": "filename", **settings}])))
+    return told
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

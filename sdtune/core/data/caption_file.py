@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import posixpath
+import stat
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from sdtune.core.data.captions import (
     BYTES,
@@ -19,9 +26,15 @@ from sdtune.core.data.captions import (
     decoded,
     rows,
 )
-from sdtune.core.data.layout import Item, Layout
-from sdtune.core.run_folder import write_atomically
+from sdtune.core.data.layout import TEXTS, Item, Layout
+from sdtune.core.data.sources import FolderSource
 from sdtune.errors import DataError, OutputError
+
+HIDDEN = ".sdtune-caption-"
+"""how the names of files begin that are there only while captions are written"""
+LOCK = f"{HIDDEN}lock"
+TWICE = "\0twice"
+"""stands in a row of which a name was given twice; no file's text has zero bytes"""
 
 
 @dataclass(frozen=True)
@@ -38,90 +51,218 @@ class Place:
     """captions as they stand in the file, one a line, () where there is no file or no line for it"""
     trouble: str | None
     """why its captions cannot be read or written, and what to do"""
+    at: int | None = None
+    """its line in the metadata.jsonl, from 0; None: a new one"""
+    shared: Path | None = None
+    """the list of captions whose trouble it is, with that of others"""
 
     @property
     def captions(self) -> tuple[str, ...]:
         """On one line each, cleaned, none of them empty."""
         return self.item.captions
 
+    @property
+    def in_training(self) -> tuple[str, ...]:
+        """What training takes: where it has no caption of its own, what the name of kohya's folder says."""
+        return self.captions or ((self.item.of_class,) if self.item.of_class else ())
 
-def places(folder: Path, layout: Layout, to: Literal["sidecar", "metadata"]) -> list[Place]:
+    def is_too_much(self, several: Sequence[str]) -> str | None:
+        """Why its file cannot hold these captions, with what to do."""
+        sizes = [len(one.encode()) for one in several]
+        if self.row is None and sum(sizes) + len(sizes) > BYTES:
+            return f"{self.file.name} would be over 8 kB, so it stays; shorten its captions, or remove some"
+        return "a caption would be over 8 kB, so it stays; shorten it" if max(sizes, default=0) > BYTES else None
+
+
+def places(folder: Path, layout: Layout, to: Literal["sidecar", "metadata"], *, follow_links: bool) -> list[Place]:
     """Every image of a data set; one that has no caption yet gets its place by `to`, where it has no line already."""
-    lines, in_csv = _listed(folder, layout.items)
+    lists = _listed(folder, follow_links=follow_links)
     owners: dict[Path, Path] = {}
-    found = []
-    for item in layout.items:
-        path = folder / item.entry.name
-        sidecar = _sidecar(path)
-        line = lines.get(path)
-        trouble = "; ".join(one.removeprefix(f"{path}: ") for one in item.troubles) or None
-        if line and (line.has_caption or not item.captions):
-            found.append(Place(path, item, line.file, line.name, item.captions, trouble))
-        elif to == "metadata" and not item.captions and not sidecar.exists():
-            found.append(Place(path, item, path.parent / METADATA, path.name, (), trouble))
-        else:
-            owner = owners.setdefault(sidecar, path)
-            if path in in_csv and item.captions:
-                trouble = f"its caption stands in {METADATA_CSV}, which is not rewritten; make it a {METADATA}"
-            elif owner != path:
-                trouble = f"shares {sidecar.name} with {owner.name}, whose caption that is; rename one of them"
-            found.append(Place(path, item, sidecar, None, _raw(sidecar, item), trouble))
-    return found
+    return [_place(folder, item, lists, owners, to) for item in layout.items]
+
+
+def watched(folder: Path, found: Iterable[Place]) -> set[Path]:
+    """The lists of captions that are or could be there."""
+    above = {folder / parent for place in found for parent in PurePosixPath(place.item.entry.name).parents}
+    lists = {place.file for place in found if place.row is not None}
+    return lists | {parent / name for parent in above for name in (METADATA, METADATA_CSV)}
+
+
+def texts_of(place: Place) -> list[Path]:
+    """The files beside an image that can hold its caption."""
+    return [place.path.with_suffix(suffix) for suffix in TEXTS]
 
 
 def write(captions: Iterable[tuple[Place, Sequence[str]]]) -> None:
     """The captions in place of what stood there; all of one metadata.jsonl at once."""
-    by_metadata: dict[Path, dict[str, Sequence[str]]] = defaultdict(dict)
-    for image, several in captions:
-        if image.row is None:
-            _put(image.file, "\n".join(_within(several)) + "\n")
+    by_metadata: dict[Path, list[tuple[Place, Sequence[str]]]] = defaultdict(list)
+    for place, several in captions:
+        if place.row is None:
+            _put(place.file, "\n".join(several) + "\n")
         else:
-            by_metadata[image.file][image.row] = several
+            by_metadata[place.file].append((place, several))
     for file, changes in by_metadata.items():
         _put(file, _changed(_text(file), changes))
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Keeps other runs out of a data set; False where nothing can be written, and so nothing be locked."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remedy = "wait for it, or look at the captions alone with --dry-run"
+        raise OutputError(f"{folder}: another sdtune caption is at work there; {remedy}") from None
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / LOCK)  # while it is held; who waits for it looks whether it is there still
+        lock.release()
+
+
+def sweep(folders: Iterable[Path]) -> None:
+    """Remove what a run that was killed has left unfinished."""
+    for folder in folders:
+        for file in folder.glob(f"{HIDDEN}*.tmp"):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
 @dataclass(frozen=True)
 class _Line:
-    """One line of a metadata.jsonl."""
+    """One line of a list of captions."""
 
     file: Path
+    number: int
+    """from 0"""
     name: str
     """of the image, as the line has it"""
-    has_caption: bool
 
 
-def _listed(folder: Path, items: Sequence[Item]) -> tuple[dict[Path, _Line], set[Path]]:
-    """The line of each image that has one in a metadata.jsonl, and the images in a metadata.csv."""
-    above = {folder / parent for item in items for parent in PurePosixPath(item.entry.name).parents}
-    found: dict[Path, _Line] = {}
-    in_csv: set[Path] = set()
-    for place in sorted(above):
-        for name in (METADATA_CSV, METADATA):
-            file = place / name
-            try:
-                if not file.is_file() or file.stat().st_size > METADATA_BYTES:
-                    continue
-                text = _text(file)
-            except (OSError, DataError):  # layout tells of it
-                continue
-            if name == METADATA_CSV:
-                in_csv |= {place / row for row in rows(text, str(file))[0]}
-            for _, row in _rows(text) if name == METADATA else ():
-                image = place / row["file_name"]
-                found.setdefault(image, _Line(file, row["file_name"], bool(row.get(_column(row)))))
-    return found, in_csv
+@dataclass(frozen=True)
+class _Lists:
+    """What every metadata.jsonl and metadata.csv says, by the image's path in the data set."""
+
+    told: dict[str, _Line] = field(default_factory=dict)
+    """the line that its caption is read from"""
+    empty: dict[str, _Line] = field(default_factory=dict)
+    """a line that lacks its caption"""
+    odd: dict[str, str] = field(default_factory=dict)
+    """why its line cannot be read, and what to do"""
+    closed: dict[Path, str] = field(default_factory=dict)
+    """lists that cannot be read, with the reason and what to do"""
 
 
-def _rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number from 0, row) of every line of a metadata.jsonl that names an image, with or without a caption."""
-    for number, line in enumerate(text.split("\n")):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+def _listed(folder: Path, *, follow_links: bool) -> _Lists:
+    """As layout reads them: of several lines with a caption for an image, the last counts."""
+    source = FolderSource(folder, follow_links=follow_links)
+    lists = _Lists()
+    for entry in source.entries():
+        file = folder / entry.name
+        if file.name not in (METADATA, METADATA_CSV):
             continue
-        if isinstance(row, dict) and isinstance(row.get("file_name"), str) and "\0" not in row["file_name"]:
-            yield number, row
+        try:
+            text = decoded(source.text(entry, METADATA_BYTES, "which is too much; split the data set"), entry.told)
+        except DataError as error:  # layout tells of it, too
+            lists.closed[file] = str(error).removeprefix(f"{entry.told}: ")
+            continue
+        above = posixpath.dirname(entry.name)
+        found, wrong, at = rows(text, entry.told)
+        for name, captions in found.items():
+            line = _Line(file, at[name] - 1, name)
+            if captions and not name.startswith("/"):
+                lists.told[_inner(above, name)] = line
+            elif file.name == METADATA:
+                lists.empty[_inner(above, name)] = line
+        if file.name == METADATA:
+            _add_odd(lists, file, above, text, [one.removeprefix(f"{entry.told}:") for one in wrong])
+    return lists
+
+
+def _add_odd(lists: _Lists, file: Path, above: str, text: str, wrong: Sequence[str]) -> None:
+    """Lines that name an image and have no caption, or one that cannot be read and must not be lost."""
+    lines = text.split("\n")
+    for one in wrong:
+        number, _, reason = one.partition(": ")
+        row = _row(lines[int(number) - 1])
+        if row is None:
+            continue
+        inner = _inner(above, row["file_name"])
+        if row.get(_column(row)) in (None, "") and TWICE not in row:
+            lists.empty.setdefault(inner, _Line(file, int(number) - 1, row["file_name"]))
+        else:
+            lists.odd.setdefault(inner, f"{file}:{number}: {reason}")
+
+
+def _inner(above: str, name: str) -> str:
+    return posixpath.normpath(posixpath.join(above, name))
+
+
+def _place(
+    folder: Path, item: Item, lists: _Lists, owners: dict[Path, Path], to: Literal["sidecar", "metadata"]
+) -> Place:
+    name = item.entry.name
+    path = folder / name
+    trouble = "; ".join(one.removeprefix(f"{path}: ") for one in item.troubles) or None
+    line = lists.told.get(name)
+    if line is None and not item.captions:
+        if name in lists.odd and trouble is None:
+            return Place(path, item, _sidecar(path), None, (), lists.odd[name])
+        line = lists.empty.get(name)
+    if line is not None and line.file.name == METADATA:
+        return Place(path, item, line.file, line.name, item.captions, trouble, line.number)
+    if line is not None and to == "sidecar":
+        reason = f"not rewritten; --to metadata puts captions into a {METADATA} beside it, which is read instead"
+        return Place(path, item, line.file, line.name, item.captions, trouble or reason, shared=line.file)
+    sidecar = _sidecar(path)
+    if line is not None or (to == "metadata" and not item.captions and not sidecar.is_file()):
+        file, row = (line.file.with_name(METADATA), line.name) if line else (path.parent / METADATA, path.name)
+        return _new_line(Place(path, item, file, row, item.captions, trouble), lists)
+    owner = owners.setdefault(sidecar, path)
+    if owner != path:
+        trouble = f"shares {sidecar.name} with {owner.name}, whose caption that is; rename one of them"
+    elif sidecar.is_dir():
+        trouble = trouble or f"{sidecar.name}, where its caption would stand, is a folder; rename that"
+    return Place(path, item, sidecar, None, _raw(sidecar, item), trouble)
+
+
+def _new_line(place: Place, lists: _Lists) -> Place:
+    """The place, with the reason where a metadata.jsonl cannot take it."""
+    closed = lists.closed.get(place.file)
+    if closed is None and os.path.lexists(place.file) and not place.file.is_file():
+        closed = "is not a file; rename or remove it"
+    if place.trouble is None and closed is not None:
+        return replace(place, trouble=closed, shared=place.file)
+    if place.trouble is None and not _is_text(place.row or ""):
+        return replace(place, trouble=f"its name is not UTF-8, as {METADATA} must be; rename it")
+    return place
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """The row of a line that names an image, with or without a caption."""
+    try:
+        row = json.loads(line, object_pairs_hook=_object)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("file_name"), str) else None
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else row | {TWICE: True}
 
 
 def _column(row: Mapping[str, Any]) -> str:
@@ -130,7 +271,7 @@ def _column(row: Mapping[str, Any]) -> str:
 
 def _sidecar(path: Path) -> Path:
     """The one that is there, else the one that would be read first."""
-    return next((file for suffix in SUFFIXES if (file := path.with_suffix(suffix)).exists()), path.with_suffix(".txt"))
+    return next((file for suffix in SUFFIXES if (file := path.with_suffix(suffix)).is_file()), path.with_suffix(".txt"))
 
 
 def _raw(sidecar: Path, item: Item) -> tuple[str, ...]:
@@ -145,35 +286,54 @@ def _text(file: Path) -> str:
     return decoded(file.read_bytes(), file) if file.exists() else ""
 
 
-def _changed(text: str, changes: Mapping[str, Sequence[str]]) -> str:
+def _changed(text: str, changes: Sequence[tuple[Place, Sequence[str]]]) -> str:
     """A metadata.jsonl with other captions on some lines and new lines at its end; all else stays as it is."""
     lines = text.split("\n")
-    left = {name: several[0] if len(several) == 1 else list(several) for name, several in changes.items()}
-    for number, row in _rows(text):
-        if row["file_name"] in left:
-            row[_column(row)] = left.pop(row["file_name"])
-            lines[number] = json.dumps(row, ensure_ascii=False) + ("\r" if lines[number].endswith("\r") else "")
-    if left:
+    new = []
+    for place, several in changes:
+        told = several[0] if len(several) == 1 else list(several)
+        row = _row(lines[place.at]) if place.at is not None and place.at < len(lines) else None
+        if row is None or place.at is None or row["file_name"] != place.row:
+            new.append(_json({"file_name": place.row, "text": told}))
+            continue
+        row[_column(row)] = told
+        lines[place.at] = _json(row) + ("\r" if lines[place.at].endswith("\r") else "")
+    if new:
         while lines and not lines[-1].strip():
             lines.pop()
-        lines += [json.dumps({"file_name": name, "text": told}, ensure_ascii=False) for name, told in left.items()]
-        lines.append("")
+        lines += [*new, ""]
     return "\n".join(lines)
 
 
-def _within(several: Sequence[str]) -> list[str]:
-    """As many captions as a sidecar may hold."""
-    kept: list[str] = []
-    for caption in several:
-        if sum(len(one.encode()) + 1 for one in [*kept, caption]) > BYTES:
-            break
-        kept.append(caption)
-    return kept
+def _json(row: Mapping[str, Any]) -> str:
+    """On one line, with letters as they are, or escaped where they are none that UTF-8 has."""
+    told = json.dumps(row, ensure_ascii=False)
+    return told if _is_text(told) else json.dumps(row)
 
 
 def _put(file: Path, text: str) -> None:
+    """The file is there whole or not at all, with the permissions that it had."""
     try:
-        write_atomically(file, lambda place: place.write_bytes(text.encode()))
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=HIDDEN, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as there:
+                there.write(text.encode())
+                there.flush()
+                os.fsync(there.fileno())
+            os.chmod(temporary, _permissions(file))
+            os.replace(temporary, file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     except OSError as error:
         remedy = "put that right and run it again: what is written stays"
         raise OutputError(f"{file}: cannot be written ({error.strerror}); {remedy}") from None
+
+
+def _permissions(file: Path) -> int:
+    """Those of the file that is there, else those of a new one."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(file.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
