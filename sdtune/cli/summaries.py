@@ -37,7 +37,8 @@ def statistics(report: Any) -> Iterator[str]:
     """Of sdtune.core.reports.Statistics."""
     about = "" if report.exact else "about "
     yield _line("images", f"{report.images}, of which {report.with_caption} have a caption")
-    yield _line("captions", f"{report.captions}, of which {report.over_limit} have {about}more than 77 tokens")
+    over = f"{report.over_limit or 'none'} {'have' if report.over_limit > 1 else 'has'} more than 77 tokens"
+    yield _line("captions", f"{report.captions}, of which {over}{'' if report.exact else ', by an estimate'}")
     yield _line("tokens", f"{about}{report.tokens_mean:.0f} on average, the longest {about}{report.tokens_longest}")
     for what, counts in (("tag", report.tags), ("word", report.words)):
         if counts:

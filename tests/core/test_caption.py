@@ -375,6 +375,9 @@ def test_statistics_count_tags_and_words_once_an_image(tmp_path: Path) -> None:
     assert dict(told.words) == {"cat": 1}
     assert (told.tokens_longest, told.over_limit, told.exact) == (8, 0, False)
     assert of(Statistics, run(tmp_path, stats=True, model="mini"))[0].exact
+    put(tmp_path, "d.png", text="solo, ^_^, o_o, looking_up")
+    (told,) = of(Statistics, run(tmp_path, stats=True))
+    assert {"^_^", "o_o", "looking up"} <= dict(told.tags).keys()
 
 
 # ---- places that cannot be used
@@ -472,6 +475,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     '{"file_name": "a.png", "text": ["one", 2]}',
     '{"file_name": "a.png", "text": {"en": "one"}}',
     '{"file_name": "a.png", "id": 1, "id": 2}',
+    '{"file_name": "a.png", "text": ""}\n{"file_name": "./a.png", "text": "one"}',
     json.dumps({"file_name": "./a.png", "text": "x" * 9000}),
 ])  # fmt: skip
 @pytest.mark.parametrize("to", ["sidecar", "metadata"])
@@ -480,10 +484,8 @@ def test_a_line_that_cannot_be_read_is_not_overwritten(line: str, to: str, tmp_p
     (tmp_path / "metadata.jsonl").write_text(line + "\n")
     for mode in ("missing", "overwrite", "append"):
         reports = run(tmp_path, to=to, mode=mode)
-        assert [(one.path.name, "metadata.jsonl:1: " in one.reason) for one in of(Skipped, reports)] == [
-            ("a.png", True)
-        ]
-        assert (tmp_path / "metadata.jsonl").read_text().splitlines()[0] == line
+        assert [(one.path.name, "metadata.jsonl:" in one.reason) for one in of(Skipped, reports)] == [("a.png", True)]
+        assert (tmp_path / "metadata.jsonl").read_text().startswith(f"{line}\n")
     assert captions_read(tmp_path) == {"a.png": (), "b.png": ("b",)}
     kinds = [one.kind for one in of(Problem, run(tmp_path, lint=True))]
     assert kinds.count("unreadable") == 1
@@ -551,7 +553,6 @@ def test_a_data_set_is_captioned_by_one_run_at_a_time(tmp_path: Path) -> None:
     {"sub/metadata.jsonl": ['{"file_name": "pear.png", "text": "one"}', '{"file_name": "./pear.png", "text": "last"}']},
     {"metadata.jsonl": ['{"file_name": "sub/../sub/pear.png", "text": "told"}']},
     {"sub/metadata.jsonl": ['{"file_name": "pear.png"}', '{"file_name": "pear.png", "text": "good"}']},
-    {"sub/metadata.jsonl": ['{"file_name": "pear.png", "text": ""}', '{"file_name": "./pear.png", "text": "good"}']},
     {"metadata.jsonl": ['{"file_name": "sub/pear.png", "text": "outer"}'],
      "other/metadata.jsonl": ['{"file_name": "../sub/pear.png", "text": "beside"}']},
     {"sub/metadata.csv": ["file_name,text", "pear.png,in csv"],

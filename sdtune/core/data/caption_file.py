@@ -159,7 +159,7 @@ class _Lists:
 
 
 def _listed(folder: Path, *, follow_links: bool) -> _Lists:
-    """As layout reads them: of several lines with a caption for an image, the last counts."""
+    """As layout reads them: of several lists with a caption for an image the last counts, in each the first line."""
     source = FolderSource(folder, follow_links=follow_links)
     lists = _Lists()
     for entry in source.entries():
@@ -173,12 +173,18 @@ def _listed(folder: Path, *, follow_links: bool) -> _Lists:
             continue
         above = posixpath.dirname(entry.name)
         found, wrong, at = rows(text, entry.told)
+        here: set[str] = set()
         for name, captions in found.items():
-            line = _Line(file, at[name] - 1, name)
-            if captions and not name.startswith("/"):
-                lists.told[_inner(above, name)] = line
+            line, inner = _Line(file, at[name] - 1, name), _inner(above, name)
+            if inner in here and captions:
+                lists.odd.setdefault(inner, f"{file}:{at[name]}: {inner} has a line already; remove one of them")
+            elif inner in here or name.startswith("/"):
+                continue
+            elif captions:
+                lists.told[inner] = line
             elif file.name == METADATA:
-                lists.empty[_inner(above, name)] = line
+                lists.empty[inner] = line
+            here.add(inner)
         if file.name == METADATA:
             _add_odd(lists, file, above, text, [one.removeprefix(f"{entry.told}:") for one in wrong])
     return lists

@@ -13,6 +13,7 @@ from pathlib import Path
 from sdtune.core.captioners.names import name_in_words
 from sdtune.core.data.captions import BIDI, clean
 from sdtune.core.data.folder import with_trigger
+from sdtune.core.data.layout import IMAGE_LIKE
 from sdtune.core.data.tags import is_list, same, tags_of, without_doubles
 from sdtune.core.data.tokens import ESTIMATE, LIMIT, Counter
 from sdtune.core.reports import Problem
@@ -101,9 +102,7 @@ def _too_long(captions: Captions, count: Counter) -> Iterator[Problem]:
     names = sorted((name for name, length in lengths.items() if length > LIMIT), key=lambda name: -lengths[name])
     if names:
         longest = f"the longest {count.about}{lengths[names[0]]}"
-        told = (
-            f"{_captions(names)} {_have(names)} {count.about}more than {LIMIT} tokens, {longest}: CLIP reads no further"
-        )
+        told = f"{_captions(names)} {_have(names)} more than {LIMIT} tokens, {longest}: CLIP reads no further"
         yield _problem("long", told, f"say what matters first, or cut with {EDIT} --max-tokens {LIMIT}", names)
 
 
@@ -120,25 +119,32 @@ def _everywhere(captions: Captions, trigger: str | None) -> Iterator[Problem]:
     counts = Counts(tag for _, several in captions for tag in {same(tag) for one in several for tag in tags_of(one)})
     distinct = len({tuple(several) for _, several in captions})
     for tag, number in sorted(counts.items()):
-        if number == len(captions) and distinct > 1 and not (trigger and same(trigger) in tag):
+        if number == len(captions) and distinct > 1 and not (trigger and with_trigger(tag, same(trigger)) == tag):
             told = f'"{_shortened(tag)}" stands in all {number} captions, so it will mean all that they have in common'
             remedy = f"if it is the trigger, say --trigger {_quoted(tag)}; else {EDIT} --blacklist {_quoted(tag)}"
             yield _problem("everywhere", told, remedy, [])
 
 
 def _file_names(captions: Captions) -> Iterator[Problem]:
-    names = [name for name, several in captions if any(not name_in_words(Path(f"{one}.png")) for one in several)]
+    names = [name for name, several in captions if any(_is_file_name(one) for one in several)]
     if names:
         told = f"{_captions(names)} {_are(names)} the name of a file, as a camera or a download makes it up"
         yield _problem("name", told, "empty those captions and run sdtune caption DATASET, or write them", names)
 
 
+def _is_file_name(caption: str) -> bool:
+    stem, dot, suffix = caption.rpartition(".")
+    is_image = f"{dot}{suffix}".lower() in IMAGE_LIKE
+    return (is_image and len(caption.split()) == 1) or not name_in_words(Path(f"{stem if is_image else caption}.png"))
+
+
 def _short(captions: Captions, trigger: str | None) -> Iterator[Problem]:
     nothing = same(trigger or "")
+    alone = re.compile(rf"(?<!\w){re.escape(nothing)}(?!\w)" if nothing else "(?!)")
     names = [
         name
         for name, several in captions
-        if any(len(re.findall(r"\w+", same(one).replace(nothing, ""))) < (1 if nothing else 2) for one in several)
+        if any(len(re.findall(r"\w+", alone.sub(" ", same(one)))) < (1 if nothing else 2) for one in several)
     ]
     if names:
         what = "the trigger alone" if nothing else "one word"

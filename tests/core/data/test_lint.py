@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -39,6 +42,7 @@ def test_good_captions_have_no_problem() -> None:
         (["a bell\x07 rings loudly"], "letters", ("0.png",), "control characters"),
         (["read \u202ebackwards now"], "letters", ("0.png",), "control characters"),
         (["a caf\ufffd at night"], "letters", ("0.png",), "spoilt"),
+        (["a cafÃ© at night", "a café at noon", "ÃÉ"], "letters", ("0.png",), "spoilt"),
         (["Two Dogs in the rain"], "identical", ("0.png", "2.png"), '2 images have the same caption, "Two Dogs in the'),
         (
             ["one dog", "ONE dog", "one dog", *GOOD[:2]],
@@ -46,8 +50,9 @@ def test_good_captions_have_no_problem() -> None:
             ("0.png", "1.png", "2.png", "3.png", "5.png", "4.png", "6.png"),
             '7 images share their captions with others; 3 have "one dog"',
         ),
-        (["a tall man " * 30], "long", ("0.png",), "about more than 77 tokens"),
+        (["a tall man " * 30], "long", ("0.png",), "has more than 77 tokens, the longest about "),
         (["IMG_1234", "DSC00012 (2)", "3f2a9c71e0"], "name", ("0.png", "1.png", "2.png"), "the name of a file"),
+        (["DSC00001.jpg", "IMG 1234.JPEG", "red_apple.png"], "name", ("0.png", "1.png", "2.png"), "the name of a file"),
         (["dog"], "short", ("0.png",), "is one word"),
         (["hat, Red_Hat, red hat"], "doubled", ("0.png",), "stands there twice"),
     ],
@@ -66,6 +71,8 @@ def test_a_trigger_that_is_lacking_is_told_as_training_would_put_it() -> None:
     assert found("a red hat on a peg", "a SKS hat on the floor", trigger="sks")["trigger"].names == ("0.png",)
     assert "trigger" not in found("a red hat on a peg")
     assert found("sks, ", "sks, a hat", trigger="sks")["short"].names == ("0.png",)
+    assert "short" not in found("sks, risksome", trigger="sks")
+    assert found("many risks on a peg", trigger="sks")["trigger"].names == ("0.png",)
 
 
 def test_what_stands_on_every_image_is_told_unless_it_is_the_trigger() -> None:
@@ -82,6 +89,28 @@ def test_when_all_captions_are_the_same_that_alone_is_told() -> None:
     (problem,) = lint([(f"{number}.png", ["a photo, of something here"]) for number in range(9)])
     assert problem.told.startswith('all 9 images have the same caption, "a photo, of something here" (0.png')
     assert problem.told.endswith("2.png and 6 more)")
+
+
+def test_the_order_of_problems_does_not_depend_on_chance() -> None:
+    """Letters are hashed anew in each process, and so stand in another order in sets."""
+    script = """if True:
+        from sdtune.core.data.lint import lint
+        tags = "one, two, three, four, five, six, seven, eight"
+        captions = [(f"{number}.png", [f"{tags}, a{number}", f"{tags}, a{number}"]) for number in range(8)]
+        print([(problem.kind, problem.told, problem.names) for problem in lint([*captions, *captions])])
+    """
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    (only,) = told
+    assert only.count("everywhere") == 8
 
 
 def test_a_counter_that_is_exact_says_so() -> None:
