@@ -35,13 +35,14 @@ def find_border(image: Image.Image) -> Sides | None:
     that is not white, or its corners are round; nor has a picture with one bar only, which may as well be sky; nor one
     that is of one colour nearly throughout. In JPEG, bars of less than 16 pixels may go unseen, for they ring all over.
     """
-    depths, colours = zip(*(_depth(image, side) for side in range(4)), strict=True)
-    sides = list(depths)
+    colours = [numpy.median(_lines(image, side, 0, 1)[0], axis=0) for side in range(4)]
+    sides = [0, 0, 0, 0]
     for pair in (0, 1):
-        near = abs(colours[pair] - colours[pair + 2]).max() <= SAME
-        thickness = sides[pair] + sides[pair + 2] if near and sides[pair] and sides[pair + 2] else 0
-        if thickness < THINNEST * image.size[pair]:
-            sides[pair] = sides[pair + 2] = 0
+        if abs(colours[pair] - colours[pair + 2]).max() <= SAME:
+            first = _depth(image, pair, colours[pair])
+            second = _depth(image, pair + 2, colours[pair + 2]) if first else 0
+            if second and first + second >= THINNEST * image.size[pair]:
+                sides[pair], sides[pair + 2] = first, second
     left, top, right, bottom = sides
     if not any(sides) or image.width - left - right < LEFT or image.height - top - bottom < LEFT:
         return None
@@ -50,16 +51,25 @@ def find_border(image: Image.Image) -> Sides | None:
     return left, top, right, bottom
 
 
-def _depth(image: Image.Image, side: int) -> tuple[int, NDArray[Any]]:
-    """How many lines from this side on are plain, and their colour [3]; 0 where there is no end to them."""
-    colour = numpy.median(_lines(image, side, 0, 1)[0], axis=0)
+def _depth(image: Image.Image, side: int, colour: NDArray[Any]) -> int:
+    """How many lines from this side on are of the colour [3]; 0 where there is no end to them."""
     for start, count in _runs(int(image.size[side % 2] * DEEPEST)):
-        off = abs(_lines(image, side, start, count) - colour).max(axis=2)
-        plain = (off > SAME).mean(axis=1) <= STRAYS
+        plain = _strays(image, side, start, count, colour) <= STRAYS
         if not plain.all():
             depth = start + int(plain.argmin())
-            return depth + (_ringing(image, side, depth, colour) if depth else 0), colour
-    return 0, colour
+            return depth + (_ringing(image, side, depth, colour) if depth else 0)
+    return 0
+
+
+def _strays(image: Image.Image, side: int, start: int, count: int, colour: NDArray[Any]) -> NDArray[Any]:
+    """[count] shares of each line's pixels that differ by more than SAME; in bytes, since it is most of the work."""
+    least = numpy.ceil(numpy.maximum(colour - SAME, 0)).astype(numpy.uint8)
+    most = numpy.floor(numpy.minimum(colour + SAME, 255)).astype(numpy.uint8)
+    planes = [numpy.asarray(one) for one in image.crop(_box(image, side, start, count)).split()]
+    # What is under the least wraps around to over the span.
+    off = [plane - low > high - low for plane, low, high in zip(planes, least, most, strict=True)]
+    shares: NDArray[Any] = (off[0] | off[1] | off[2]).mean(axis=side % 2)
+    return shares if side < 2 else shares[::-1]
 
 
 def _ringing(image: Image.Image, side: int, depth: int, colour: NDArray[Any]) -> int:
@@ -90,13 +100,16 @@ def _begins_straight(image: Image.Image, sides: list[int], side: int, colour: ND
 
 def _lines(image: Image.Image, side: int, start: int, count: int) -> NDArray[Any]:
     """[count, pixels, 3] rows or columns from a side (0 left, 1 top, 2 right, 3 bottom) inward."""
+    pixels = numpy.asarray(image.crop(_box(image, side, start, count))).astype(numpy.int16)
+    pixels = pixels if side % 2 else pixels.transpose(1, 0, 2)
+    return pixels if side < 2 else pixels[::-1]
+
+
+def _box(image: Image.Image, side: int, start: int, count: int) -> tuple[int, int, int, int]:
     width, height = image.size
-    box = (
+    return (
         (start, 0, start + count, height),
         (0, start, width, start + count),
         (width - start - count, 0, width - start, height),
         (0, height - start - count, width, height - start),
     )[side]
-    pixels = numpy.asarray(image.crop(box)).astype(numpy.int16)
-    pixels = pixels if side % 2 else pixels.transpose(1, 0, 2)
-    return pixels if side < 2 else pixels[::-1]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from sdtune.core.data.images import open_image
-from sdtune.core.intake.borders import Sides, find_border
+from sdtune.core.intake.borders import SAME, Sides, _lines, _strays, find_border
 from tests.core.data.test_images import detailed
 from tests.core.intake.test_measures import DRAWINGS
 
@@ -20,6 +20,16 @@ SIDES: list[Sides] = [(0, 31, 0, 29), (25, 0, 37, 0), (20, 12, 16, 50), (3, 3, 3
 @pytest.mark.parametrize("colour", ["black", "white", (120, 20, 60)])
 def test_bars_are_found_to_the_pixel(sides: Sides, colour: str | tuple[int, int, int]) -> None:
     assert find_border(ImageOps.expand(detailed(300, 200), sides, colour)) == sides
+
+
+@pytest.mark.parametrize("level", [0, 5, 10, 10.5, 128, 244.5, 245, 255])
+def test_lines_are_compared_in_bytes_as_they_would_be_in_numbers(level: float) -> None:
+    chance = numpy.random.default_rng(0)
+    near = chance.integers(int(level) - 12, int(level) + 14, (40, 30, 3)).clip(0, 255).astype(numpy.uint8)
+    colour = numpy.array([level, level, level])
+    for side in range(4):
+        off = abs(_lines(Image.fromarray(near), side, 3, 8) - colour).max(axis=2) > SAME
+        assert (_strays(Image.fromarray(near), side, 3, 8, colour) == off.mean(axis=1)).all()
 
 
 @pytest.mark.parametrize("sides", [*SIDES[:2], (36, 24, 32, 50)])
