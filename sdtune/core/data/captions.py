@@ -18,7 +18,10 @@ METADATA_CSV = "metadata.csv"
 METADATA_BYTES = 64 * 2**20
 TEXT_COLUMNS = ("text", "caption", "prompt")
 TOLD = 10  # problems told one by one
-FORM = '{"file_name": "a.png", "text": "a caption"}'
+FORMS = {
+    ".jsonl": 'a line of the form {"file_name": "a.png", "text": "a caption"}',
+    ".csv": "a row with a file_name and a text, caption or prompt, which the first row names",
+}
 
 Rows = dict[str, tuple[str, ...]]
 """{file name as written: its captions}"""
@@ -58,9 +61,10 @@ def rows(text: str, name: str) -> tuple[Rows, list[str], dict[str, int]]:
     found: Rows = {}
     at: dict[str, int] = {}
     wrong = []
-    for number, row in _csv_rows(text) if name.endswith(".csv") else _json_rows(text):
+    csv_form = name.endswith(".csv")
+    for number, row in _csv_rows(text) if csv_form else _json_rows(text):
         try:
-            file_name, captions = _row(row)
+            file_name, captions = _row(row, FORMS[".csv" if csv_form else ".jsonl"])
             if file_name in found:
                 raise ValueError(f"{file_name} has a line already; remove one of them")
             if any(len(caption.encode("utf-8", "surrogatepass")) > BYTES for caption in captions):
@@ -88,12 +92,14 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
     try:
         for row in reader:
-            yield reader.line_num, row
+            yield reader.line_num, {name: text for name, text in row.items() if text is not None}
     except csv.Error as error:
-        yield reader.line_num, f"not CSV ({error}); mend that line"
+        yield reader.reader.line_num, ValueError(f"not CSV ({error}); mend that line")
 
 
-def _row(row: Any) -> tuple[str, tuple[str, ...]]:
+def _row(row: Any, form: str) -> tuple[str, tuple[str, ...]]:
+    if isinstance(row, ValueError):
+        raise row
     try:
         if isinstance(row, str):
             row = json.loads(row, object_pairs_hook=_without_doubles)
@@ -102,7 +108,7 @@ def _row(row: Any) -> tuple[str, tuple[str, ...]]:
     except _Doubled as double:
         raise ValueError(f"{double} is given twice; remove one of them") from None
     except (ValueError, KeyError, TypeError, RecursionError, StopIteration):
-        raise ValueError(f"not a line of the form {FORM}; mend it") from None
+        raise ValueError(f"not {form}; mend it") from None
     captions = texts if isinstance(texts, list) else [texts]
     if not isinstance(name, str) or not all(isinstance(text, str) for text in captions) or not name:
         raise ValueError("file_name and text must be texts; mend that line")

@@ -136,13 +136,17 @@ def _listed(
         except DataError as error:
             layout.troubles.extend(error.problems)
             continue
+        here: set[str] = set()
         for name, told in rows.items():
             inner = posixpath.normpath(posixpath.join(posixpath.dirname(entry.name), name))
             if inner not in images or name.startswith("/"):
                 reason = f"{name[:200]} is not a file in this folder; mend or remove that line"
                 wrong.append(f"{entry.told}:{at[name]}: {reason}")
+            elif inner in here:
+                wrong.append(f"{entry.told}:{at[name]}: {inner} has a line already; remove one of them")
             elif told:
                 found[inner] = told
+            here.add(inner)
         layout.troubles.extend(sorted(wrong, key=_line))
     return found
 

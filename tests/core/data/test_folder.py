@@ -280,6 +280,11 @@ def test_the_trigger_is_in_every_caption_once(caption: str, trigger: str) -> Non
     assert with_trigger(caption, None) == caption
 
 
+def test_the_trigger_is_found_as_a_word() -> None:
+    assert with_trigger("risks of a cat", "sks") == "sks, risks of a cat"
+    assert with_trigger("a photo of SKS.", "sks") == "a photo of SKS."
+
+
 def test_metadata_gives_captions_and_sidecars_fill_in(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         put(tmp_path, name, "beside" if name != "a.png" else None)
@@ -304,6 +309,8 @@ def test_metadata_gives_captions_and_sidecars_fill_in(tmp_path: Path) -> None:
         ({"file_name": "a.png", "text": "ä" * 4097}, "the caption of a.png is over 8 kB"),
         ('{"file_name": "a.png", "text": "x", "text": "y"}', "text is given twice"),
         ({"file_name": "first.png", "text": "again"}, "has a line already"),
+        ({"file_name": "./first.png", "text": "again"}, "first.png has a line already"),
+        ({"file_name": "sub/../first.png", "text": "again"}, "first.png has a line already"),
     ],
 )
 def test_wrong_lines_of_metadata_are_told_by_number(line: object, words: str, tmp_path: Path) -> None:
@@ -314,6 +321,22 @@ def test_wrong_lines_of_metadata_are_told_by_number(line: object, words: str, tm
     assert second.startswith(f"{tmp_path / 'metadata.jsonl'}:2: ")
     assert words in second
     assert third.startswith(f"{tmp_path / 'metadata.jsonl'}:3: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,text\na.png,x", "2: not a row with a file_name and a text, caption or prompt"),
+        ("file_name,text\na.png", "2: not a row with a file_name and a text, caption or prompt"),
+        ("file_name,text\na.png,x\n./a.png,y", "3: a.png has a line already"),
+        ("file_name,text\na.png," + "x" * 200_000, "2: not CSV (field larger than field limit (131072)); mend"),
+    ],
+)
+def test_wrong_rows_of_csv_are_told_as_such(text: str, words: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text(text)
+    (line,) = problems(tmp_path)
+    assert line.startswith(f"{tmp_path / 'metadata.csv'}:{words}")
 
 
 def test_images_that_share_a_caption_file_are_told(tmp_path: Path) -> None:
