@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sdtune.config import Data
 from sdtune.core.data import captions
-from sdtune.core.data.images import SUFFIXES, Facts, inspect_image
+from sdtune.core.data.images import Facts, inspect_image, suffixes_shown
 from sdtune.core.data.layout import HELD_OUT, Item, Layout, arrange
 from sdtune.core.data.sources import FolderSource
 from sdtune.core.reports import Note, Progress, Skipped, Warned
@@ -137,7 +137,7 @@ def _what_there_is(layout: Layout) -> str:
     archives = [told for told, _ in layout.left if told.lower().endswith((".zip", ".tar", ".tgz"))]
     if archives:
         return f"there is {archives[0]}: sdtune prepare {archives[0]} --out dataset"
-    return f"put images there ({', '.join(sorted(SUFFIXES))})"
+    return f"put images there ({suffixes_shown()})"
 
 
 def _read(item: Item) -> tuple[Facts | None, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -26,6 +26,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",
 PIXELS = 64 * 2**20  # a file of a few kB can claim many more and take all memory
 SMALLEST = 16  # pixels a side; there is nothing to learn from less
 SCANS = 100  # of a progressive JPEG; editors write about 10, and each costs as much time as a whole image
+NO_MEMORY = "out of memory"  # in an OSError of Pillow's decoders, where their own C code finds none
 SPARE = {2: 1.65, 4: 2.0, 8: 2.0}
 """{a JPEG decoded at half, quarter or eighth: times a side that it stays larger than what is needed}. Scaled with
 Lanczos from there, 16 of 17 pictures that are sharp to the pixel come out at 40.9 to 54 dB (PSNR) to the same decoded
@@ -78,14 +79,20 @@ class Decoded:
     """what the user should know of how it is used"""
 
 
+def suffixes_shown() -> str:
+    """The suffixes of what can be read here, for messages: HEIC needs a package of its own."""
+    absent = NAMES["HEIF"] if importlib.util.find_spec("pillow_heif") is None else ()
+    return ", ".join(sorted(SUFFIXES.difference(absent)))
+
+
 def open_image(path: Path) -> Image.Image:
     """The image as upright RGB on white; raises DataError with the reason where it cannot be read whole."""
-    return decode(path, str(path)).image
+    return _of_file(path).image
 
 
 def inspect_image(path: Path) -> Facts:
     """The image's size and what is special about it; raises DataError as open_image does."""
-    decoded = decode(path, str(path))
+    decoded = _of_file(path)
     return Facts(decoded.width, decoded.height, "; ".join(decoded.notices) or None)
 
 
@@ -104,11 +111,12 @@ def decode(
     *,
     background: str = "white",
     at_least: Callable[[int, int], tuple[int, int]] | None = None,
+    smallest: int = SMALLEST,
 ) -> Decoded:
     """The file's picture; raises DataError, one line that begins with the name, where it cannot be read whole.
 
     `at_least` tells from the upright size what size will be needed: a JPEG may then be decoded smaller, which is
-    several times faster.
+    several times faster. Where memory runs out, MemoryError is left to the caller, who knows how much there is.
     """
     red, green, blue = ImageColor.getrgb(background)[:3]
     try:
@@ -116,11 +124,22 @@ def decode(
             warnings.simplefilter("ignore")
             data = file if isinstance(file, bytes) else read(file)
             must_have_a_sane_size(len(data))
-            return _decoded(data, name, (red, green, blue), at_least)
+            return _decoded(data, name, (red, green, blue), at_least, smallest)
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError and their own
+        if NO_MEMORY in str(error):
+            raise MemoryError from None
         raise DataError(f"{name}: {told(error)}") from None
+
+
+def _of_file(path: Path) -> Decoded:
+    try:
+        return decode(path, str(path))
+    except MemoryError as error:
+        raise DataError(f"{path}: {told(error)}") from None
 
 
 def _decoded(
@@ -128,10 +147,11 @@ def _decoded(
     name: str,
     paper: tuple[int, int, int],
     at_least: Callable[[int, int], tuple[int, int]] | None,
+    smallest: int,
 ) -> Decoded:
     kind = _kind(data)
     image: Any = Image.open(io.BytesIO(data), formats=[kind])  # not held open by `with`: it is let go once converted
-    _must_be_workable(image, data)
+    _must_be_workable(image, data, smallest)
     orientation = _orientation(image) if kind in ("JPEG", "TIFF") else 1  # others would be loaded for it
     notices = [notice for notice in (misnamed(name, kind), _of_several(image, kind), _depth(image, data)) if notice]
     size = image.size
@@ -172,12 +192,12 @@ def _kind(data: bytes) -> str:
     return kind
 
 
-def _must_be_workable(image: Any, data: bytes) -> None:
+def _must_be_workable(image: Any, data: bytes, smallest: int) -> None:
     width, height = image.size
     if width * height > PIXELS:
         raise DataError(f"{width} x {height} is over 64 megapixels; save it smaller")
-    if min(width, height) < SMALLEST:
-        raise DataError(f"{width} x {height} is too small; give at least {SMALLEST} pixels a side")
+    if min(width, height) < smallest:
+        raise DataError(f"{width} x {height} is too small; give at least {smallest} pixels a side")
     if image.format == "TIFF":
         tags = image.tag_v2
         preview = tags.get(SUBFILE, 0) == 1 and INNER_IMAGES in tags

@@ -24,7 +24,7 @@ def find_mask(job: Job, decoded: Decoded, payload: bytes | None) -> Found:
         return (decoded.alpha, "alpha", ()) if job.alpha_mask and decoded.alpha else (None, None, ())
     name = f"{job.name}: its mask"
     data = contents(Path(job.mask_path or ""), name) if payload is None else payload
-    mask = decode(data, name, background="black").image.convert("L")
+    mask = decode(data, name, background="black", smallest=1).image.convert("L")
     notices = []
     levels = [level for level, count in enumerate(mask.histogram()) if count]
     if levels[-1] == 1:

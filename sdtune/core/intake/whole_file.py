@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 
 from PIL import Image
 
-from sdtune.errors import OutputError
+from sdtune.errors import OutputError, SdtuneError
 
 PART = ".part"
 """suffix of what a killed process may leave behind; the name begins with a dot"""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def save_whole(image: Image.Image, path: Path, **options: Any) -> int:
-    """Bytes written; raises OutputError where the place cannot be written."""
+    """Bytes written; raises OutputError where the place cannot be written, SdtuneError where the disk is full."""
     # Of the name's hash, since the name may be as long as a name can be; the same again for the next attempt.
     part = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:24]}{PART}")
     image.info.clear()  # Pillow writes profiles and comments out of it
@@ -29,6 +31,9 @@ def save_whole(image: Image.Image, path: Path, **options: Any) -> int:
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError) and error.errno in FULL:
+            remedy = "free some space, or choose another place with --out, and run it again"
+            raise SdtuneError(f"{path.parent}: the disk is full; {remedy}") from None
         if isinstance(error, OSError):
             raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the place") from None
         raise

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from sdtune.core.intake.facts import Job, Measured
-from sdtune.errors import DataError, OutputError
+from sdtune.errors import DataError, OutputError, SdtuneError
 
 HEAD_BYTES = 16 * 2**20  # a head over this is no message of ours
 Handler = Callable[[Job, bytes | None, bytes | None], Measured]
@@ -79,6 +79,8 @@ def _answer(handle: Handler, job: Job, payload: bytes | None, mask_payload: byte
         return {"reason": str(error).removeprefix(f"{job.name}: ")}
     except OutputError as error:
         return {"unwritable": error.problems}
+    except SdtuneError as error:
+        return {"stopped": error.problems}
     except MemoryError:
         return {"memory": True}
     except Exception as error:  # whatever is wrong, it costs this file only
@@ -119,7 +121,7 @@ def _limit_memory(megabytes: int) -> None:
 
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file of 1 GB in the user's folder
-        wanted, (_, hard) = megabytes * 2**20, resource.getrlimit(resource.RLIMIT_DATA)
+        wanted, (_, hard) = min(megabytes * 2**20, sys.maxsize), resource.getrlimit(resource.RLIMIT_DATA)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
 

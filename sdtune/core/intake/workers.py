@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -81,7 +82,8 @@ class Workers:
         """What was found of each job, or the reason why its file cannot be used; in the order in which they are done.
 
         Takes the next job only when a process is free for it. Closing the generator ends what is under way. Raises
-        OutputError where what a worker makes cannot be written, since that is no fault of one file.
+        OutputError where what a worker makes cannot be written, and SdtuneError where the disk is full or no worker can
+        be started, since that is no fault of one file.
         """
         assert not self._busy, "the workers are at other work: one `each` at a time"
         try:
@@ -138,7 +140,7 @@ class _Worker(threading.Thread):
         self._process: _Process | None = None
         self._lock = threading.Lock()
         self._ended = False
-        self.start()
+        _start(self)
 
     def run(self) -> None:
         """Answer one job after another, until there is None."""
@@ -216,9 +218,9 @@ class _Process:
                 **own_group,
             )
         except OSError as error:
-            raise SdtuneError(
-                f"no process for reading images can be started ({error.strerror}); give fewer --workers"
-            ) from None
+            open_files = error.errno in (errno.EMFILE, errno.ENFILE)
+            remedy = "raise the limit of open files, as in: ulimit -n 1024" if open_files else "give fewer --workers"
+            raise SdtuneError(f"no process for reading images can be started ({error.strerror}); {remedy}") from None
         self._jobs = cast("BinaryIO", self._popen.stdin)
         self._answers = cast("BinaryIO", self._popen.stdout)
 
@@ -237,6 +239,8 @@ class _Process:
                 return Measured(**told)
             if "unwritable" in answer:
                 raise OutputError(*answer["unwritable"])
+            if "stopped" in answer:
+                raise SdtuneError(*answer["stopped"])
             if "memory" in answer:
                 megabytes = self._limits.megabytes
                 return _Doubtful(f"needs more than {megabytes} MB; save it smaller, or raise --limits.megabytes")
@@ -309,7 +313,7 @@ class _Clock(threading.Thread):
         self.stop = threading.Event()
         self._watched: set[_Process] = set()
         self._lock = threading.Lock()
-        self.start()
+        _start(self)
 
     def run(self) -> None:
         """Tick until stopped."""
@@ -332,6 +336,14 @@ class _Clock(threading.Thread):
         finally:
             with self._lock:
                 self._watched.discard(process)
+
+
+def _start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:
+        remedy = "give fewer --workers, or raise the limit of processes (ulimit -u)"
+        raise SdtuneError(f"no process for reading images can be started ({error}); {remedy}") from None
 
 
 def _cores() -> int:

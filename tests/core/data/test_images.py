@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import struct
@@ -14,7 +15,7 @@ import numpy
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from sdtune.core.data.images import SMALLEST, decode, fit, inspect_image, open_image
+from sdtune.core.data.images import SMALLEST, decode, fit, inspect_image, open_image, suffixes_shown
 from sdtune.errors import DataError
 from tests.handmade import ftyp, ink_profile, swapped_profile
 
@@ -380,6 +381,18 @@ def test_heic_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     for brands in ((b"heic", b"mif1"), (b"mif1", b"mif1", b"heic"), (b"hevc", b"hevc")):
         with pytest.raises(DataError, match=r"^a\.heic: HEIC needs one more package: pip install pillow-heif$"):
             decode(ftyp(*brands) + bytes(99), "a.heic")
+
+
+def test_heic_is_named_among_what_can_be_read_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    for there in (True, False):
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, there=there: (there or None) if name == "pillow_heif" else find(name),
+        )
+        assert (".heic, .heif, .jpeg" in suffixes_shown()) == there
+        assert (".gif, .jpeg" in suffixes_shown()) != there
 
 
 def test_no_metadata_come_with_the_image(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -15,12 +16,14 @@ from typing import Any
 import numpy
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from sdtune.core.data.buckets import bucket_for, bucket_sizes
+from sdtune.core.data.images import open_image
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.one import handle, target
 from sdtune.core.intake.whole_file import PART
-from sdtune.errors import DataError, OutputError
+from sdtune.errors import DataError, OutputError, SdtuneError
 from tests import handmade, pictures
 from tests.core.data.test_images import decibels, detailed
 from tests.ugly import encoded, plain
@@ -253,6 +256,41 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path: Pa
     with pytest.raises(OutputError, match=r"a\.png: cannot be written"):
         prepared(handmade.png(plain(), 2), tmp_path / "taken")
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(PART)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_elsewhere(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    with pytest.raises(SdtuneError, match="the disk is full; free some space") as caught:
+        prepared(handmade.png(plain(), 2), tmp_path)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_memory_that_runs_out_in_a_decoder_is_the_workers_to_tell(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: object) -> None:
+        raise error
+
+    data = encoded(Image.new("RGB", (32, 32)), "PNG")
+    monkeypatch.setattr(PngImageFile, "load", load)
+    with pytest.raises(MemoryError):
+        prepared(data, tmp_path)
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match="takes more memory than there is"):
+        open_image(tmp_path / "a.png")
+
+
+def test_a_small_mask_is_scaled(tmp_path: Path) -> None:
+    mask = Image.new("L", (8, 8))
+    mask.paste(255, (4, 0, 8, 8))
+    measured = prepared(encoded(Image.new("RGB", (64, 64)), "PNG"), tmp_path, encoded(mask, "PNG"))
+    assert measured.notices == ("its mask is 8 x 8: scaled to the image",)
+    assert opened(tmp_path / "a-mask.png").size == (64, 64)
 
 
 def test_what_webp_cannot_hold_is_told(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,7 +26,7 @@ from sdtune.errors import OutputError, SdtuneError
 HANDLERS = """
 import ctypes, hashlib, os, signal, sys, time
 from sdtune.core.intake.facts import Measured
-from sdtune.errors import DataError, OutputError
+from sdtune.errors import DataError, OutputError, SdtuneError
 
 calls = 0
 
@@ -67,6 +69,8 @@ def handle(job, payload, mask_payload):
             raise DataError(f"{job.name}: is empty")
         case "unwritable":
             raise OutputError("out: no space left; make room")
+        case "full":
+            raise SdtuneError("out: the disk is full; free some space")
         case "bug":
             raise ZeroDivisionError("by zero")
         case "modules":
@@ -277,9 +281,55 @@ def test_what_cannot_be_written_is_no_fault_of_the_file(handler: str) -> None:
         assert not psutil.Process().children()
 
 
+def test_a_full_disk_is_no_fault_of_the_file_nor_of_what_was_given(handler: str) -> None:
+    full = r"^out: the disk is full; free some space$"
+    with Workers(limits(), handler) as workers, pytest.raises(SdtuneError, match=full) as caught:
+        found(workers, "plain", "full")
+    assert caught.value.exit_code == 1
+
+
 def test_workers_that_cannot_start_are_no_fault_of_the_files() -> None:
     with Workers(limits(), "no_such_module:handle") as workers, pytest.raises(SdtuneError, match="no_such_module"):
         found(workers, "plain")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EMFILE, "ulimit -n 1024"), (errno.EAGAIN, "give fewer --workers")]
+)
+def test_what_keeps_a_process_from_starting_is_told(
+    number: int, remedy: str, handler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with Workers(limits(), handler) as workers, pytest.raises(SdtuneError) as caught:
+        found(workers, "plain")
+    assert os.strerror(number) in str(caught.value)
+    assert str(caught.value).endswith(remedy)
+
+
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_threads_that_cannot_start_are_told_and_nothing_goes_on(
+    started: int, handler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, left = threading.Thread.start, iter(range(started))
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name.startswith("sdtune") and next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    with Workers(limits(workers=2), handler) as workers:
+        with pytest.raises(SdtuneError, match=r"can't start new thread\); give fewer --workers"):
+            found(workers, "plain a", "plain b")
+        assert not psutil.Process().children()
+
+
+def test_more_memory_than_a_machine_can_name_is_all_of_it(handler: str) -> None:
+    with Workers(limits(megabytes=99999999999999999), handler) as workers:
+        assert isinstance(found(workers, "plain")["plain"], Measured)
 
 
 def test_nothing_is_imported_from_the_current_folder(
