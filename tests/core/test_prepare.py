@@ -537,15 +537,17 @@ def test_after_an_end_in_the_middle_other_settings_leave_nothing_of_the_first_be
 def test_edited_captions_go_with_their_images_and_new_ones_come_along(tmp_path: Path) -> None:
     source, out = photos(tmp_path / "in", 14), tmp_path / "out"
     run(source, out=out, held_out=0)
-    edited = (out / rows(out)["p7.png"]["file"]).with_suffix(".txt")
-    edited.write_text("my own words")
+    for row in rows(out).values():
+        (out / row["file"]).with_suffix(".txt").write_text("my own words")
+    untouched = (out / rows(out)["p3.png"]["file"]).with_suffix(".txt")
+    untouched.write_text("picture 3")
     (source / "p3.txt").write_text("new words of the source")
     run(source, out=out, held_out=0.9, resolution=64, format="jpeg")
     found = rows(out)
-    assert any(row["held_out"] for row in found.values())
+    assert {row["held_out"] for row in found.values()} == {True, False}
     texts = {name: (out / row["file"]).with_suffix(".txt").read_text() for name, row in found.items()}
-    assert texts["p7.png"] == "my own words"
-    assert texts["p3.png"] == "new words of the source"
+    assert texts.pop("p3.png") == "new words of the source"
+    assert set(texts.values()) == {"my own words"}
     assert len(list(out.rglob("*.txt"))) == 14
 
 
@@ -628,11 +630,14 @@ def test_prior_images_of_another_prompt_are_not_taken_for_these(tmp_path: Path) 
     run(source, out=out, prior={"count": 1, "prompt": "a dog"})
     assert summary(run(source, out=out, prior={"count": 1, "prompt": "a dog!"})).priors == 1
     assert len(list(out.rglob("reg/*/*.png"))) == 2
-    for path in sorted(out.rglob("reg/*/*.png"))[:1]:
-        path.unlink()
-    run(source, out=out, prior={"count": 2, "prompt": "a dog!"})
-    seeds = [path.name.split("-")[1] for path in out.rglob("reg/*/*.png")]
-    assert sorted(seeds) == ["0", "1"]
+
+
+def test_a_prior_image_that_was_removed_makes_room_for_a_new_one(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 1), tmp_path / "out"
+    run(source, out=out, prior={"count": 2, "prompt": "a dog"})
+    next(out.rglob("reg/*/00001-*.png")).unlink()
+    run(source, out=out, prior={"count": 2, "prompt": "a dog"})
+    assert sorted(path.name.split("-")[1] for path in out.rglob("reg/*/*.png")) == ["1", "2"]
 
 
 def test_a_split_of_the_sources_is_the_split_of_the_data_set(tmp_path: Path) -> None:
@@ -650,3 +655,43 @@ def test_captions_written_since_count(tmp_path: Path) -> None:
     (out / rows(out)["p0.png"]["file"]).with_suffix(".txt").write_text("described by now")
     told = summary(run(source, out=out))
     assert (told.described, told.try_next) == (3, f"sdtune train-lora {out}")
+
+
+def test_an_edited_caption_stays_when_its_image_goes(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    picture(9, (40, 40)).save(source / "small.png")
+    (source / "small.txt").write_text("small")
+    run(source, out=out)
+    texts = [(out / rows(out)[name]["file"]).with_suffix(".txt") for name in ("small.png", "p0.png")]
+    texts[0].write_text("my own words")
+    reports = run(source, out=out, judge={"min_side": 50})
+    assert texts[0].read_text() == "my own words"
+    assert any(isinstance(one, Warned) and str(texts[0]) in one.text for one in reports)
+    run(source, out=out, judge={"min_side": 5000, "keep_all": True})
+    assert texts[0].read_text() == "my own words"
+
+
+def test_a_file_that_is_given_in_several_ways_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = photos(tmp_path / "in", 3)
+    monkeypatch.chdir(tmp_path)
+    told = summary(run(source, Path("in"), Path("in/."), Path("in/p0.png"), out=tmp_path / "out"))
+    assert (told.images, told.set_aside) == (3, {})
+
+
+def test_after_a_kill_nothing_counts_as_taken_out_by_hand(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 4), tmp_path / "out"
+    run(source, out=out)
+    (out / rows(out)["p1.png"]["file"]).unlink()
+    (out / ".sdtune" / "moving.jsonl").write_text("")
+    assert summary(run(source, out=out)).images == 4
+
+
+def test_what_is_measured_after_a_kill_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos(tmp_path / "in", 2), out=out)
+    (key, *_), found = Ledger(out).measured, next(iter(Ledger(out).measured.values()))
+    (out / ".sdtune" / "measured.jsonl").write_text('{"key": "cut off')
+    ledger = Ledger(out)
+    with ledger.open():
+        ledger.add(key, found)
+    assert Ledger(out).measured == {key: found}
