@@ -17,7 +17,8 @@ from pathlib import PurePosixPath
 from sdtune.core.data import captions
 from sdtune.core.data.images import SUFFIXES
 from sdtune.core.data.sources import MASK as MASK
-from sdtune.core.data.sources import TEXTS, Entry, Source
+from sdtune.core.data.sources import TEXTS as TEXTS
+from sdtune.core.data.sources import Entry, Source
 from sdtune.errors import DataError
 
 HELD_OUT = "held-out"
