@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 
 from sdtune.core.captioners.base import Setting
+from sdtune.core.captioners.models import trying
 from sdtune.core.captioners.speaker import Speaker
-from sdtune.core.model_folder import FAILURES, unloadable
 
 TASKS = {"short": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "long": "<MORE_DETAILED_CAPTION>"}
 """by the length that was asked for"""
@@ -31,10 +30,8 @@ class Florence2(Speaker):
         if not hasattr(self.tokenizer, "image_token"):  # as in conversions that name it in the config alone
             self.tokenizer.image_token_id = self.model.config.image_token_id
             self.tokenizer.image_token = self.tokenizer.convert_ids_to_tokens(self.tokenizer.image_token_id)
-        try:
+        with trying(self.folder):
             self.processor = Florence2Processor(self.image_processor, self.tokenizer)
-        except FAILURES as problem:
-            raise unloadable(Path(self.tokenizer.name_or_path), problem) from problem
 
     def inputs(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
         """Pixels, and the task's question behind the places of the image."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from sdtune.core import hub
-from sdtune.core.header import read_header, refuse_pickle, what_is
-from sdtune.core.model_folder import FAILURES, unloadable
+from sdtune.core.captioners.config_sizes import config_of, must_be_sane, must_fit, must_make_pixels
+from sdtune.core.header import Header, read_header, refuse_pickle, what_is
+from sdtune.core.model_folder import FAILURES as ALL
+from sdtune.core.model_folder import unloadable
 from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
 
+FAILURES = (*ALL, StrictDataclassError)
+"""what the libraries raise at configs and weights that do not work"""
 FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
 """what is fetched of a model"""
 SAFETENSORS_AT = {
@@ -66,6 +73,8 @@ def _cached(name: str) -> Path | None:
 
 def load_model(kind: str, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """A model of this class of transformers, frozen; that each weight was found is checked."""
+    import torch
+
     _silence()
     files = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file():
@@ -76,11 +85,12 @@ def load_model(kind: str, folder: Path, device: torch.device, dtype: torch.dtype
         pickled = next((file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"))), None)
         told = f"only a pickle ({pickled}), which can run any code" if pickled else "no weights"
         raise ModelError(f"{folder}: has {told}; get its .safetensors")
-    for file in files:
-        read_header(file, ModelError)
+    headers = _checked(folder)
     cls = getattr(import_module("transformers"), kind)
     _must_be(cls.config_class.model_type, folder)
     try:
+        with torch.device("meta"):
+            must_fit(folder / "config.json", cls(cls.config_class.from_pretrained(folder)), headers)
         model, report = cls.from_pretrained(
             folder,
             dtype=dtype,
@@ -105,6 +115,7 @@ def load_tokenizer(folder: Path) -> Any:
     known = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
     if not any((folder / file).is_file() for file in known):
         raise ModelError(f"{folder}: no vocabulary of a tokenizer; get tokenizer.json, or download the model again")
+    _checked(folder)
     from transformers import AutoTokenizer
 
     try:
@@ -116,8 +127,14 @@ def load_tokenizer(folder: Path) -> Any:
 def load_image_processor(folder: Path) -> Any:
     """What makes pixels of images as the model's preprocessor_config.json says, with Pillow and numpy alone."""
     _silence()
-    if not any((folder / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
+    there = [
+        file for name in ("preprocessor_config.json", "processor_config.json") if (file := folder / name).is_file()
+    ]
+    if not there:
         raise ModelError(f"{folder}: no preprocessor_config.json; download the model again")
+    for file in there:
+        must_make_pixels(file)
+    _checked(folder)
     from transformers import AutoImageProcessor
 
     try:
@@ -126,14 +143,26 @@ def load_image_processor(folder: Path) -> Any:
         raise unloadable(folder, problem) from problem
 
 
+@contextlib.contextmanager
+def trying(folder: Path) -> Iterator[None]:
+    """What the libraries raise at the first use of a model is told as what is wrong with its files."""
+    try:
+        yield
+    except FAILURES as problem:
+        raise unloadable(folder, problem) from problem
+
+
+def _checked(folder: Path) -> list[Header]:
+    """The headers of a model's weights, by which its config has sane sizes; every class of transformers reads it."""
+    headers = [read_header(file, ModelError) for file in sorted(folder.glob("*.safetensors"))]
+    if headers and (folder / "config.json").is_file():
+        must_be_sane(folder / "config.json", headers)
+    return headers
+
+
 def _must_be(model_type: str, folder: Path) -> None:
     """Stop at a folder of another kind of model, which transformers would try to make this one of."""
-    import json
-
-    try:
-        found = json.loads((folder / "config.json").read_bytes()).get("model_type")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        raise ModelError(f"{folder / 'config.json'}: not a config in JSON; download the model again") from None
+    found = config_of(folder / "config.json").get("model_type")
     if found != model_type:
         raise ModelError(f"{folder}: a model of type {found}, not {model_type}; give the folder of one that is")
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from sdtune.core.captioners.base import Setting
-from sdtune.core.captioners.models import folder_of
-from sdtune.core.captioners.speaker import INSTEAD, Speaker
+from sdtune.core.captioners.models import trying
+from sdtune.core.captioners.speaker import Speaker
 
 _PLACE = "<|image_pad|>"
 _CHAT = (
@@ -32,14 +32,25 @@ class Qwen3VL(Speaker):
 
     def __init__(self, settings: Any, setting: Setting) -> None:
         super().__init__(settings, setting)
-        template = self.tokenizer.chat_template or _template_beside(folder_of(settings.model, instead=INSTEAD))
-        asked = [{"type": "image"}, {"type": "text", "text": settings.prompt}]
-        self.chat = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": asked}], chat_template=template, tokenize=False, add_generation_prompt=True
-        )
-        size = dict(self.image_processor.size)
-        size["longest_edge"] = max(min(size["longest_edge"], settings.max_pixels), size["shortest_edge"])
-        self.image_processor.size = size
+        with trying(self.folder):
+            template = self.tokenizer.chat_template or _template_beside(self.folder)
+            asked = [{"type": "image"}, {"type": "text", "text": settings.prompt}]
+            self.chat = self._chat([{"role": "user", "content": asked}], template)
+            size = dict(self.image_processor.size)
+            size["longest_edge"] = max(min(size["longest_edge"], settings.max_pixels), size["shortest_edge"])
+            self.image_processor.size = size
+
+    def _chat(self, messages: Sequence[Mapping[str, Any]], template: str) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages, chat_template=template, tokenize=False, add_generation_prompt=True
+                )
+            )
+        except TemplateError as problem:
+            raise ValueError(f"its chat template: {problem}") from None
 
     def inputs(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
         """Patches, and the chat with one place a merged patch; transformers' own processor wants torchvision."""

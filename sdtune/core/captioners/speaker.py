@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from sdtune.core.captioners.base import Describer, Picture, Setting, Told
-from sdtune.core.captioners.models import folder_of, load_image_processor, load_model, load_tokenizer
+from sdtune.core.captioners.models import folder_of, load_image_processor, load_model, load_tokenizer, trying
 from sdtune.core.data.captions import clean
 
 INSTEAD = "give its folder as --captioner.model, or choose --captioner mini, which needs no network"
@@ -34,6 +35,7 @@ class Speaker(Describer):
         self.tokenizer = load_tokenizer(folder)
         self.model = load_model(self.architecture, folder, setting.device, setting.dtype)
         self.batch = self.batch_on_card if setting.device.type == "cuda" else 1
+        self.folder, self.works = folder, False
 
     @abstractmethod
     def inputs(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
@@ -49,7 +51,9 @@ class Speaker(Describer):
         images = [picture.image for picture in pictures]
         assert all(image is not None for image in images), "a picture came without its image"
         beams = getattr(self.settings, "beams", 1)
-        found = [[caption] for caption in self._write(images, do_sample=False, num_beams=beams)]
+        with contextlib.nullcontext() if self.works else trying(self.folder):
+            found = [[caption] for caption in self._write(images, do_sample=False, num_beams=beams)]
+        self.works = True
         if variants > 1:
             for captions, picture in zip(found, pictures, strict=True):
                 captions += self._drawn(picture, variants - 1)

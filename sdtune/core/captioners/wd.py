@@ -20,6 +20,8 @@ from sdtune.core.data.tags import is_face
 from sdtune.errors import ConfigError, ModelError
 
 MODEL, TAGS = "model.onnx", "selected_tags.csv"
+MOST_PIXELS = 2048  # of a side; v3 taggers take 448
+MOST_IMAGES = 64
 GENERAL, CHARACTER, RATING = 0, 4, 9
 """Danbooru's categories"""
 
@@ -38,21 +40,44 @@ class WD(Describer):
         self.settings = settings
         self.session = _session(folder / MODEL, setting.device)
         self.names, self.categories = _tags(folder / TAGS)
-        given = self.session.get_inputs()[0]
-        if len(given.shape) != 4 or given.shape[3] != 3 or not isinstance(given.shape[1], int):
-            raise ModelError(f"{folder / MODEL}: takes {given.shape}, not images [n, side, side, 3]; get a v3 tagger")
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            raise ModelError(f"{folder / MODEL}: takes {len(inputs)} inputs, not images alone; get a v3 tagger")
+        (given,) = inputs
+        if not _takes_images(given):
+            told = " ".join(str(given.shape).split())[:100]
+            raise ModelError(
+                f"{folder / MODEL}: takes {told} of {given.type}, not images [n, side, side, 3] of tensor(float), "
+                f"with a side up to {MOST_PIXELS}; get a v3 tagger"
+            )
         self.input, self.side = given.name, given.shape[1]
-        self.batch = given.shape[0] if isinstance(given.shape[0], int) else 8
+        self.fixed = given.shape[0] if isinstance(given.shape[0], int) else None
+        self.batch = self.fixed or 8
 
     def describe(self, pictures: Sequence[Picture], variants: int = 1) -> list[list[Told]]:  # noqa: ARG002 (one way)
         """The tags from each category's probability up."""
         pixels = np.stack([_pixels(picture.image, self.side) for picture in pictures])
         batches = [pixels[start : start + self.batch] for start in range(0, len(pixels), self.batch)]
-        probabilities = np.concatenate([self.session.run(None, {self.input: batch})[0] for batch in batches])
-        if probabilities.shape[1] != len(self.names):
-            told = f"{probabilities.shape[1]} probabilities for the {len(self.names)} tags of {TAGS}"
+        return [self._told(row) for batch in batches for row in self._probabilities(batch)]
+
+    def _probabilities(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """[n, tags] of pixels [n, side, side, 3]; where the network takes more at once, the rest is black."""
+        count = len(pixels)
+        if self.fixed and count < self.fixed:
+            pixels = np.concatenate([pixels, np.zeros((self.fixed - count, *pixels.shape[1:]), pixels.dtype)])
+        try:
+            found = self.session.run(None, {self.input: pixels})
+        except Exception as problem:  # of onnxruntime's own kinds, which have no common name
+            told = " ".join(str(problem).split())[:200]
+            raise ModelError(f"{self.settings.model}: {MODEL} cannot be run ({told}); get a v3 tagger") from None
+        shape: tuple[int, ...] = np.shape(found[0]) if found else ()
+        if len(shape) != 2 or shape[0] != len(pixels) or found[0].dtype.kind != "f":
+            told = f"{MODEL} gives {list(shape)} for {len(pixels)} images, not the probabilities of tags for each"
+            raise ModelError(f"{self.settings.model}: {told}; get a v3 tagger")
+        if shape[1] != len(self.names):
+            told = f"{shape[1]} probabilities for the {len(self.names)} tags of {TAGS}"
             raise ModelError(f"{self.settings.model}: {told}; download both files again")
-        return [self._told(row) for row in probabilities]
+        return np.asarray(found[0][:count])
 
     def _told(self, probabilities: np.ndarray[Any, Any]) -> list[Told]:
         least = {GENERAL: self.settings.general, CHARACTER: self.settings.character}
@@ -67,6 +92,15 @@ class WD(Describer):
     def _spelt(self, tag: str) -> str:
         """With spaces for underscores; a face such as ^_^ or o_o is no two words."""
         return tag if self.settings.underscores or is_face(tag) else tag.replace("_", " ")
+
+
+def _takes_images(given: Any) -> bool:
+    """Whether an input of a network is [n, side, side, 3], its side told and sane, n told, too, or free."""
+    if given.type != "tensor(float)" or len(given.shape) != 4:
+        return False
+    count, height, width, colours = given.shape
+    square = isinstance(height, int) and height == width and 1 <= height <= MOST_PIXELS
+    return square and colours == 3 and (not isinstance(count, int) or 1 <= count <= MOST_IMAGES)
 
 
 def _pixels(image: Image.Image | None, side: int) -> np.ndarray[Any, Any]:

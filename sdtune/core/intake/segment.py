@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Memory
-from sdtune.core.captioners.models import folder_of, load_image_processor, load_model, load_tokenizer
+from sdtune.core.captioners.models import folder_of, load_image_processor, load_model, load_tokenizer, trying
 from sdtune.core.memory import device_for, dtype_for
 
 INSTEAD = "give its folder as --mask.model, or draw the masks yourself and take --mask files"
@@ -29,6 +30,7 @@ class Segmenter:
     def __init__(self, settings: MaskClipSeg, memory: Memory) -> None:
         device = device_for(memory)
         folder = find_model(settings)
+        self.folder, self.works = folder, False
         self.threshold = settings.threshold
         self.image_processor = load_image_processor(folder)
         tokenizer = load_tokenizer(folder)
@@ -50,10 +52,12 @@ class Segmenter:
         found = []
         for start in range(0, len(images), self.batch):
             some = list(images[start : start + self.batch])
-            pixels = self.image_processor(some, return_tensors="pt").pixel_values
-            texts = {name: value.expand(len(some), -1) for name, value in self.text.items()}
-            logits = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype), **texts).logits
-            maps = logits.reshape(len(some), *logits.shape[-2:]).float().sigmoid().cpu().numpy()  # [n, side, side]
+            with contextlib.nullcontext() if self.works else trying(self.folder):
+                pixels = self.image_processor(some, return_tensors="pt").pixel_values
+                texts = {name: value.expand(len(some), -1) for name, value in self.text.items()}
+                logits = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype), **texts).logits
+                maps = logits.reshape(len(some), *logits.shape[-2:]).float().sigmoid().cpu().numpy()  # [n, side, side]
+            self.works = True
             found += [
                 Image.fromarray(one, mode="F").resize(image.size, Image.Resampling.BILINEAR)
                 for one, image in zip(maps, some, strict=True)

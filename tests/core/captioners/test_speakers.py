@@ -127,6 +127,99 @@ def test_a_folder_that_is_none_is_told_in_one_line(kind: str, folders: dict[str,
         assert "\n" not in str(error.value)
 
 
+HOSTILE: list[tuple[str, str, Any, str]] = [
+    ("preprocessor_config.json", "image_mean", [0.5], "image_mean is not three numbers"),
+    ("preprocessor_config.json", "image_std", [0.5, 0, 0.5], "image_std is not above 0"),
+    ("preprocessor_config.json", "image_mean", "0.5", "image_mean is not three numbers"),
+    ("preprocessor_config.json", "size", {"height": 10**6, "width": 10**6}, "size.height is not a number"),
+    ("preprocessor_config.json", "size", {"height": 0, "width": 8}, "size.height is not a number"),
+    ("config.json", "num_hidden_layers", 10**9, "num_hidden_layers is not a number up to"),
+    ("config.json", "encoder_layers", 10**9, "encoder_layers is not a number up to"),
+    ("config.json", "num_labels", 10**9, "num_labels is not a number up to"),
+    ("config.json", "vocab_size", 10**12, "vocab_size is not a number up to"),
+    ("config.json", "vocab_size", 2**23, "weights where there are"),
+    ("config.json", "hidden_size", "wide", "cannot be loaded"),
+    ("config.json", "num_attention_heads", 0, "cannot be loaded"),
+    ("config.json", "num_attention_heads", -3, "cannot be loaded"),
+    ("config.json", "image_size", 10**9, "image_size is not a number up to"),
+    ("preprocessor_config.json", None, [], "not a config in JSON"),
+    ("config.json", None, [], "not a config in JSON"),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "value", "words"), HOSTILE)
+def test_configs_that_cannot_be_are_told_in_one_line(
+    file: str, name: str | None, value: Any, words: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["blip"], tmp_path / "blip"))
+    config = json.loads((folder / file).read_text())
+    if name is not None and name != "size" and file == "config.json":
+        for part in ("text_config", "vision_config"):
+            config[part][name] = value
+    (folder / file).write_text(json.dumps(value if name is None else {**config, name: value}))
+    with pytest.raises(ModelError) as error:
+        load(settings("blip", folder), CPU)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "told", [{}, {"decoder_start_token_id": 10**6, "bos_token_id": 10**6}, {"eos_token_id": "end"}, {"num_beams": "x"}]
+)
+def test_a_generation_config_that_does_not_work_is_told_in_one_line(
+    kind: str, told: dict[str, Any], folders: dict[str, Path], pictures: list[Picture], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders[kind], tmp_path / kind))
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config.get("text_config", {})):
+        for name in ("bos_token_id", "decoder_start_token_id"):
+            part[name] = None
+    (folder / "config.json").write_text(json.dumps(config))
+    problem = None
+    try:
+        load(settings(kind, folder), CPU).describe(pictures[:1])  # what it does not need may be wrong
+    except ModelError as error:
+        problem = str(error)
+    assert problem is None or ("cannot be loaded" in problem and "\n" not in problem)
+    assert problem or (kind, told) not in [("florence2", {}), ("blip", {})]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("chat_template.jinja", "{% for x in %}"),
+        ("chat_template.jinja", "{{ messages.x.y }}"),
+        ("preprocessor_config.json", {"size": {"height": 32, "width": 32}}),
+    ],
+)
+def test_a_chat_that_cannot_be_is_told_in_one_line(
+    file: str, text: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["qwen3-vl"], tmp_path / "qwen"))
+    told = text if isinstance(text, str) else json.dumps({**json.loads((folder / file).read_text()), **text})
+    (folder / file).write_text(told)
+    with pytest.raises(ModelError, match="cannot be loaded") as error:
+        load(settings("qwen3-vl", folder), CPU)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_has_worked_keeps_its_errors(
+    folders: dict[str, Path], pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first picture shows whether a model's files fit; what fails later is no matter of the files."""
+    describer: Any = load(settings("blip", folders["blip"]), CPU)
+    describer.describe(pictures[:1])
+    monkeypatch.setattr(describer, "inputs", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        describer.describe(pictures[:1])
+    fresh: Any = load(settings("blip", folders["blip"]), CPU)
+    monkeypatch.setattr(fresh, "inputs", lambda _: 1 / 0)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        fresh.describe(pictures[:1])
+
+
 def test_a_hub_name_that_cannot_be_reached_names_what_works_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"^florence-community/Florence-2-base is not on this machine.*mini"):

@@ -122,6 +122,83 @@ def test_a_network_for_one_image_at_a_time_takes_three(tmp_path: Path) -> None:
         assert [{tag.text for tag in one} for one in found] == [set(), {"reddish", "bluish"}, {"reddish"}]
 
 
+def graph_of(
+    folder: Path, inputs: dict[str, list[Any]], nodes: list[Any], outputs: list[str], *, kind: Any = None
+) -> Path:
+    """A network with these inputs and outputs, and a table of two tags."""
+    helper, of = onnx.helper, kind or onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "odd",
+        [helper.make_tensor_value_info(name, of, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        [onnx.numpy_helper.from_array(np.full((2, 2), 0.9, np.float32), "two")],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
+    )
+    (folder / "selected_tags.csv").write_text("tag_id,name,category\n0,a,0\n1,b,0\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (["n", 8, 4, 3], "not images [n, side, side, 3]"),
+        ([0, 8, 8, 3], "not images"),
+        ([10**6, 8, 8, 3], "not images"),
+        (["n", 0, 0, 3], "not images"),
+        (["n", 10**6, 10**6, 3], "side up to 2048"),
+        (["n", "side", "side", 3], "not images"),
+        (["n", 8, 8], "not images"),
+    ],
+)
+def test_a_network_that_takes_no_images_is_told_when_it_is_loaded(shape: list[Any], words: str, tmp_path: Path) -> None:
+    folder = graph_of(tmp_path, {"x": shape}, [onnx.helper.make_node("Flatten", ["x"], ["y"])], ["y"])
+    with pytest.raises(ModelError) as error:
+        load(WD(model=str(folder)), CPU)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_networks_are_told_in_one_line(tmp_path: Path) -> None:
+    node, images = onnx.helper.make_node, {"x": ["n", SIDE, SIDE, 3]}
+    flat = node("Flatten", ["x"], ["y"])
+    beyond = [
+        node("ReduceSum", ["x"], ["black"], keepdims=0),
+        node("ReduceSum", ["two"], ["three"], keepdims=0),
+        node("Add", ["black", "three"], ["sum"]),
+        node("Cast", ["sum"], ["row"], to=7),
+        node("Gather", ["two", "row"], ["z"]),
+    ]
+    odd = {
+        "takes 0 inputs": graph_of(tmp_path / "none", {}, [node("Identity", ["two"], ["y"])], ["y"]),
+        "takes 2 inputs": graph_of(
+            tmp_path / "two", {**images, "z": ["n"]}, [flat, node("Identity", ["z"], ["w"])], ["y", "w"]
+        ),
+        "tensor(double)": graph_of(
+            tmp_path / "double", images, [node("Cast", ["x"], ["y"], to=1)], ["y"], kind=onnx.TensorProto.DOUBLE
+        ),
+        "gives [] for 1 images": graph_of(
+            tmp_path / "scalar", images, [node("ReduceMean", ["x"], ["y"], keepdims=0)], ["y"]
+        ),
+        "gives [2, 2] for 1 images": graph_of(tmp_path / "rows", images, [node("Identity", ["two"], ["y"])], ["y"]),
+        "cannot be run": graph_of(tmp_path / "fails", images, beyond, ["z"]),
+    }
+    for words, folder in odd.items():
+        with pytest.raises(ModelError) as error:
+            told(folder)
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_network_for_four_images_at_a_time_takes_three(tmp_path: Path) -> None:
+    folder = saying(tmp_path, *[0.9] * 6, batch=4)
+    found = load(WD(model=str(folder)), CPU).describe([Picture(Path("a.png"), Image.new("RGB", (9, 9)))] * 3)
+    assert [len(one) for one in found] == [4] * 3
+
+
 def test_what_is_missing_or_broken_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = saying(tmp_path / "whole", *[0.5] * 6)
     fewer = saying(tmp_path / "fewer", *[0.5] * 5)
