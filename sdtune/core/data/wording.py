@@ -44,8 +44,8 @@ def must_be_stable(wording: Wording) -> None:
             once = _replaced(words, wording.replace)
             if _replaced(once, wording.replace) != once:
                 raise ConfigError(
-                    f'replace (--replace): "{words}" becomes "{once}", and that something else when it is done again; '
-                    "leave out one of the two"
+                    f'wording.replace (--replace): "{words}" becomes "{once}", and that something else when it is '
+                    "done again; leave out one of the pairs"
                 )
 
 
