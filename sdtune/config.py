@@ -174,7 +174,7 @@ class Limits(Spec):
 
     seconds: float = Field(5.0, gt=0, le=3600)
     """CPU seconds; four times as long by the clock."""
-    megabytes: int = Field(1000, ge=200)
+    megabytes: int = Field(1000, ge=200, le=10**6)
     """Memory of the process that reads it."""
     workers: int | None = setting(None, "--workers", ge=1, le=256)
     """Processes that read files. Not given: one a core."""

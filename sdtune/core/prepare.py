@@ -15,6 +15,7 @@ from PIL import ImageColor
 
 from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare
+from sdtune.core.data.images import suffixes_shown
 from sdtune.core.data.lint import lint
 from sdtune.core.data.sources import open_sources
 from sdtune.core.intake.extras import check_models, draw_priors, find_masks
@@ -115,8 +116,7 @@ def _nothing(intake: Intake, config: Prepare) -> str:
     told = ", ".join(map(str, config.sources))
     if intake.found or intake.skipped:
         return f"{told}: none of the {len(intake.skipped)} images can be used; the reasons are told above"
-    known = ", ".join(sorted({".png", ".jpg", ".webp", ".avif", ".tiff", ".gif", ".bmp"}))
-    return f"{told}: no images; give folders, archives or files with images ({known})"
+    return f"{told}: no images; give folders, archives or files with images ({suffixes_shown()})"
 
 
 def _all_aside(result: Sorted, config: Prepare) -> str:
@@ -191,7 +191,8 @@ def _texts(row: Row, ledger: Ledger | None) -> tuple[str, ...]:
 def _of_class(file: str) -> tuple[str, ...]:
     """A kohya folder's class stands for the captions that are missing."""
     folder = file.rpartition("/")[0].rpartition("/")[2]
-    return (folder.partition("_")[2],) if folder[:1].isdigit() else ()
+    words = folder.partition("_")[2] if folder[:1].isdigit() else ""
+    return (words,) if words else ()
 
 
 def _summary(

@@ -695,3 +695,21 @@ def test_what_is_measured_after_a_kill_stands_on_a_line_of_its_own(tmp_path: Pat
     with ledger.open():
         ledger.add(key, found)
     assert Ledger(out).measured == {key: found}
+
+
+def test_shards_in_a_folder_are_read_and_a_blank_class_is_none(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for shard in range(2):
+        (source / "shards").mkdir(parents=True, exist_ok=True)
+        with tarfile.open(source / "shards" / f"{shard:05d}.tar", "w") as tar:
+            for name, content in (("a.txt", b"a shard"), ("a.png", data(shard))):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    (source / "broken.zip").write_bytes(b"PK broken")
+    photos(source / "10_", 1, start=5)
+    (source / "10_" / "p5.txt").unlink()
+    reports = run(source, out=out)
+    told = summary(reports)
+    assert (told.images, told.described, told.left, told.try_next) == (3, 2, 0, f"sdtune caption {out}")
+    assert [report.path.name for report in reports if isinstance(report, Skipped)] == ["broken.zip"]

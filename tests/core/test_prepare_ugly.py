@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,12 @@ from PIL import Image
 
 from tests import ugly
 
+PEAK = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(done.returncode)
+"""
 UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -30,12 +35,15 @@ def test_every_file_becomes_what_it_shall(corpus: tuple[Path, list[ugly.Case]]) 
     out = folder.parent / "out"
     command = [sys.executable, "-m", "sdtune", "prepare", str(folder), "--out", str(out), "--json"]
     command += ["--resolution", "128", "--keep-all", "--held-out", "0", "--workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, check=False)
+    measured = [sys.executable, "-c", PEAK, *command]  # in a process whose children are this command alone
+    done = subprocess.run(measured, capture_output=True, text=True, cwd=folder.parent, check=False)
     assert done.returncode == 0, done.stderr
+    notes, _, peak = done.stderr.rstrip().rpartition("\n")
+    assert int(peak) < 2**20, "1 GB, in kB"
+    assert "set aside" in notes
     assert "Traceback" not in done.stderr
     assert not UNSAFE.search(done.stderr)
     assert not UNSAFE.search(done.stdout)
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2**20, "1 GB, in kB"
     told: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     skipped = {one["path"]: one["reason"] for one in told if one["report"] == "skipped"}
     second = {one["path"] for one in told if one["report"] == "setaside"}

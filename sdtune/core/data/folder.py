@@ -73,8 +73,8 @@ def read_folder(data: Data) -> Generator[Skipped | Note | Warned | Progress, Non
     if all(item.prior for item, _ in found):
         raise DataError(f"{folder}: holds regularisation images only; put the pictures to learn beside reg/")
     yield from _notices(found)
-    yield Note(_counted(folder, layout, len(read)))
     unit = math.gcd(*(item.repeats for item, _ in found))
+    yield Note(_counted(folder, layout, len(read)) + _repeated([item.repeats // unit for item, _ in found]))
     return [
         Example(
             _path(item),
@@ -172,6 +172,11 @@ def _counted(folder: Path, layout: Layout, used: int) -> str:
     more = [f"{priors} of them for regularisation"] if priors else []
     more += [f"{held_out} more are held out"] if held_out else []
     return f"data: {used} images with captions in {folder}" + "".join(f", {one}" for one in more)
+
+
+def _repeated(repeats: Sequence[int]) -> str:
+    """Repeats weigh folders against each other: where all have the same there is nothing to say."""
+    return f"; with repeats a pass sees {sum(repeats)}" if max(repeats) > 1 else ""
 
 
 def _told_of_bad(folder: Path, reasons: Sequence[str], *, left: bool) -> list[str]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 
 from sdtune.config import Prepare
+from sdtune.core.data.archives import archive_at
 from sdtune.core.data.captions import BYTES
-from sdtune.core.data.layout import Item, arrange
+from sdtune.core.data.layout import Item, Layout, arrange
 from sdtune.core.data.lint import unreadable
-from sdtune.core.data.sources import Entry, Source
+from sdtune.core.data.sources import Entry, FolderSource, Source
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.ledger import Identity, Ledger, identity_of
 from sdtune.core.intake.workers import Workers
 from sdtune.core.reports import Note, Problem, Progress, Telling
 from sdtune.errors import DataError
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 OFTEN = 5  # files between two reports
 TOLD = 10  # unreadable captions told one by one
 Task = tuple[str, Job, bytes | None, bytes | None]
@@ -56,8 +60,11 @@ def list_sources(sources: Sequence[Source], config: Prepare) -> Telling[Intake]:
     """All images with what their names and texts say of them; none is opened."""
     intake = Intake()
     known: set[str] = set()
-    for source in sources:
+    waiting = deque(sources)
+    while waiting:
+        source = waiting.popleft()
         layout = arrange(source)
+        waiting.extendleft(reversed(_archives_in(source, layout, intake)))
         troubles = list(layout.troubles)
         for item in layout.items:
             if item.entry.trouble:
@@ -82,6 +89,22 @@ def list_sources(sources: Sequence[Source], config: Prepare) -> Telling[Intake]:
         images = "1 image" if len(layout.items) == 1 else f"{len(layout.items)} images"
         yield Note(f"source: {images} in {source.told}")
     return intake
+
+
+def _archives_in(source: Source, layout: Layout, intake: Intake) -> list[Source]:
+    """The archives that lie in a folder, as WebDataset's shards do; they are taken from what is left."""
+    found: list[Source] = []
+    for told, reason in list(layout.left) if isinstance(source, FolderSource) else ():
+        if not told.lower().endswith(ARCHIVES):
+            continue
+        layout.left.remove((told, reason))
+        try:
+            archive = archive_at(Path(told))
+        except DataError as error:
+            intake.skipped[told] = str(error).removeprefix(f"{told}: ")
+            continue
+        found += [archive] if archive else []
+    return found
 
 
 def _that_fit(captions: Sequence[str]) -> tuple[str, ...]:

@@ -380,7 +380,9 @@ def test_kohyas_folders_say_repeats_class_and_what_keeps_the_class(tmp_path: Pat
 def test_repeats_weigh_folders_against_each_other(tmp_path: Path) -> None:
     put(tmp_path / "10_a", "a.png")
     put(tmp_path / "20_b", "b.png")
-    assert [example.repeats for example in read(tmp_path)[0]] == [1, 2]
+    examples, reports = read(tmp_path)
+    assert [example.repeats for example in examples] == [1, 2]
+    assert any(isinstance(report, Note) and "with repeats a pass sees 3" in report.text for report in reports)
 
 
 def test_regularisation_alone_is_nothing_to_learn_from(tmp_path: Path) -> None:
