@@ -14,8 +14,9 @@ from pathlib import Path
 
 from sdtune.config import Caption
 from sdtune.core.captioners.base import Describer, Picture
-from sdtune.core.data.caption_file import Place, alone, places, sweep, texts_of, watched, write
+from sdtune.core.data.caption_file import Place, alone, places, sweep, write
 from sdtune.core.data.caption_statistics import statistics
+from sdtune.core.data.caption_watch import Watch
 from sdtune.core.data.captions import first_of
 from sdtune.core.data.folder import arrange_folder
 from sdtune.core.data.images import open_image
@@ -39,9 +40,6 @@ AT_ONCE = 32  # decoded images in memory, 36 MB each at 12 megapixels
 FILES_AT_ONCE = 64  # captions worded between two reports
 EXAMPLES = 3
 
-Stamp = tuple[int, int, int]
-"""changes whenever a file does"""
-
 
 def caption(config: Caption) -> Telling[None]:
     """Describes the images that the mode names and tells each caption when it is complete on disk."""
@@ -49,7 +47,7 @@ def caption(config: Caption) -> Telling[None]:
         yield from _looked_at(config)
         return
     _check(config)
-    writes = not config.dry_run and config.folder.is_dir()
+    writes = not config.dry_run and os.path.isdir(config.folder)
     with alone(config.folder) if writes else contextlib.nullcontext(True) as locked:
         yield from _captioned(config, locked=locked)
 
@@ -76,7 +74,8 @@ def _captioned(config: Caption, *, locked: bool) -> Iterator[Report]:
     if by_class := work.by_class():
         yield Note(by_class)
     try:
-        work.look(todo)
+        if not config.dry_run:
+            work.watch = Watch(config.folder, found, todo, lambda: _read(config)[1])
         if config.mode == "edit":
             yield from _edited(work, todo)
         elif todo:
@@ -109,12 +108,8 @@ class Work:
     kept: int = 0
     """those whose captions stay as they are"""
     wrote: bool = False
-    now: dict[Path, Place] = field(default_factory=dict)
-    """by image, as they were read last"""
-    stamps: dict[Path, Stamp | None] = field(default_factory=dict)
-    """of the files that hold captions, as they were then or as they were written since"""
-    lists: set[Path] = field(default_factory=set)
-    """of captions, those that are there and those that could be"""
+    watch: Watch | None = None
+    """None where nothing is written"""
 
     def wants(self, place: Place) -> bool:
         """Whether the mode names this image."""
@@ -127,8 +122,8 @@ class Work:
         number = sum(place.item.prior and not place.captions and bool(place.item.of_class) for place in self.found)
         if self.config.mode != "missing" or not number:
             return None
-        take = "takes its caption from its" if number == 1 else "take their captions from their"
-        return f"{_images(number)} for regularisation {take} folder's name, as in training"
+        take = "takes its caption from its folder's name" if number == 1 else "take theirs from their folders' names"
+        return f"{_images(number)} for regularisation {take}, as in training"
 
     def skip(self, path: Path, reason: str, images: int = 1) -> Skipped:
         """An image that is left out, or several for the same reason."""
@@ -154,44 +149,19 @@ class Work:
         again = self.config.mode == "overwrite" and all(first.match(one) for one in place.captions)
         return of_class if again or not place.captions else None
 
-    def look(self, todo: Sequence[Place]) -> None:
-        """Remember how the files stand that hold captions."""
-        if self.config.dry_run:
-            return
-        self.now = {place.path: place for place in self.found}
-        self.lists = watched(self.config.folder, self.found)
-        files = {file for place in todo for file in texts_of(place)} | self.lists
-        self.stamps = {file: _stamp(file) for file in files}
-
-    def still(self, captions: Sequence[tuple[Place, tuple[str, ...]]]) -> Iterator[tuple[Place, str | None]]:
-        """Each with the place that it has now, and why it must not be written where someone else has written there."""
-        own = {file for place, _ in captions for file in texts_of(place)} | self.lists
-        if any(_stamp(file) != self.stamps.get(file) for file in own):
-            self.stamps = {file: _stamp(file) for file in self.stamps}
-            self.now = {place.path: place for place in _read(self.config)[1]}
-        for place, _ in captions:
-            now = self.now.get(place.path)
-            if now is None:
-                yield place, "is gone meanwhile"
-            elif self.config.mode == "missing" and now.captions:
-                yield now, "has a caption meanwhile, which stays"
-            elif (now.captions, now.raw) != (place.captions, place.raw):
-                yield now, "its caption was changed meanwhile, so it stays; run it again"
-            else:
-                yield now, now.trouble
-
     def put(self, captions: Sequence[tuple[Place, tuple[str, ...]]], seconds: float) -> Iterator[Captioned | Skipped]:
         """Each of a batch, complete on disk."""
-        if not self.config.dry_run:
-            checked = list(zip(captions, self.still(captions), strict=True))
-            captions = [(now, several) for (_, several), (now, reason) in checked if not reason]
-            for _, (now, reason) in checked:
+        if self.watch is not None:
+            looked = list(self.watch.look([place for place, _ in captions], missing=self.config.mode == "missing"))
+            for place, reason in looked:
                 if reason:
                     self.kept += 1
-                    yield self.skip(now.path, reason)
+                    yield self.skip(place.path, reason)
+            pairs = zip(looked, captions, strict=True)
+            captions = [(now, several) for (now, reason), (_, several) in pairs if not reason]
             self.wrote |= bool(captions)
             write(captions)
-            self.stamps |= {place.file: _stamp(place.file) for place, _ in captions}
+            self.watch.wrote([place for place, _ in captions])
         speed = (self.done + len(captions)) / max(1e-6, time.monotonic() - self.began)
         for place, several in captions:
             self.done += 1
@@ -212,10 +182,9 @@ class Work:
         """What came of it all."""
         folder = self.config.folder
         if self.cut:
-            most = self.config.wording.max_tokens
-            yield Note(
-                f"{_images(self.cut)}: captions cut to {self.count.about}{most} tokens, at the end of a tag or word"
-            )
+            tokens = self.config.wording.max_tokens
+            most = f"{self.count.about}{tokens} tokens" if tokens else "8 kB"
+            yield Note(f"{_images(self.cut)}: captions cut to {most}, at the end of a tag or word")
         if not wanted:
             yield Note(self._nothing(len(self.found)))
         if wanted and not self.done and not self.kept:
@@ -362,14 +331,6 @@ def _looked_at(config: Caption) -> Iterator[Report]:
 def _model_of(settings: object) -> str:
     model = getattr(settings, "model", None)
     return f" ({model})" if model else ""
-
-
-def _stamp(file: Path) -> Stamp | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _quoted(folder: Path) -> str:

@@ -175,7 +175,8 @@ def test_captions_of_models_are_cleaned(teller: type[Teller], monkeypatch: pytes
     run(tmp_path, captioner="blip", variants=2)
     assert texts(tmp_path) == {"a.txt": "a disc[31m on white\n"}
     monkeypatch.setattr(teller, "tells", [" é" * 9000])
-    run(tmp_path, captioner="blip", mode="overwrite")
+    reports = run(tmp_path, captioner="blip", mode="overwrite")
+    assert any("cut to 8 kB" in note.text for note in of(Note, reports))
     assert 8000 < len((tmp_path / "a.txt").read_bytes()) <= 8192
     run(tmp_path, mode="edit", wording={"suffix": ", end"})
     assert (tmp_path / "a.txt").read_text().endswith("é, end\n")
