@@ -65,6 +65,7 @@ def word(caption: str, count: Counter = ESTIMATE, **wording: Any) -> str:
         ("risks of a cat", {"trigger": "sks"}, "sks, risks of a cat"),
         ("a cat and a Cat", {"replace": ("cat=sks cat",)}, "a sks cat and a sks cat"),
         ("a sks cat, a cat", {"replace": ("cat=sks cat",)}, "a sks cat, a sks cat"),
+        ("a Sks_Cat", {"replace": ("cat=sks cat",)}, "a Sks_Cat"),
         ("cat, hat", {"replace": ("cat=cat , pet",)}, "cat, pet, hat"),
         ("a cat", {"trigger": "masterpiece", "prefix": "masterpiece, best", "suffix": "best"},
          "masterpiece, best a cat best"),
