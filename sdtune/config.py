@@ -75,6 +75,17 @@ class Memory(Spec):
     """Keep little from the forward pass and compute it again: about a quarter more time, far less memory."""
 
 
+class Limits(Spec):
+    """What one file may cost."""
+
+    seconds: float = Field(5.0, gt=0, le=3600)
+    """CPU seconds; four times as long by the clock."""
+    megabytes: int = Field(1000, ge=200, le=10**6)
+    """Memory of the process that reads it."""
+    workers: int | None = setting(None, "--workers", place=16, ge=1, le=256)
+    """Processes that read files. Not given: one a core."""
+
+
 class Save(Spec):
     """The LoRA file."""
 
@@ -130,6 +141,7 @@ class TrainLora(Spec):
     loss: Loss = MSE()
     weighting: Weighting = MinSNR()
     memory: Memory = Memory()
+    limits: Limits = Limits()
     save: Save = Save()
     samples: Samples = Samples()
 
@@ -143,19 +155,12 @@ class Judge(Spec):
     """Least variance of the Laplacian at 512 px; less is blurred. 0: not judged."""
     contrast: float = Field(3.0, ge=0)
     """Least standard deviation of grey, of 255; less is nearly one colour. 0: not judged."""
-    aspect: float = Field(4.0, ge=0)
-    """Longest side to shortest that is kept; training would crop most of what is longer. 0: not judged."""
+    aspect: float = Field(4.0, ge=1)
+    """Longest side to shortest that is kept; training would crop most of what is longer."""
     likeness: int = Field(8, ge=0, le=16)
     """Bits of 64 in which the perceptual hashes of near-duplicates may differ; 0: identical hashes only."""
     keep_all: bool = setting(False, "--keep-all", place=8)
     """Tell all this, but leave out only what cannot be read."""
-
-    @field_validator("aspect")
-    @classmethod
-    def _at_least_a_square(cls, aspect: float) -> float:
-        if 0 < aspect < 1:
-            raise ValueError("should be 1 or more, or 0")
-        return aspect
 
 
 class Prior(Spec):
@@ -165,19 +170,8 @@ class Prior(Spec):
     """Images of the class to draw with the base model into reg/, for training to keep the class by."""
     prompt: str | None = setting(None, "--class-prompt", place=13, min_length=1)
     """What --prior draws, as "a dog"."""
-    model: str = setting("mini", "--model", "-m", min_length=1)
+    model: str = setting("mini", "--model", "-m", place=14, min_length=1)
     """Base model that draws them."""
-
-
-class Limits(Spec):
-    """What one file may cost."""
-
-    seconds: float = Field(5.0, gt=0, le=3600)
-    """CPU seconds; four times as long by the clock."""
-    megabytes: int = Field(1000, ge=200, le=10**6)
-    """Memory of the process that reads it."""
-    workers: int | None = setting(None, "--workers", ge=1, le=256)
-    """Processes that read files. Not given: one a core."""
 
 
 class Prepare(Spec):
@@ -230,10 +224,10 @@ class Wording(Spec):
     """Tags or phrases to take out, with commas between them; can be given several times."""
     replace: tuple[str, ...] = setting((), "--replace", metavar="OLD=NEW", place=8)
     """Words to put in place of others; can be given several times."""
-    order: Literal["score", "frequency"] = setting("score", "--order")
+    order: Literal["score", "frequency"] = setting("score", "--order", place=9)
     """Of tags. score: the surest first, as a captioner tells them; frequency: the most usual in the set first (mode
     edit alone, since all captions must be there)."""
-    dedupe: bool = setting(False, "--dedupe")
+    dedupe: bool = setting(False, "--dedupe", place=10)
     """Each tag once a caption."""
     max_tokens: int | None = setting(None, "--max-tokens", place=11, ge=8, le=1000)
     """Longer captions are cut at the end of a tag or word; CLIP reads 77."""
@@ -276,7 +270,7 @@ class Caption(Spec):
     """Leave with exit code 2 where --lint finds something or an image is left out."""
     follow_links: bool = setting(False, "--follow-links", place=17)
     """Read images and captions that are links to files elsewhere; what is written replaces the link."""
-    batch_size: int | None = setting(None, "--batch-size", ge=1, le=4096)
+    batch_size: int | None = setting(None, "--batch-size", place=17, ge=1, le=4096)
     """Images at once on the device. Not given: what suits the captioner."""
     model: str | None = setting(None, "--model", "-m", min_length=1)
     """Base model whose tokenizer counts tokens. Not given: CLIP's where it is on this machine, else an estimate."""

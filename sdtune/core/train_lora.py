@@ -41,7 +41,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     yield Note(f"model: {_title(identity.name)} ({family.title})")
     if not model.is_here(identity):
         yield Note("the model will be fetched from the hub once the images are read: some GB, kept for later runs")
-    examples = yield from read_folder(config.data)
+    examples = yield from read_folder(config.data, config.limits)
 
     config = yield from _with_batches_that_fill(config, len(examples))
     pipe = model.load(identity, dtype)

@@ -10,16 +10,20 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdtune.config import Data
+from sdtune.config import Data, Limits
 from sdtune.core.data import captions
-from sdtune.core.data.images import Facts, inspect_image, suffixes_shown
+from sdtune.core.data.images import suffixes_shown
 from sdtune.core.data.layout import HELD_OUT, Item, Layout, arrange
 from sdtune.core.data.sources import FolderSource
+from sdtune.core.intake.facts import Job, Measured
+from sdtune.core.intake.workers import Workers
 from sdtune.core.reports import Note, Progress, Skipped, Warned
 from sdtune.errors import DataError
 
 NAMED = 5  # files named in one message about many
 OFTEN = 20  # images between two reports
+USUAL = Limits()
+SIDE = 1024  # pixels; a JPEG is decoded as large as that needs, where the resolution is not known yet
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,20 @@ class Example:
         return self.captions[0]
 
 
-def read_folder(data: Data) -> Generator[Skipped | Note | Warned | Progress, None, list[Example]]:
-    """Tells what is left out, and returns the examples by path; every image is decoded whole once."""
+def read_folder(
+    data: Data, limits: Limits = USUAL
+) -> Generator[Skipped | Note | Warned | Progress, None, list[Example]]:
+    """Tells what is left out, and returns the examples by path; every image is decoded whole once, within limits."""
     folder = data.folder
     layout = arrange_folder(folder, follow_links=data.follow_links)
     items = [item for item in layout.items if not item.held_out]
     if layout.troubles:
         raise DataError(*captions.first_of(layout.troubles, f"{folder}: and", "more such lines"))
-    found: list[tuple[Item, Facts]] = []
+    looked = yield from _look(items, data, limits)
     bad = [(told, f"{told}: {reason}") for told, reason in layout.unread]
-    for number, item in enumerate(items, 1):
-        facts, reasons = _read(item)
-        bad += [(item.entry.told, reason) for reason in reasons]
-        found += [(item, facts)] if facts else []
-        if number % OFTEN == 0 or number == len(items):
-            yield Progress("reading images", number, len(items))
+    both = list(zip(items, looked, strict=True))
+    bad += [(item.entry.told, reason) for item, seen in both for reason in _reasons(item, seen)]
+    found = [(item, seen) for item, seen in both if isinstance(seen, Measured) and not item.troubles]
     if data.skip_bad:
         for told, reason in bad:
             yield Skipped(Path(told), reason.removeprefix(f"{told}: "))
@@ -140,16 +143,26 @@ def _what_there_is(layout: Layout) -> str:
     return f"put images there ({suffixes_shown()})"
 
 
-def _read(item: Item) -> tuple[Facts | None, list[str]]:
-    """What an image's file says, or the reasons why it or its caption cannot be used."""
-    reasons = list(item.troubles)
-    facts = None
-    if item.entry.path is not None:
-        try:
-            facts = inspect_image(item.entry.path)
-        except DataError as error:
-            reasons.append(str(error))
-    return (facts if not reasons else None), reasons
+def _look(items: Sequence[Item], data: Data, limits: Limits) -> Generator[Progress, None, list[Measured | str | None]]:
+    """What worker processes found of each image, or why it cannot be used; None where its name tells that already."""
+    found: list[Measured | str | None] = [None] * len(items)
+    jobs = (
+        (place, Job(item.entry.told, str(item.entry.path), None, resolution=data.resolution or SIDE), None, None)
+        for place, item in enumerate(items)
+        if item.entry.path is not None
+    )
+    with Workers(limits) as workers:
+        for number, (place, seen) in enumerate(workers.each(jobs), 1):
+            found[place] = seen
+            if number % OFTEN == 0:
+                yield Progress("reading images", number, len(items))
+    yield Progress("reading images", len(items), len(items))
+    return found
+
+
+def _reasons(item: Item, seen: Measured | str | None) -> list[str]:
+    """Why an image or its caption cannot be used."""
+    return [*item.troubles, *([f"{item.entry.told}: {seen}"] if isinstance(seen, str) else [])]
 
 
 def _captions(item: Item, data: Data) -> tuple[str, ...]:
@@ -200,15 +213,15 @@ def _lacking(folder: Path, paths: Sequence[Path], of: int) -> list[str]:
     ]
 
 
-def _notices(told: Sequence[tuple[Item, Facts]]) -> Generator[Warned, None, None]:
+def _notices(told: Sequence[tuple[Item, Measured]]) -> Generator[Warned, None, None]:
     """What the user should know of several images at once."""
     by_notice: dict[str, list[Path]] = defaultdict(list)
     by_stem: dict[Path, list[Path]] = defaultdict(list)
     for item, facts in told:
         path = _path(item)
         by_stem[path.with_suffix("")].append(path)
-        if facts.notice:
-            by_notice[facts.notice].append(path)
+        for notice in facts.notices:
+            by_notice[notice].append(path)
     for notice, paths in by_notice.items():
         yield Warned(f"{_names(paths)}: {notice}")
     for paths in by_stem.values():

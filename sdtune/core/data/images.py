@@ -48,17 +48,6 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it has to say
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of an image file once it has been decoded whole."""
-
-    width: int
-    """pixels, upright"""
-    height: int
-    notice: str | None
-    """what the user should know of how it is used: "animated: only the first frame is used" """
-
-
-@dataclass(frozen=True)
 class Decoded:
     """An image file's picture, and what it was."""
 
@@ -88,12 +77,6 @@ def suffixes_shown() -> str:
 def open_image(path: Path) -> Image.Image:
     """The image as upright RGB on white; raises DataError with the reason where it cannot be read whole."""
     return _of_file(path).image
-
-
-def inspect_image(path: Path) -> Facts:
-    """The image's size and what is special about it; raises DataError as open_image does."""
-    decoded = _of_file(path)
-    return Facts(decoded.width, decoded.height, "; ".join(decoded.notices) or None)
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:

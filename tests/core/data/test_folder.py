@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdtune.config import Data
+from sdtune.config import Data, Limits
 from sdtune.core.data.captions import clean
 from sdtune.core.data.folder import Example, read_folder, with_trigger
 from sdtune.core.reports import Note, Report, Skipped, Warned
@@ -409,3 +409,13 @@ def test_hugging_faces_imagefolder_with_splits_lists_and_folders(tmp_path: Path)
     put(tmp_path / "validation", "b.png", None)
     (tmp_path / "train" / "metadata.csv").write_text('file_name,text\ncats/a.png,"a cat, asleep"\n')
     assert captions(tmp_path) == {"a.png": "a cat, asleep"}
+
+
+def test_each_image_has_limits(tmp_path: Path) -> None:
+    put(tmp_path, "good.png")
+    Image.new("RGB", (8000, 8000)).save(tmp_path / "large.png", compress_level=1)
+    (tmp_path / "large.txt").write_text("black")
+    work = read_folder(Data(folder=tmp_path), Limits(megabytes=200, workers=1))
+    with pytest.raises(DataError, match=r"large\.png: needs more than 200 MB") as caught:
+        list(work)
+    assert len(caught.value.problems) == 1

@@ -15,7 +15,7 @@ import numpy
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from sdtune.core.data.images import SMALLEST, decode, fit, inspect_image, open_image, suffixes_shown
+from sdtune.core.data.images import SMALLEST, decode, fit, open_image, suffixes_shown
 from sdtune.errors import DataError
 from tests.handmade import ftyp, ink_profile, swapped_profile
 
@@ -141,7 +141,7 @@ def test_sixteen_bits_are_scaled_by_their_range(suffix: str, tmp_path: Path) -> 
     path = saved(Image.fromarray(ramp), tmp_path / f"a.{suffix}")
     opened = numpy.asarray(open_image(path))
     assert (opened[0, :, 0] == numpy.arange(256)).all()
-    assert inspect_image(path).notice is not None
+    assert decode(path, str(path)).notices
 
 
 @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
@@ -212,7 +212,7 @@ def test_of_an_animation_the_first_frame_is_used(tmp_path: Path) -> None:
             path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {})
         )
         assert open_image(path).getpixel((5, 5)) == (255, 0, 0)
-        assert "first frame" in (inspect_image(path).notice or "")
+        assert "first frame" in "".join(decode(path, str(path)).notices)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff", "avif"])
