@@ -272,9 +272,9 @@ class Caption(Spec):
     """Read images and captions that are links to files elsewhere; what is written replaces the link."""
     batch_size: int | None = setting(None, "--batch-size", place=17, ge=1, le=4096)
     """Images at once on the device. Not given: what suits the captioner."""
-    model: str | None = setting(None, "--model", "-m", min_length=1)
+    model: str | None = setting(None, "--model", "-m", place=18, min_length=1)
     """Base model whose tokenizer counts tokens. Not given: CLIP's where it is on this machine, else an estimate."""
-    seed: int = setting(0, "--seed", ge=0, lt=2**63)
+    seed: int = setting(0, "--seed", place=19, ge=0, lt=2**63)
     """Start of random draws: the second and further captions of an image."""
     memory: Memory = Memory()
 
