@@ -38,8 +38,14 @@ def worded(
 
 def must_be_stable(wording: Wording) -> None:
     """Raises ConfigError at replacements that would undo each other, or grow each time."""
+    unwanted = [tag for told in wording.blacklist for tag in tags_of(told)]
     for pair in wording.replace:
         old, _, new = pair.partition("=")
+        if _phrase(old).search(clean(new)) and any(_phrase(one).search(clean(new)) for one in unwanted):
+            raise ConfigError(
+                f'wording.replace (--replace): "{clean(old)}" becomes "{clean(new)}", out of which --blacklist takes '
+                "words, so that it would grow each time; leave out one of the two"
+            )
         for words in (clean(old), clean(new)):
             once = _replaced(words, wording.replace)
             if _replaced(once, wording.replace) != once:
@@ -117,7 +123,7 @@ def _edited(text: str, wording: Wording) -> str:
     """With other words for some, and without the unwanted; over again, since what is gone joins what was apart."""
     for _ in range(AGAIN):
         before, text = text, _edited_once(text, wording)
-        if text == before:
+        if text == before or len(text) > 2 * BYTES:
             break
     return text
 

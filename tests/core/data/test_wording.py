@@ -164,6 +164,9 @@ def test_replacements_that_would_go_on_for_ever_are_refused(replace: tuple[str, 
     with pytest.raises(ConfigError, match="--replace"):
         must_be_stable(Wording(replace=replace))
     must_be_stable(Wording(replace=("cat=sks cat", "grey=gray", "hat=")))
+    with pytest.raises(ConfigError, match="--blacklist"):
+        must_be_stable(Wording(replace=("b=a b b",), blacklist=("a",)))
+    assert len(word("c d e b", replace=("b=a b b",), blacklist=("a",))) < 9 * BYTES
 
 
 @pytest.mark.parametrize("trigger", ["s\nks", "s\x1bks", "s\u2028ks"])

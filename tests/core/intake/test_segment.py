@@ -84,3 +84,12 @@ def test_a_wrong_folder_is_told_in_one_line(tmp_path: Path) -> None:
             Segmenter(MaskClipSeg(model=str(model)), CPU)
         assert "\n" not in str(error.value)
         assert "captioner that fits" not in str(error.value)
+
+
+def test_what_fails_at_the_first_image_is_told_as_the_models_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter(MaskClipSeg(model=str(folder)), CPU)
+    monkeypatch.setattr(segmenter, "image_processor", lambda *_, **__: 1 / 0)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        segmenter.mask(images())
