@@ -121,7 +121,7 @@ def _limit_memory(megabytes: int) -> None:
 
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file of 1 GB in the user's folder
-        wanted, (_, hard) = min(megabytes * 2**20, sys.maxsize), resource.getrlimit(resource.RLIMIT_DATA)
+        wanted, (_, hard) = megabytes * 2**20, resource.getrlimit(resource.RLIMIT_DATA)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
 
