@@ -713,3 +713,9 @@ def test_shards_in_a_folder_are_read_and_a_blank_class_is_none(tmp_path: Path) -
     told = summary(reports)
     assert (told.images, told.described, told.left, told.try_next) == (3, 2, 0, f"sdtune caption {out}")
     assert [report.path.name for report in reports if isinstance(report, Skipped)] == ["broken.zip"]
+
+
+def test_it_does_not_wait_for_pytorch() -> None:
+    told = "import sys, sdtune.core.prepare; print({'torch', 'transformers', 'diffusers'} & set(sys.modules) or 'none')"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout == "none\n"
