@@ -70,7 +70,7 @@ def _prepare(config: Prepare) -> Telling[None]:
         if intake.left:
             yield Note(f"left alone, since they are no images: {_named([told for told, _ in intake.left])}")
         yield from _told_aside(result)
-        problems = _problems(result, intake, written, config)
+        problems = _problems(result, intake, ledger, config)
         bordered = [one.row.source for one in result.kept if intake.measured[one.row.key].border]
         if bordered and not config.crop_borders:
             yield Note(
@@ -79,7 +79,7 @@ def _prepare(config: Prepare) -> Telling[None]:
         yield from problems
         priors = (yield from draw_priors(config, written)) if written and config.prior.count else 0
         page = write_page(result, intake, problems, written, config) if written else None
-        yield _summary(result, intake, config, written, page, priors, time.monotonic() - began)
+        yield _summary(result, intake, config, ledger, page, priors, time.monotonic() - began)
     if config.strict and intake.skipped:
         count = len(intake.skipped)
         files = "1 file" if count == 1 else f"{count} files"
@@ -133,20 +133,26 @@ def _told_aside(result: Sorted) -> Iterator[SetAside]:
 def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> Telling[Sorted]:
     """Every image in its place; those that are nowhere any more are prepared anew."""
     ledger.begin_moving(result.rows)
-    missing, edited = put_in_place([one.wanted for one in result.kept], ledger)
-    for path in edited:
+    placed = put_in_place([one.wanted for one in result.kept], ledger)
+    if placed.missing:
+        missing = set(placed.missing)
+        yield from measure([one for one in intake.found if one.identity.key in missing], intake, config, ledger)
+        result = sort_out(intake, ledger, config)
+        ledger.begin_moving(result.rows)
+        placed = put_in_place([one.wanted for one in result.kept], ledger)
+        for row in (one.row for one in result.kept if one.row.file not in placed.rows):
+            intake.skipped[row.source] = "changed or vanished while it was read; run the command again"
+            yield Skipped(Path(row.source), intake.skipped[row.source])
+    for path in placed.edited:
         yield Warned(
             f"{path}: was edited in the data set, and so it stays; remove it and say --restore to have it made anew"
         )
-    if missing:
-        yield from measure([one for one in intake.found if one.identity.key in set(missing)], intake, config, ledger)
-        result = sort_out(intake, ledger, config)
-        ledger.begin_moving(result.rows)
-        lost = set(put_in_place([one.wanted for one in result.kept], ledger)[0])
-        for row in (one.row for one in result.kept if one.row.key in lost):
-            intake.skipped[row.source] = "changed or vanished while it was read; run the command again"
-            yield Skipped(Path(row.source), intake.skipped[row.source])
-        result = replace(result, kept=[one for one in result.kept if one.row.key not in lost])
+    kept = [
+        replace(one, wanted=replace(one.wanted, row=placed.rows[one.row.file]))
+        for one in result.kept
+        if one.row.file in placed.rows
+    ]
+    result = replace(result, kept=kept)
     if isinstance(config.mask, MaskClipSeg):
         yield from find_masks(config.mask, [one.row for one in result.kept], ledger, config)
     for text in take_away(ledger, result.rows):
@@ -154,7 +160,7 @@ def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> T
     used = {one.identity.key for one in intake.found if one.identity.key in intake.measured}
     ledger.measured = intake.measured
     if config.restore:
-        ledger.removed = set()
+        ledger.removed.clear()
     ledger.finish(result.rows, used | {row.key for row in result.carried}, config.held_out)
     return result
 

@@ -682,7 +682,8 @@ def test_after_a_kill_nothing_counts_as_taken_out_by_hand(tmp_path: Path) -> Non
     source, out = photos(tmp_path / "in", 4), tmp_path / "out"
     run(source, out=out)
     (out / rows(out)["p1.png"]["file"]).unlink()
-    (out / ".sdtune" / "moving.jsonl").write_text("")
+    planned = [json.dumps(row | {"key": "of other settings"}) for row in rows(out).values()]
+    (out / ".sdtune" / "moving.jsonl").write_text("\n".join(planned))
     assert summary(run(source, out=out)).images == 4
 
 
@@ -719,3 +720,163 @@ def test_it_does_not_wait_for_pytorch() -> None:
     told = "import sys, sdtune.core.prepare; print({'torch', 'transformers', 'diffusers'} & set(sys.modules) or 'none')"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout == "none\n"
+
+
+def stopped_while_moving(monkeypatch: pytest.MonkeyPatch, *sources: Path, out: Path, **settings: Any) -> None:
+    """A run that ends after its images are placed and before that is written down."""
+
+    def broken(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "finish", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run(*sources, out=out, **settings)
+    monkeypatch.undo()
+
+
+def test_what_people_did_holds_through_a_kill_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = photos(tmp_path / "in", 6), tmp_path / "out"
+    run(source, out=out)
+    edited, removed = (out / rows(out)[name]["file"] for name in ("p0.png", "p5.png"))
+    Image.new("RGB", (50, 50), "red").save(edited)
+    mine = edited.read_bytes()
+    removed.unlink()
+    for settings in ({}, {"format": "jpeg"}, {"resolution": 64}, {}):
+        stopped_while_moving(monkeypatch, source, out=out, **settings)
+        reports = run(source, out=out, **settings)
+        assert edited.read_bytes() == mine
+        assert aside(reports)["p5.png"] == ("removed", None)
+        images = [path.name for path in out.glob("*.[pj][np]g")]
+        assert len(images) == 5, "one copy each"
+
+
+def test_an_edited_image_is_the_one_copy_on_its_side(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 14), tmp_path / "out"
+    run(source, out=out, held_out=0)
+    for number, row in enumerate(rows(out).values()):
+        Image.new("RGB", (50, 50), (number, 0, 0)).save(out / row["file"])
+    mine = {path.read_bytes() for path in out.glob("*.png")}
+    for settings in ({"held_out": 0.5}, {"held_out": 0.5, "format": "jpeg"}, {"held_out": 0}):
+        run(source, out=out, **settings)
+        images = [path for path in out.rglob("*") if path.suffix in (".png", ".jpg") and ".sdtune" not in path.parts]
+        assert {path.read_bytes() for path in images} == mine
+        assert len(images) == 14
+        assert all(path.with_suffix(".txt").exists() for path in images)
+
+
+def test_masks_that_people_draw_are_theirs(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 14), tmp_path / "out"
+    (source / "p1-masklabel.png").write_bytes(data(50, mode="L"))
+    run(source, out=out, held_out=0.4)
+    mine = {}
+    for name, row in rows(out).items():
+        path = out / row["file"].replace(".png", "-masklabel.png")
+        Image.new("L", (96, 64), int(name[1:-4])).save(path)
+        mine[name] = path.read_bytes()
+    clipseg = {"kind": "clipseg", "model": str(tiny.saved("clipseg", tmp_path / "model")), "prompt": "a cat"}
+    for settings in ({"mask": clipseg}, {}, {"resolution": 64, "held_out": 0}, {"mask": {"kind": "alpha"}}):
+        run(source, out=out, **settings)
+        for name, row in rows(out).items():
+            assert (out / row["file"].replace(".png", "-masklabel.png")).read_bytes() == mine[name]
+
+
+def test_a_mask_of_another_text_does_not_pass_for_this_one_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    model = str(tiny.saved("clipseg", tmp_path / "model"))
+    settings = {"kind": "clipseg", "model": model, "threshold": 0.5}
+    run(source, out=out, mask=settings | {"prompt": "a cat"})
+    monkeypatch.setattr("sdtune.core.prepare.find_masks", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out=out, mask=settings | {"prompt": "a dog"})
+    monkeypatch.undo()
+    asked: list[int] = []
+    real = Segmenter.mask
+    monkeypatch.setattr(Segmenter, "mask", lambda one, images: asked.append(len(images)) or real(one, images))
+    run(source, out=out, mask=settings | {"prompt": "a dog"})
+    assert sum(asked) == 3
+
+
+def stop(*_: Any) -> Any:
+    raise KeyboardInterrupt
+    yield
+
+
+def test_a_kill_moves_nothing_across(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = photos(tmp_path / "in", 13), tmp_path / "out"
+    run(source, out=out, held_out=0.01)
+    before = {name for name, row in rows(out).items() if row["held_out"]}
+    assert len(before) == 2
+    photos(source, 12, start=13)
+    stopped_while_moving(monkeypatch, source, out=out, held_out=0.01)
+    run(source, out=out, held_out=0.01)
+    assert before <= {name for name, row in rows(out).items() if row["held_out"]}
+
+
+def test_new_captions_of_the_sources_come_whole_through_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = photos(tmp_path / "in", 4), tmp_path / "out"
+    run(source, out=out)
+    for number in range(4):
+        (source / f"p{number}.txt").write_text(f"new words {number}")
+    real, written = Ledger.write, []
+
+    def limited(ledger: Ledger, path: Path, text: str) -> None:
+        written.append(path)
+        if path.suffix == ".txt" and sum(one.suffix == ".txt" for one in written) > 2:
+            raise KeyboardInterrupt
+        real(ledger, path, text)
+
+    monkeypatch.setattr(Ledger, "write", limited)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out=out)
+    monkeypatch.undo()
+    run(source, out=out)
+    assert {path.read_text() for path in out.glob("*.txt")} == {f"new words {number}" for number in range(4)}
+
+
+def test_of_two_copies_of_a_picture_one_can_be_taken_out(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    photos(source / "10_cat", 3)
+    photos(source / "reg" / "1_cat", 1)
+    run(source, out=out)
+    next(out.glob("reg/1_cat/*.png")).unlink()
+    for _ in range(2):
+        run(source, out=out)
+        assert len(list(out.glob("10_cat/*.png"))) == 3
+        assert not list(out.glob("reg/1_cat/*.png"))
+
+
+def test_sources_that_move_leave_nothing_double(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    photos(source / "10_cat", 14)
+    photos(source / "reg" / "1_cat", 2, start=20)
+    settings: dict[str, Any] = {"held_out": 0.3, "judge": {"keep_all": True}}
+    first = summary(run(source, out=out, **settings))
+    edited = next(out.glob("10_cat/*.txt"))
+    edited.write_text("my own words")
+    source.rename(tmp_path / "moved")
+    told = summary(run(tmp_path / "moved", out=out, **settings))
+    assert (told.images, told.priors, told.held_out) == (first.images, first.priors, first.held_out)
+    (tmp_path / "moved" / "10_cat").rename(tmp_path / "moved" / "20_cat")
+    told = summary(run(tmp_path / "moved", out=out, **settings))
+    assert (told.images, told.priors, told.held_out) == (first.images, first.priors, first.held_out)
+    assert not (out / "10_cat").exists()
+    assert [path.read_text() for path in out.glob("20_cat/*.txt")].count("my own words") == 1
+
+
+def test_a_source_that_cannot_be_read_for_once_keeps_its_picture(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    run(source, out=out)
+    (source / "p1.png").write_bytes(data(1)[:200])
+    assert summary(run(source, out=out)).images == 3
+    (source / "p1.png").write_bytes(data(1))
+    assert summary(run(source, out=out)).images == 3
+
+
+def test_a_dry_run_counts_what_is_there_by_now(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    (source / "p0.txt").unlink()
+    run(source, out=out)
+    (out / rows(out)["p0.png"]["file"]).with_suffix(".txt").write_text("described by now")
+    assert summary(run(source, out=out, dry_run=True)).described == 3

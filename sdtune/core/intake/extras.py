@@ -15,7 +15,7 @@ from sdtune.config import Prepare, Sample
 from sdtune.core.intake.ledger import Ledger, Row
 from sdtune.core.intake.shelf import mask_of
 from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling
-from sdtune.core.run_folder import safe_name, write_atomically
+from sdtune.core.run_folder import safe_name
 
 AT_ONCE = 8  # images through the segmenter
 
@@ -36,7 +36,9 @@ def find_masks(settings: MaskClipSeg, rows: Sequence[Row], ledger: Ledger, confi
     """A mask beside each image that shall have one by this text; those that an earlier run found so are kept."""
     before = {row.key for row in ledger.rows.values() if row.mask == settings.told}
     wanted = [row for row in rows if row.mask == settings.told]
-    todo = [row for row in wanted if row.key not in before or not mask_of(ledger.out / row.file).exists()]
+    places = {row.file: mask_of(ledger.out / row.file) for row in wanted}
+    todo = [row for row in wanted if row.key not in before or not places[row.file].exists()]
+    todo = [row for row in todo if not places[row.file].exists() or ledger.is_own(places[row.file])]  # not people's
     if not todo:
         return
     from sdtune.core.intake.segment import Segmenter
@@ -45,7 +47,8 @@ def find_masks(settings: MaskClipSeg, rows: Sequence[Row], ledger: Ledger, confi
     for start in range(0, len(todo), AT_ONCE):
         chunk = [ledger.out / row.file for row in todo[start : start + AT_ONCE]]
         for path, mask in zip(chunk, segmenter.mask([_open(path) for path in chunk]), strict=True):
-            write_atomically(mask_of(path), mask.save, within=ledger.unfinished)
+            mask.save(ledger.unfinished / "mask.png")
+            ledger.take(ledger.unfinished / "mask.png", mask_of(path))
         yield Progress("finding masks", start + len(chunk), len(todo))
 
 

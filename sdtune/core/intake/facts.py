@@ -60,3 +60,5 @@ class Measured:
     """where the mask came from: "file", "alpha"; None: no mask"""
     written: int = 0
     """bytes of the prepared image, 0 where nothing was written"""
+    made: str = ""
+    """SHA-256 of the prepared image, "" where nothing was written"""

@@ -4,6 +4,7 @@ prepared.jsonl            a row an image of the data set, for people and program
 .sdtune/measured.jsonl    what was found of each file, so that no file is read twice
 .sdtune/settings.json     the share that was held out, and what was taken out by hand
 .sdtune/moving.jsonl      rows of the images that are being put in place, while they are
+.sdtune/made              SHA-256 of every image and mask that was ever put there: all else is people's
 .sdtune/stage/            prepared images that have no place yet
 .sdtune/thumbnails/       for the report
 .sdtune/unfinished/       files while they are written
@@ -31,7 +32,7 @@ from sdtune.core.intake.facts import Measured
 from sdtune.core.run_folder import must_be_writable
 from sdtune.errors import DataError, OutputError
 
-VERSION = 1  # of what `one.handle` makes; another number makes everything anew
+VERSION = 2  # of what `one.handle` makes; another number makes everything anew
 UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 ROWS = "prepared.jsonl"
 HIDDEN = ".sdtune"
@@ -64,6 +65,8 @@ class Row:
     """of the original file and of what was asked for"""
     origin: str
     """of the original's place"""
+    made: str = ""
+    """SHA-256 of the prepared image"""
 
 
 MEASURED: TypeAdapter[Any] = TypeAdapter(Measured)
@@ -101,14 +104,32 @@ class Ledger:
         self._moving = self.hidden / "moving.jsonl"
         self.measured: dict[str, Measured] = {}
         self.rows: dict[str, Row] = {}
-        """by file"""
+        """by file, as the last run that came to its end left them"""
+        self.planned: dict[str, Row] = {}
+        """by file, of a run that did not come to its end: these may stand there, too"""
         self.share: float | None = None
         """of the images that were held out"""
-        self.removed: set[str] = set()
-        """SHA-256 of the images that someone has taken out of the data set"""
-        self.disturbed = self._moving.exists()
-        """whether an earlier run was killed while it moved images, so that what is there tells nothing of people"""
+        self.removed: set[tuple[str, str]] = set()
+        """(SHA-256, origin) of the images that someone has taken out of the data set"""
+        self._made: set[str] = set()
         self._read()
+
+    @property
+    def known(self) -> dict[str, Row]:
+        """All that may stand there."""
+        return {**self.planned, **self.rows}
+
+    def is_own(self, path: Path) -> bool:
+        """Whether a file is one that prepare has made, and not people's."""
+        return digest(path) in self._made
+
+    def take(self, old: Path, new: Path) -> None:
+        """Put a file that was made here in its place."""
+        self._made.add(made := digest(old))
+        with (self.hidden / "made").open("a", encoding="ascii") as file:
+            file.write(f"{made}\n")
+        new.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(old, new)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -134,6 +155,7 @@ class Ledger:
             shutil.rmtree(self.unfinished, ignore_errors=True)  # of a process that was killed
             self.unfinished.mkdir()
             self._mend()
+            self._read()  # anew, since another process may have been at work until now
             yield
         finally:
             shutil.rmtree(self.unfinished, ignore_errors=True)
@@ -147,16 +169,24 @@ class Ledger:
 
     def begin_moving(self, rows: Sequence[Row]) -> None:
         """From here to `finish` images come and go: what may be there by then is known to the next run, too."""
-        known = {**self.rows, **{row.file: row for row in rows}}
-        self.write(self._moving, _ended([json.dumps(asdict(row)) for row in known.values()]))
+        self._settle(self.share)
+        planned = {**self.planned, **{row.file: row for row in rows}}
+        self.write(self._moving, _ended([json.dumps(asdict(row)) for row in planned.values()]))
+
+    def _settle(self, share: float | None) -> None:
+        removed = sorted(map(list, self.removed))
+        self.write(
+            self.hidden / "settings.json",
+            _ended([json.dumps({"version": VERSION, "held_out": share, "removed": removed})]),
+        )
 
     def finish(self, rows: Sequence[Row], used: set[str], share: float) -> None:
         """Write what stands in the data set now; what has not changed is not written anew."""
         self.rows = {row.file: row for row in rows}
         lines = [json.dumps({"key": key, **asdict(self.measured[key])}) for key in sorted(used)]
         self.write(self.hidden / "measured.jsonl", _ended(lines))
-        settings = {"version": VERSION, "held_out": share, "removed": sorted(self.removed)}
-        self.write(self.hidden / "settings.json", _ended([json.dumps(settings)]))
+        self._settle(share)
+        self.write(self.hidden / "made", _ended(sorted(self._made)))
         told = [
             _readable(json.dumps(asdict(row), ensure_ascii=False)) for row in sorted(rows, key=lambda row: row.file)
         ]
@@ -194,6 +224,8 @@ class Ledger:
                 self.out.rmdir()
 
     def _read(self) -> None:
+        for known in (self.measured, self.rows, self.planned, self.removed):
+            known.clear()
         if not os.path.lexists(self.out):
             return
         try:
@@ -207,18 +239,30 @@ class Ledger:
             found = _checked(MEASURED, row)
             if isinstance(key, str) and found is not None and _is_sound(found):
                 self.measured[key] = found
-        for file in (self.out / ROWS, self._moving):
+        for file, found_rows in ((self.out / ROWS, self.rows), (self._moving, self.planned)):
             for row in _lines(file):
                 known = _checked(ROW, row)
                 if known is not None and _is_sane(known):
-                    self.rows[known.file] = known
+                    found_rows[known.file] = known
+        with contextlib.suppress(OSError):
+            self._made = set((self.hidden / "made").read_text(encoding="ascii", errors="replace").split())
         for settings in _lines(self.hidden / "settings.json"):
             share, removed = settings.get("held_out"), settings.get("removed")
             self.share = share if isinstance(share, int | float) else None
-            self.removed = {one for one in removed if isinstance(one, str)} if isinstance(removed, list) else set()
-        gone = {row.sha256 for row in self.rows.values() if not (self.out / row.file).exists()}
-        if not self.disturbed and len(gone) < len(self.rows):  # where all are gone, nobody chose
+            for pair in removed if isinstance(removed, list) else ():
+                if isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair):
+                    self.removed.add((pair[0], pair[1]))
+        there = {(row.sha256, row.origin): (self.out / row.file).exists() for row in self.rows.values()}
+        there |= {(row.sha256, row.origin): True for row in self.rows.values() if (self.out / row.file).exists()}
+        gone = {(row.sha256, row.origin) for row in self.rows.values() if self._stays(row)}
+        gone = {one for one in gone if not there[one]}
+        if len(gone) < len(there):  # where all are gone, nobody chose
             self.removed |= gone
+
+    def _stays(self, row: Row) -> bool:
+        """Whether a run that was killed would have left it where it was."""
+        planned = self.planned.get(row.file)
+        return not self.planned or (planned is not None and planned.key == row.key)
 
 
 def _checked(kind: TypeAdapter[Any], row: dict[str, Any]) -> Any:
@@ -273,6 +317,13 @@ def _readable(line: str) -> str:
 
 def _ended(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, "" where it cannot be read."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
 
 
 def _hash(*told: object) -> str:

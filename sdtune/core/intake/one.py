@@ -53,6 +53,7 @@ def handle(job: Job, payload: bytes | None = None, mask_payload: bytes | None = 
     image = shaped(decoded.image, shape)
     mask = shaped(whole_mask, shape) if whole_mask else None
     grey = grey_of(image)
+    written = _write(job, image, mask) if job.stem is not None else 0
     return Measured(
         sha256=digest,
         bytes=size,
@@ -67,7 +68,8 @@ def handle(job: Job, payload: bytes | None = None, mask_payload: bytes | None = 
         tints=tints(image),
         notices=decoded.notices + notices,
         mask=source,
-        written=_write(job, image, mask) if job.stem is not None else 0,
+        written=written,
+        made=hashlib.sha256(target(job).read_bytes()).hexdigest() if written else "",
     )
 
 

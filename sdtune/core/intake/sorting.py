@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare
@@ -59,16 +61,16 @@ class Sorted:
 def sort_out(intake: Intake, ledger: Ledger | None, config: Prepare) -> Sorted:
     """A pure function of what the sources and the data set hold."""
     good = [one for one in intake.found if one.identity.key in intake.measured]
-    carried = _carried(intake, ledger)
-    before = {row.origin for row in ledger.rows.values()} if ledger else set()
-    candidates = [_candidate(one, intake, placed=one.identity.origin in before) for one in good]
+    carried = _carried(good, intake, ledger, config)
+    out_of_it = _taken_out(good, intake, ledger, config)
+    before = {row.origin for row in ledger.known.values()} if ledger else set()
+    candidates = [
+        _candidate(one, intake, placed=one.identity.origin in before or taken_out)
+        for one, taken_out in zip(good, out_of_it, strict=True)
+    ]
     candidates += [_standing(row, intake.measured[row.key]) for row in carried]
     found = verdicts(candidates, config)[: len(good)]
-    taken_out = ledger.removed if ledger and not config.restore else set()
-    found = [
-        REMOVED if verdict is None and intake.measured[one.identity.key].sha256 in taken_out else verdict
-        for one, verdict in zip(good, found, strict=True)
-    ]
+    found = [REMOVED if gone and verdict is None else verdict for verdict, gone in zip(found, out_of_it, strict=True)]
     aside = [verdict is REMOVED or sets_aside(verdict, config.judge) for verdict in found]
     keys = [*(one.identity.key for one in good), *(row.key for row in carried)]
     texts = [one.item.captions for one in good]
@@ -112,13 +114,49 @@ def _standing(row: Row, measured: Measured) -> Candidate:
     return Candidate(row.source, measured, group, row.prior, bool(row.captions), placed=True)
 
 
-def _carried(intake: Intake, ledger: Ledger | None) -> list[Row]:
-    """What stands in the data set from sources that are not given this time; what someone removed is gone."""
+def _taken_out(good: Sequence[Found], intake: Intake, ledger: Ledger | None, config: Prepare) -> list[bool]:
+    """Whether someone has taken each image out of the data set; told by its place, or by its content where it moved."""
+    if ledger is None or config.restore:
+        return [False] * len(good)
+    now = {one.identity.origin for one in good}
+    moved = {sha256 for sha256, origin in ledger.removed if origin not in now}
+    stands = {row.origin for row in ledger.known.values()}
+    gone = []
+    for one in good:
+        sha256, origin = intake.measured[one.identity.key].sha256, one.identity.origin
+        gone.append((sha256, origin) in ledger.removed or (sha256 in moved and origin not in stands))
+    return gone
+
+
+def _carried(good: Sequence[Found], intake: Intake, ledger: Ledger | None, config: Prepare) -> list[Row]:
+    """What stands in the data set from sources that are not given this time, or cannot be read."""
     if ledger is None:
         return []
-    now = {one.identity.origin for one in intake.found}
-    rows = (row for row in ledger.rows.values() if row.origin not in now and row.key in intake.measured)
-    return [row for row in rows if (ledger.out / row.file).is_file()]
+    now = {one.identity.origin for one in good}
+    places, contents = set(), set()
+    for one in good:
+        sha256 = intake.measured[one.identity.key].sha256
+        contents.add(sha256)
+        for held in (False, True):
+            places.add(place_of(one.item, sha256, config.format, held_out=held).rpartition(".")[0])
+    return [
+        row
+        for row in ledger.known.values()
+        if row.origin not in now
+        and row.key in intake.measured
+        and (ledger.out / row.file).is_file()
+        and row.file.rpartition(".")[0] not in places  # its source lies elsewhere by now
+        and not (row.sha256 in contents and not _is_there(row.source))
+    ]
+
+
+def _is_there(source: str) -> bool:
+    """Whether an original may still be where it was, in an archive too."""
+    path = Path(source)
+    for above in (path, *path.parents):
+        if os.path.lexists(above):
+            return above == path or above.is_file()
+    return False
 
 
 def _held_out(
@@ -136,13 +174,15 @@ def _held_out(
     leaders = [place for place in free if (verdict := found[place]) is None or verdict.like is None]
     if any(one.item.held_out for one in good):
         return set()  # the sources say themselves what is held out
-    stands = ledger is not None and ledger.share == config.held_out and not ledger.disturbed
+    stands = ledger is not None and ledger.share == config.held_out
     before = {row.sha256: row.held_out for row in ledger.rows.values() if not row.prior} if ledger and stands else {}
     out = held_out([hashes[place] for place in leaders], config.held_out, before)
     held = {place for place in leaders if hashes[place] in out}
     for place in free:
         like = verdict.like if (verdict := found[place]) else None
-        if like is not None and (like in held if like < len(good) else carried[like - len(good)].held_out):
+        if hashes[place] in before:
+            held |= {place} if before[hashes[place]] else set()
+        elif like is not None and (like in held if like < len(good) else carried[like - len(good)].held_out):
             held.add(place)
     return held
 
@@ -167,4 +207,5 @@ def _row(one: Found, measured: Measured, texts: tuple[str, ...], config: Prepare
         sha256=measured.sha256,
         key=one.identity.key,
         origin=one.identity.origin,
+        made=measured.made,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 
@@ -60,7 +60,8 @@ def verdicts(candidates: Sequence[Candidate], config: Prepare) -> list[Verdict |
     for group in groups(hashes, tints.reshape(len(candidates), -1), different, config.judge.likeness):
         for place in group.members:
             told = f"looks like {candidates[group.leader].told}"
-            found[place] = found[place] or Verdict(LIKE, told, group.leader)
+            verdict = found[place]
+            found[place] = replace(verdict, like=group.leader) if verdict else Verdict(LIKE, told, group.leader)
     return found
 
 
