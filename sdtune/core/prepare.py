@@ -15,6 +15,7 @@ from PIL import ImageColor
 
 from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare
+from sdtune.core.data.captions import METADATA, METADATA_CSV
 from sdtune.core.data.images import suffixes_shown
 from sdtune.core.data.lint import lint
 from sdtune.core.data.sources import open_sources
@@ -132,6 +133,10 @@ def _told_aside(result: Sorted) -> Iterator[SetAside]:
 
 def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> Telling[Sorted]:
     """Every image in its place; those that are nowhere any more are prepared anew."""
+    for name in (METADATA, METADATA_CSV):
+        if (ledger.out / name).exists():
+            told = "its captions are not looked at here, and do not go with an image that gets another place or name"
+            yield Warned(f"{ledger.out / name}: {told}; keep captions in files beside the images")
     ledger.begin_moving(result.rows)
     placed = put_in_place([one.wanted for one in result.kept], ledger)
     if placed.missing:

@@ -536,7 +536,7 @@ def test_a_data_set_is_captioned_by_one_run_at_a_time(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png")
     first = caption(resolve(Caption, [{"folder": str(tmp_path), "captioner": "filename", "to": "metadata"}]))
     next(first)
-    with pytest.raises(OutputError, match="another sdtune caption is at work there"):
+    with pytest.raises(OutputError, match="another sdtune caption or prepare is at work there"):
         run(tmp_path)
     assert of(Captioned, run(tmp_path, dry_run=True))
     list(first)

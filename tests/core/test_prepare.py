@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from sdtune.config import Prepare
+from sdtune.core.data.caption_file import alone
 from sdtune.core.data.layout import arrange
 from sdtune.core.data.sources import FolderSource
 from sdtune.core.intake.ledger import Ledger
@@ -880,3 +881,23 @@ def test_a_dry_run_counts_what_is_there_by_now(tmp_path: Path) -> None:
     run(source, out=out)
     (out / rows(out)["p0.png"]["file"]).with_suffix(".txt").write_text("described by now")
     assert summary(run(source, out=out, dry_run=True)).described == 3
+
+
+def test_near_duplicates_lie_on_one_side_whatever_else_is_said_of_them(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 14), tmp_path / "out"
+    for number in range(14):
+        picture(number).filter(ImageFilter.GaussianBlur(2)).save(source / f"p{number} blurred.png")
+    run(source, out=out, held_out=0.4, judge={"keep_all": True, "sharpness": 1000})
+    sides = {name: row["held_out"] for name, row in rows(out).items()}
+    assert len(sides) == 28
+    assert set(sides.values()) == {True, False}
+    assert all(sides[f"p{number}.png"] == sides[f"p{number} blurred.png"] for number in range(14))
+
+
+def test_captions_in_a_list_are_told_not_to_be_seen_and_caption_is_kept_out(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    run(source, out=out)
+    (out / "metadata.jsonl").write_text("")
+    assert any(isinstance(one, Warned) and "metadata.jsonl: its captions" in one.text for one in run(source, out=out))
+    with alone(out), pytest.raises(OutputError, match="another sdtune caption or prepare is at work"):
+        run(source, out=out)

@@ -113,7 +113,7 @@ def alone(folder: Path) -> Iterator[bool]:
         lock.acquire(timeout=0)
     except Timeout:
         remedy = "wait for it, or look at the captions alone with --dry-run"
-        raise OutputError(f"{folder}: another sdtune caption is at work there; {remedy}") from None
+        raise OutputError(f"{folder}: another sdtune caption or prepare is at work there; {remedy}") from None
     except OSError:
         yield False
         return

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from sdtune.config import Prepare
+from sdtune.core.data.caption_file import alone
 from sdtune.core.data.layout import Item
 from sdtune.core.intake.facts import Measured
 from sdtune.core.run_folder import must_be_writable
@@ -156,10 +157,14 @@ class Ledger:
             self.unfinished.mkdir()
             self._mend()
             self._read()  # anew, since another process may have been at work until now
-            yield
+            with alone(self.out):  # sdtune caption writes beside the images, too
+                yield
         finally:
             shutil.rmtree(self.unfinished, ignore_errors=True)
             lock.release()
+            if not self.hidden.exists():  # discarded
+                with contextlib.suppress(OSError):
+                    self.out.rmdir()
 
     def add(self, key: str, measured: Measured) -> None:
         """Remember what was found of a file, for this run and the next."""
@@ -220,8 +225,6 @@ class Ledger:
         """Take away what `open` has made, where nothing came of it and nobody else has put anything there."""
         if not self.rows:
             shutil.rmtree(self.hidden, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                self.out.rmdir()
 
     def _read(self) -> None:
         for known in (self.measured, self.rows, self.planned, self.removed):
