@@ -61,9 +61,10 @@ def test_a_small_image_comes_out_as_it_is_with_all_that_is_known_of_it(tmp_path:
     assert (measured.kind, measured.width, measured.height) == ("PNG", 48, 32)
     assert (measured.prepared, measured.border, measured.mask, measured.notices) == ((48, 32), None, None, ())
     assert measured.written == target(job).stat().st_size
+    assert measured.made == hashlib.sha256(target(job).read_bytes()).hexdigest()
     assert sorted(found.name for found in target(job).parent.iterdir()) == ["a-thumb.jpg", "a.png"]
     assert handle(Job(name="x", path=None, stem=None), path.read_bytes()) == Measured(
-        **{**vars(measured), "written": 0}
+        **{**vars(measured), "written": 0, "made": ""}
     )
 
 
