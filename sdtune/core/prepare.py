@@ -138,13 +138,13 @@ def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> T
             told = "its captions are not looked at here, and do not go with an image that gets another place or name"
             yield Warned(f"{ledger.out / name}: {told}; keep captions in files beside the images")
     ledger.begin_moving(result.rows)
-    placed = put_in_place([one.wanted for one in result.kept], ledger)
+    placed = put_in_place([one.wanted for one in result.kept], ledger, {row.file for row in result.carried})
     if placed.missing:
         missing = set(placed.missing)
         yield from measure([one for one in intake.found if one.identity.key in missing], intake, config, ledger)
         result = sort_out(intake, ledger, config)
         ledger.begin_moving(result.rows)
-        placed = put_in_place([one.wanted for one in result.kept], ledger)
+        placed = put_in_place([one.wanted for one in result.kept], ledger, {row.file for row in result.carried})
         for row in (one.row for one in result.kept if one.row.file not in placed.rows):
             intake.skipped[row.source] = "changed or vanished while it was read; run the command again"
             yield Skipped(Path(row.source), intake.skipped[row.source])

@@ -901,3 +901,63 @@ def test_captions_in_a_list_are_told_not_to_be_seen_and_caption_is_kept_out(tmp_
     assert any(isinstance(one, Warned) and "metadata.jsonl: its captions" in one.text for one in run(source, out=out))
     with alone(out), pytest.raises(OutputError, match="another sdtune caption or prepare is at work"):
         run(source, out=out)
+
+
+def clear(number: int) -> Image.Image:
+    """A picture with real transparency."""
+    image = picture(number).convert("RGBA")
+    image.putalpha(picture(number + 100).convert("L"))
+    return image
+
+
+def test_a_mask_that_changes_when_its_picture_moves_is_the_new_one(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    clear(0).save(source / "p0.png")
+    run(source, out=out)
+    (source / "10_cat").mkdir()
+    for path in list(source.glob("p*")):
+        path.rename(source / "10_cat" / path.name)
+    (source / "10_cat" / "p1-masklabel.png").write_bytes(data(50, mode="L"))
+    run(source, out=out, mask={"kind": "alpha"})
+    masks = {name: out / row["file"].replace(".png", "-masklabel.png") for name, row in rows(out).items()}
+    assert {name for name, mask in masks.items() if mask.exists()} == {"p0.png", "p1.png"}
+    (source / "10_cat").rename(source / "20_cat")
+    (source / "20_cat" / "p1-masklabel.png").unlink()
+    run(source, out=out)
+    assert not list(out.rglob("*-masklabel.png"))
+
+
+def test_a_picture_edited_after_a_kill_is_the_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    run(source, out=out)
+    stopped_while_moving(monkeypatch, source, out=out, format="jpeg")
+    edited = next(out.glob("p0-*.jpg"))
+    Image.new("RGB", (50, 50), "red").save(edited)
+    mine = edited.read_bytes()
+    for settings in ({}, {}, {"format": "webp"}):
+        run(source, out=out, **settings)
+        assert [path.read_bytes() for path in out.glob("p0-*.*") if path.suffix != ".txt"] == [mine]
+
+
+def test_after_a_kill_no_mask_stays_beside_a_picture_that_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = photos(tmp_path / "in", 1), tmp_path / "out"
+    clear(0).save(source / "p0.png")
+    run(source, out=out, format="webp")
+    stopped_while_moving(monkeypatch, source, out=out, mask={"kind": "alpha"})
+    run(source, out=out, format="webp")
+    assert not list(out.rglob("*-masklabel.png"))
+
+
+def test_a_drawn_mask_goes_with_its_picture_before_another_comes(tmp_path: Path) -> None:
+    source, out = photos(tmp_path / "in", 1), tmp_path / "out"
+    clear(0).save(source / "p0.png")
+    run(source, out=out, mask={"kind": "alpha"})
+    drawn = next(out.glob("*-masklabel.png"))
+    Image.new("L", (96, 64), 7).save(drawn)
+    mine = drawn.read_bytes()
+    clear(1).save(source / "p0.png")
+    run(source, out=out, mask={"kind": "alpha"})
+    assert [path.read_bytes() for path in out.glob("*-masklabel.png")] == [mine]
+    assert (out / rows(out)["p0.png"]["file"].replace(".png", "-masklabel.png")).exists()

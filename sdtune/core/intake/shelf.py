@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -50,28 +51,28 @@ class Placed:
     """images and masks that are people's by now; they stay"""
 
 
-def put_in_place(wanted: Sequence[Wanted], ledger: Ledger) -> Placed:
-    """Moves every wanted image to its place, out of the stage or from where it stood; what is people's stays."""
-    known = list(ledger.known.values())
-    by_place = {_stem(row.file): row for row in known}
-    by_key, by_origin = {row.key: row for row in known}, {row.origin: row for row in known}
-    by_content = {row.sha256: row for row in known}
+def put_in_place(wanted: Sequence[Wanted], ledger: Ledger, standing: Collection[str] = ()) -> Placed:
+    """Moves every wanted image to its place, out of the stage or from where it stood; what is people's stays.
+
+    `standing`: files that stand in the data set beside these.
+    """
+    kin = _Kin(ledger, {*(one.row.file for one in wanted), *standing})
     placed = Placed({}, [], [])
     for one in wanted:
         row = one.row
-        stood = by_place.get(_stem(row.file))
-        before = [
-            old for old in (stood, by_key.get(row.key), by_origin.get(row.origin), by_content.get(row.sha256)) if old
-        ]
-        found = _put(row, stood, before, ledger, placed)
+        before = kin.of(row)
+        path = ledger.out / row.file
+        for old in before:
+            _bring_mask(ledger.out / old.file, path, ledger)
+        found = _put(row, before, ledger, placed)
         if found is None:
             placed.missing.append(row.key)
             continue
         placed.rows[row.file] = found
         path = ledger.out / found.file
         for old in before:
-            _bring_along(ledger.out / old.file, path, ledger)
-        if stood is not None and stood.mask and not row.mask and ledger.is_own(mask_of(path)):
+            _bring_text(ledger.out / old.file, path, ledger)
+        if not row.mask and mask_of(path).exists() and ledger.is_own(mask_of(path)):
             mask_of(path).unlink()
         planned = ledger.planned.get(row.file)
         ours = {old.captions for old in (*before, *([planned] if planned else []))}
@@ -79,50 +80,73 @@ def put_in_place(wanted: Sequence[Wanted], ledger: Ledger) -> Placed:
     return placed
 
 
-def _put(row: Row, stood: Row | None, before: Sequence[Row], ledger: Ledger, placed: Placed) -> Row | None:
+class _Kin:
+    """Which rows of earlier runs tell of the same image: by place, work, content or origin, in this order."""
+
+    def __init__(self, ledger: Ledger, taken: Collection[str]) -> None:
+        self._found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        self._taken = taken
+        for row in ledger.known.values():
+            for name in _names_of(row):
+                self._found[name].append(row)
+
+    def of(self, row: Row) -> list[Row]:
+        """Those of a wanted row, without the ones whose place is another image's."""
+        rows = {old.file: old for name in _names_of(row) for old in self._found.get(name, ())}
+        return [old for old in rows.values() if old.file == row.file or old.file not in self._taken]
+
+
+def _names_of(row: Row) -> tuple[tuple[str, str], ...]:
+    return ("stem", _stem(row.file)), ("key", row.key), ("sha256", row.sha256), ("origin", row.origin)
+
+
+def _put(row: Row, before: Sequence[Row], ledger: Ledger, placed: Placed) -> Row | None:
     """The row as it stands, None where its image is nowhere."""
     path = ledger.out / row.file
-    if path.exists():
-        finished = ledger.rows.get(row.file)
-        if finished is not None and finished.key == row.key and not ledger.planned:
-            if not _is_whole(path, row):
-                placed.edited.append(str(path))
-            return row
-        if not ledger.is_own(path):
+    finished = ledger.rows.get(row.file)
+    if path.exists() and finished is not None and finished.key == row.key and not ledger.planned:
+        if not _is_whole(path, row):
             placed.edited.append(str(path))
-            return row
-        if digest(path) == row.made:
-            _take_mask(row, path, ledger, placed)  # an end of the process may have come between the two
-            return row
-    else:
-        for old in before:
-            there = ledger.out / old.file
-            if old.file == row.file or not there.exists():
-                continue
-            if digest(there) == row.made:
-                _move(there, path)
-                return row
-            if not ledger.is_own(there) and (stood is None or stood.file == old.file or old.origin == row.origin):
-                kept = path.with_suffix(there.suffix)
-                if kept != there and not kept.exists():
-                    _move(there, kept)
-                placed.edited.append(str(kept))
-                return replace(row, file=kept.relative_to(ledger.out).as_posix())
+        return row
+    for old in before:
+        there = ledger.out / old.file
+        if old.file != row.file and there.exists() and not ledger.is_own(there):
+            kept = path.with_suffix(there.suffix)
+            if path != kept and path.exists() and ledger.is_own(path):
+                path.unlink()
+            if kept != there and not kept.exists():
+                _move(there, kept)
+            placed.edited.append(str(kept if kept.exists() else there))
+            return replace(row, file=(kept if kept.exists() else there).relative_to(ledger.out).as_posix())
+    if path.exists() and not ledger.is_own(path):
+        placed.edited.append(str(path))
+        return row
+    if path.exists() and digest(path) == row.made:
+        return row if _take_mask(row, finished, path, ledger, placed) else None
+    for old in before if not path.exists() else ():
+        there = ledger.out / old.file
+        if old.file != row.file and there.exists() and digest(there) == row.made:
+            _move(there, path)
+            return row if _take_mask(row, old, path, ledger, placed) else None
     if _is_whole(_staged(ledger, row), row):
-        _take_mask(row, path, ledger, placed)
+        _take_mask(row, None, path, ledger, placed)
         ledger.take(_staged(ledger, row), path)
         return row
     return None
 
 
-def _take_mask(row: Row, path: Path, ledger: Ledger, placed: Placed) -> None:
+def _take_mask(row: Row, old: Row | None, path: Path, ledger: Ledger, placed: Placed) -> bool:
+    """The mask that belongs to an image in its place, out of the stage; False where it must be made anew first."""
     mask, there = ledger.stage / f"{row.key}-mask.png", mask_of(path)
-    if row.mask not in ("file", "alpha") or not mask.exists():
-        return
+    if row.mask not in ("file", "alpha") or (old is not None and old.key == row.key and there.exists()):
+        return True
     if there.exists() and not ledger.is_own(there):
         placed.edited.append(str(there))
-    else:
+    elif mask.exists():
         ledger.take(mask, there)
+    else:
+        return False
+    return True
 
 
 def take_away(ledger: Ledger, rows: Sequence[Row]) -> list[str]:
@@ -189,13 +213,16 @@ def _describe(path: Path, texts: tuple[str, ...], ours: set[tuple[str, ...]], le
         path.with_suffix(".txt").unlink(missing_ok=True)
 
 
-def _bring_along(old: Path, new: Path, ledger: Ledger) -> None:
-    """The captions of an image, and a mask that someone has drawn, go with it where its name or its folder changes."""
-    if old.with_suffix("") == new.with_suffix("") or (old.exists() and old.stem == new.stem and not ledger.is_own(old)):
-        return
-    _bring(old.with_suffix(".txt"), new.with_suffix(".txt"))
-    if mask_of(old).exists() and not ledger.is_own(mask_of(old)):
+def _bring_mask(old: Path, new: Path, ledger: Ledger) -> None:
+    """A mask that someone has drawn goes with its image where its name or its folder changes."""
+    if old.with_suffix("") != new.with_suffix("") and mask_of(old).exists() and not ledger.is_own(mask_of(old)):
         _bring(mask_of(old), mask_of(new))
+
+
+def _bring_text(old: Path, new: Path, ledger: Ledger) -> None:
+    """So do its captions, unless an image that someone has edited stays with them."""
+    if old.with_suffix("") != new.with_suffix("") and not (old.exists() and not ledger.is_own(old)):
+        _bring(old.with_suffix(".txt"), new.with_suffix(".txt"))
 
 
 def _bring(old: Path, new: Path) -> None:
