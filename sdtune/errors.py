@@ -15,7 +15,12 @@ Every problem is one line: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""what an OSError says of a full disk, or of a user's share of it"""
+DISK_FULL = "the disk is full; free some space, or choose another place with --out, and run it again"
 
 
 class SdtuneError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -13,14 +12,13 @@ from typing import Any
 
 from sdtune.cli.console import complain
 from sdtune.cli.streams import drop_output
-from sdtune.errors import SdtuneError, nearest
+from sdtune.errors import DISK_FULL, FULL, SdtuneError, nearest
 
 LESS_MEMORY = (
     "use a smaller --resolution, --batch-size 1, --memory.gradient-checkpointing or a preset for a smaller card, "
     "or close other programs that use the card"
 )
 NO_MEMORY = ("out of memory", "can't allocate memory")  # of CUDA and of PyTorch's CPU allocator
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def leave(error: BaseException, given: Sequence[str]) -> int:
@@ -58,7 +56,7 @@ def _ending(error: BaseException, given: Sequence[str]) -> tuple[int, list[str]]
         return 1, [f"out of memory ({_first_line(error)}); {LESS_MEMORY}"]
     if isinstance(error, OSError) and error.errno in FULL:
         place = f"{error.filename}: " if error.filename else ""
-        return 1, [f"{place}the disk is full; free some space, or choose another place with --out, and run it again"]
+        return 1, [f"{place}{DISK_FULL}"]
     if isinstance(error, OSError) and error.filename and error.strerror:
         return 1, [f"{error.filename}: {error.strerror}; check that place and run it again"]
     told = f"{type(error).__name__}: {_first_line(error)}".rstrip(": ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import time
 from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from sdtune.core.data.caption_file import Place, alone, places, sweep, write
 from sdtune.core.data.caption_statistics import statistics
 from sdtune.core.data.caption_watch import Watch
 from sdtune.core.data.captions import first_of
-from sdtune.core.data.folder import arrange_folder
+from sdtune.core.data.folder import arrange_folder, in_command
 from sdtune.core.data.images import open_image
 from sdtune.core.data.layout import Layout
 from sdtune.core.data.lint import lint, unreadable
@@ -191,7 +190,7 @@ class Work:
             what = "edited" if self.config.mode == "edit" else "described"
             which = "the 1 image could not be" if wanted == 1 else f"none of {wanted} images could be"
             raise DataError(f"{folder}: {which} {what}; the reasons are told above")
-        try_next = None if self.config.dry_run or not self.done else f"sdtune caption {_quoted(folder)} --lint"
+        try_next = None if self.config.dry_run or not self.done else f"sdtune caption {in_command(folder)} --lint"
         seconds = time.monotonic() - self.began
         yield Described(self.done, self.skipped, seconds, tuple(self.examples), not self.config.dry_run, try_next)
         if self.config.strict and self.skipped:
@@ -320,7 +319,7 @@ def _looked_at(config: Caption) -> Iterator[Report]:
             readable.append((place.item.entry.name, own, place.item.prior))
     problems += lint([(name, raw) for name, raw, prior in readable if not prior], config.wording.trigger, count)
     problems += [one for one in lint([(name, raw) for name, raw, prior in readable if prior]) if one.kind == "missing"]
-    quoted = _quoted(config.folder)
+    quoted = in_command(config.folder)
     yield from (replace(one, remedy=one.remedy.replace("DATASET", quoted)) for one in problems)
     kinds = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "no problem"
     yield Note(f"{config.folder}: {kinds} in the captions of {_images(len(found))}")
@@ -331,11 +330,6 @@ def _looked_at(config: Caption) -> Iterator[Report]:
 def _model_of(settings: object) -> str:
     model = getattr(settings, "model", None)
     return f" ({model})" if model else ""
-
-
-def _quoted(folder: Path) -> str:
-    """As a shell takes it, and no flag."""
-    return shlex.quote(f"./{folder}" if str(folder).startswith("-") else str(folder))
 
 
 def _must_be_writable(data: Path, todo: Sequence[Place], *, locked: bool) -> None:

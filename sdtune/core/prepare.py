@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from PIL import ImageColor
 from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare
 from sdtune.core.data.captions import METADATA, METADATA_CSV
+from sdtune.core.data.folder import in_command
 from sdtune.core.data.images import suffixes_shown
 from sdtune.core.data.lint import lint
 from sdtune.core.data.sources import open_sources
@@ -29,6 +29,8 @@ from sdtune.core.reports import Note, Prepared, Problem, SetAside, Skipped, Tell
 from sdtune.errors import ConfigError, DataError, OutputError
 
 NAMED = 5  # files named in one line
+Texts = dict[str, tuple[str, ...]]
+"""{image: its captions, as training will read them}"""
 
 
 def prepare(config: Prepare) -> Telling[None]:
@@ -71,7 +73,8 @@ def _prepare(config: Prepare) -> Telling[None]:
         if intake.left:
             yield Note(f"left alone, since they are no images: {_named([told for told, _ in intake.left])}")
         yield from _told_aside(result)
-        problems = _problems(result, intake, ledger, config)
+        texts = {row.file: _texts(row, ledger) for row in result.rows if not row.prior}
+        problems = _problems(texts, intake, config)
         bordered = [one.row.source for one in result.kept if intake.measured[one.row.key].border]
         if bordered and not config.crop_borders:
             yield Note(
@@ -80,7 +83,7 @@ def _prepare(config: Prepare) -> Telling[None]:
         yield from problems
         priors = (yield from draw_priors(config, written)) if written and config.prior.count else 0
         page = write_page(result, intake, problems, written, config) if written else None
-        yield _summary(result, intake, config, ledger, page, priors, time.monotonic() - began)
+        yield _summary(result, intake, config, texts, page, priors, time.monotonic() - began)
     if config.strict and intake.skipped:
         count = len(intake.skipped)
         files = "1 file" if count == 1 else f"{count} files"
@@ -170,17 +173,12 @@ def _write(result: Sorted, intake: Intake, ledger: Ledger, config: Prepare) -> T
     return result
 
 
-def _problems(result: Sorted, intake: Intake, ledger: Ledger | None, config: Prepare) -> list[Problem]:
+def _problems(texts: Texts, intake: Intake, config: Prepare) -> list[Problem]:
     """What is wrong with the captions as they stand beside the images now, and with those of the sources."""
-    told = []
-    for row in result.rows:
-        if row.prior:
-            continue
-        told.append((row.file, _texts(row, ledger)))
-    place = shlex.quote(str(config.out)) if config.out else "DATASET"
+    place = in_command(config.out) if config.out else "DATASET"
     return [
         replace(one, remedy=one.remedy.replace("DATASET", place))
-        for one in [*intake.problems, *lint(told, config.trigger)]
+        for one in [*intake.problems, *lint(list(texts.items()), config.trigger)]
     ]
 
 
@@ -210,18 +208,18 @@ def _summary(
     result: Sorted,
     intake: Intake,
     config: Prepare,
-    ledger: Ledger | None,
+    texts: Texts,
     page: Path | None,
     priors: int,
     seconds: float,
 ) -> Prepared:
     rows = result.rows
     shown = [row for row in rows if not row.prior]
-    described = sum(bool(_texts(row, ledger)) for row in shown)
+    described = sum(map(bool, texts.values()))
     next_step = None
     if config.out and not config.dry_run:
         command = "train-lora" if described == len(shown) else "caption"
-        next_step = f"sdtune {command} {shlex.quote(str(config.out))}"
+        next_step = f"sdtune {command} {in_command(config.out)}"
     return Prepared(
         out=None if config.dry_run else config.out,
         images=len(shown),

@@ -19,6 +19,7 @@ from sdtune.core.data.images import FILE_BYTES
 from sdtune.core.data.sources import SYSTEM, Entry, Source
 from sdtune.errors import DataError
 
+SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 TEXT = frozenset({".txt", ".caption", ".json", ".jsonl", ".csv"})
 TEXT_BYTES = 256 * 2**20  # of one tar in all: its texts are kept from the first reading to the second
 SWELL = 200  # an archive of images does not grow more than so many times
@@ -50,7 +51,7 @@ def archive_at(path: Path) -> Source | None:
                 return TarSource(path)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    if re.search(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", path.name.lower()):
+    if path.name.lower().endswith(SUFFIXES):
         raise DataError(f"{path}: damaged, or no archive; make it again, or give a folder")
     return None
 

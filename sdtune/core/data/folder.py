@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import math
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdtune.config import Data, Limits
-from sdtune.core.data import captions
+from sdtune.core.data import archives, captions
 from sdtune.core.data.images import suffixes_shown
 from sdtune.core.data.layout import HELD_OUT, Item, Layout, arrange
 from sdtune.core.data.sources import FolderSource
@@ -108,6 +109,11 @@ def arrange_folder(folder: Path, *, follow_links: bool) -> Layout:
     return layout
 
 
+def in_command(folder: Path) -> str:
+    """A folder as a shell takes it in a command that is suggested, and never as a flag."""
+    return shlex.quote(f"./{folder}" if str(folder).startswith("-") else str(folder))
+
+
 def with_trigger(caption: str, trigger: str | None) -> str:
     """The caption with the trigger word before it, where it lacks it; "risks" is not "sks"."""
     if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
@@ -124,7 +130,7 @@ def _tell_of_a_circle(folder: Path) -> None:
 
 
 def _unpacked(file: Path) -> str:
-    archive = file.suffix.lower() in (".zip", ".tar", ".tgz", ".gz", ".xz")
+    archive = file.name.lower().endswith(archives.SUFFIXES)
     return f", or make one: sdtune prepare {file} --out dataset" if archive else ""
 
 
@@ -137,9 +143,9 @@ def _what_there_is(layout: Layout) -> str:
     if layout.unread:
         told, reason = layout.unread[0]
         return f"{told}: {reason}"
-    archives = [told for told, _ in layout.left if told.lower().endswith((".zip", ".tar", ".tgz"))]
-    if archives:
-        return f"there is {archives[0]}: sdtune prepare {archives[0]} --out dataset"
+    packed = [told for told, _ in layout.left if told.lower().endswith(archives.SUFFIXES)]
+    if packed:
+        return f"there is {packed[0]}: sdtune prepare {packed[0]} --out dataset"
     return f"put images there ({suffixes_shown()})"
 
 

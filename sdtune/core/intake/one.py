@@ -79,13 +79,17 @@ def target(job: Job) -> Path:
     return Path(job.stem + SAVED[job.form][0])
 
 
+def save_thumbnail(image: Image.Image, path: Path) -> None:
+    """The image, which is made small by it, for the report."""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    save_whole(image, path, format="JPEG", quality=85)
+
+
 def _write(job: Job, image: Image.Image, mask: Image.Image | None) -> int:
     """Bytes of the prepared image, which is put last: where it is, all is there."""
     if job.form == "webp" and max(image.size) > LONGEST_WEBP:
         raise DataError(f"{job.name}: {image.width} x {image.height} is too long for WebP; use --format png")
-    thumbnail = image.copy()
-    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
-    save_whole(thumbnail, Path(f"{job.stem}-thumb.jpg"), format="JPEG", quality=85)
+    save_thumbnail(image.copy(), Path(f"{job.stem}-thumb.jpg"))
     if mask:
         save_whole(mask, Path(f"{job.stem}-mask.png"), **SAVED["png"][1])
     return save_whole(image, target(job), **SAVED[job.form][1])

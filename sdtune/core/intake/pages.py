@@ -13,12 +13,11 @@ from sdtune.config import Prepare
 from sdtune.core.data.tokens import ESTIMATE
 from sdtune.core.intake import report
 from sdtune.core.intake.ledger import Ledger, Row
-from sdtune.core.intake.one import THUMBNAIL
+from sdtune.core.intake.one import save_thumbnail
 from sdtune.core.intake.reading import Intake
 from sdtune.core.intake.shelf import texts_beside
 from sdtune.core.intake.sorting import Sorted
 from sdtune.core.intake.verdicts import remarks, smallest_side
-from sdtune.core.intake.whole_file import save_whole
 from sdtune.core.reports import BucketsOf, Problem
 from sdtune.core.run_folder import write_atomically
 
@@ -117,8 +116,7 @@ def _thumbnail(row: Row, ledger: Ledger) -> Path:
     path = ledger.thumbnails / f"{row.key}.jpg"
     if not path.exists():
         with contextlib.suppress(OSError), Image.open(ledger.out / row.file) as image:
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            save_whole(image.convert("RGB"), path, format="JPEG", quality=85)
+            save_thumbnail(image.convert("RGB"), path)
     return path
 
 

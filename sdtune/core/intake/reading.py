@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from sdtune.config import Prepare
-from sdtune.core.data.archives import archive_at
+from sdtune.core.data.archives import SUFFIXES, archive_at
 from sdtune.core.data.captions import BYTES
 from sdtune.core.data.layout import Item, Layout, arrange
 from sdtune.core.data.lint import unreadable
@@ -21,7 +21,6 @@ from sdtune.core.intake.workers import Workers
 from sdtune.core.reports import Note, Problem, Progress, Telling
 from sdtune.errors import DataError
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 OFTEN = 5  # files between two reports
 TOLD = 10  # unreadable captions told one by one
 Task = tuple[str, Job, bytes | None, bytes | None]
@@ -95,7 +94,7 @@ def _archives_in(source: Source, layout: Layout, intake: Intake) -> list[Source]
     """The archives that lie in a folder, as WebDataset's shards do; they are taken from what is left."""
     found: list[Source] = []
     for told, reason in list(layout.left) if isinstance(source, FolderSource) else ():
-        if not told.lower().endswith(ARCHIVES):
+        if not told.lower().endswith(SUFFIXES):
             continue
         layout.left.remove((told, reason))
         try:

@@ -169,11 +169,11 @@ def _held_out(
     config: Prepare,
 ) -> set[int]:
     """Places of the images to hold out; what looks alike lies on one side."""
+    if any(one.item.held_out for one in good):
+        return set()  # the sources say themselves what is held out
     hashes = [intake.measured[one.identity.key].sha256 for one in good]
     free = [place for place, one in enumerate(good) if not aside[place] and not one.item.prior]
     leaders = [place for place in free if (verdict := found[place]) is None or verdict.like is None]
-    if any(one.item.held_out for one in good):
-        return set()  # the sources say themselves what is held out
     stands = ledger is not None and ledger.share == config.held_out
     before = {row.sha256: row.held_out for row in ledger.rows.values() if not row.prior} if ledger and stands else {}
     out = held_out([hashes[place] for place in leaders], config.held_out, before)

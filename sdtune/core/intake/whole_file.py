@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from sdtune.errors import OutputError, SdtuneError
+from sdtune.errors import DISK_FULL, FULL, OutputError, SdtuneError
 
 PART = ".part"
 """suffix of what a killed process may leave behind; the name begins with a dot"""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def save_whole(image: Image.Image, path: Path, **options: Any) -> int:
@@ -32,8 +30,7 @@ def save_whole(image: Image.Image, path: Path, **options: Any) -> int:
         with contextlib.suppress(OSError):
             part.unlink()
         if isinstance(error, OSError) and error.errno in FULL:
-            remedy = "free some space, or choose another place with --out, and run it again"
-            raise SdtuneError(f"{path.parent}: the disk is full; {remedy}") from None
+            raise SdtuneError(f"{path.parent}: {DISK_FULL}") from None
         if isinstance(error, OSError):
             raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the place") from None
         raise
