@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import tomllib
-import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from sdtune.choices.captioners import Auto, Captioner
 from sdtune.choices.losses import MSE, Loss
@@ -21,95 +20,33 @@ from sdtune.choices.problems import oddities, problems
 from sdtune.choices.samplers import AnySampler, DPMpp2M
 from sdtune.choices.schedules import Cosine, Schedule
 from sdtune.choices.spec import Spec, kinds_of, setting, table_of
+from sdtune.choices.tasks import Task, TextToImage
 from sdtune.choices.timesteps import Stratified, Timesteps
 from sdtune.choices.weightings import MinSNR, Weighting
 from sdtune.errors import ConfigError, nearest
+from sdtune.tables import (
+    Augment,
+    Buckets,
+    Cache,
+    Captions,
+    Data,
+    Judge,
+    KeepBase,
+    Limits,
+    Masking,
+    Memory,
+    Prior,
+    Priors,
+    Samples,
+    Save,
+    Text,
+    Token,
+    Wording,
+)
 
 Config = TypeVar("Config", bound=Spec)
 Tables = dict[str, Any]
 PRESET_BYTES = 2**20
-
-
-class Data(Spec):
-    """Pictures and their captions."""
-
-    folder: Path = setting(..., metavar="DATASET", place=0, example="sdtune train-lora pictures/cats")
-    """Folder of images, each with a caption of the same name (.txt or .caption), or with a metadata.jsonl; kohya's
-    folders (10_sks cat) and what `sdtune prepare` writes are understood too."""
-    resolution: int | None = setting(None, "--resolution", place=6, ge=32, le=4096, multiple_of=8)
-    """Pixels of the side of a square; other shapes get the same area. Not given: what the model was made for."""
-    trigger: str | None = setting(None, "--trigger", place=7, min_length=1)
-    """Word that stands for what is learned; put before every caption that lacks it."""
-    caption_dropout: float = Field(0.05, ge=0, le=1)
-    """Share of images shown without their caption, so that guidance goes on working."""
-    prior_weight: float = Field(1.0, ge=0)
-    """How much the regularisation images in reg/ count, beside 1 for the others."""
-    caption_from_filename: bool = setting(False, "--caption-from-filename", place=12)
-    """An image without a caption takes its file's name: red_apple.png becomes "red apple"."""
-    skip_bad: bool = setting(False, "--skip-bad", place=13)
-    """Leave out images that cannot be read, instead of refusing to start."""
-    follow_links: bool = setting(False, "--follow-links", place=15)
-    """Read images and captions that are links to files elsewhere, as in a download cache."""
-
-    @field_validator("trigger")
-    @classmethod
-    def _one_word(cls, trigger: str | None) -> str | None:
-        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in trigger or ""):
-            raise ValueError("should be on one line, without control characters")
-        return trigger.strip() if trigger else trigger
-
-
-class Memory(Spec):
-    """Fitting the card."""
-
-    device: Literal["auto", "cuda", "cpu"] = setting("auto", "--device", place=11)
-    """Where to work; auto: the CUDA card where there is one."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Numbers of the frozen model and its arithmetic; the LoRA stays fp32. auto: bf16 on cards that have it,
-    else fp16, and fp32 on the CPU."""
-    attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention", place=14)
-    """Memory-efficient attention: PyTorch's own (sdpa) or xformers'; each is tried on the device before use."""
-    threads: int | None = Field(None, ge=1, le=1024)
-    """Threads on the CPU. Not given: one a core, as PyTorch chooses."""
-    gradient_checkpointing: bool = False
-    """Keep little from the forward pass and compute it again: about a quarter more time, far less memory."""
-
-
-class Limits(Spec):
-    """What one file may cost."""
-
-    seconds: float = Field(5.0, gt=0, le=3600)
-    """CPU seconds; four times as long by the clock."""
-    megabytes: int = Field(1000, ge=200, le=10**6)
-    """Memory of the process that reads it."""
-    workers: int | None = setting(None, "--workers", place=16, ge=1, le=256)
-    """Processes that read files. Not given: one a core."""
-
-
-class Save(Spec):
-    """The LoRA file."""
-
-    form: Literal["auto", "kohya", "peft"] = "auto"
-    """Names inside the file. auto: what the most programs load, kohya's (sd3: diffusers')."""
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
-    """Numbers in the file."""
-
-
-class Samples(Spec):
-    """Pictures drawn before the first step and at the end."""
-
-    prompts: tuple[str, ...] = ()
-    """What to draw; not given: two captions of the data set."""
-    negative: str = ""
-    """What the pictures should not show."""
-    steps: int = Field(20, ge=1, le=1000)
-    """Sampling steps."""
-    guidance: float = Field(5.0, ge=0, le=1000)
-    """How strongly the prompt pulls."""
-    strength: float = Field(1.0, ge=-100, le=100)
-    """How strongly the trained LoRA acts; below 1 keeps more of the base model."""
-    off: bool = False
-    """Draw nothing."""
 
 
 class TrainLora(Spec):
@@ -132,7 +69,16 @@ class TrainLora(Spec):
     """Largest norm of the gradient of a step; 0: not limited."""
     seed: int = setting(0, "--seed", place=10, ge=0, lt=2**63)
     """Start of every random draw: the same seed gives the same LoRA on the same machine."""
+    task: Task = setting(TextToImage(), "--task", place=15)
+    """What the model shall draw from. Models for inpainting are trained for that."""
     data: Data
+    buckets: Buckets = Buckets()
+    augment: Augment = Augment()
+    captions: Captions = Captions()
+    mask: Masking = Masking()
+    prior: Priors = Priors()
+    keep_base: KeepBase = KeepBase()
+    cache: Cache = Cache()
     network: Network = LoRA()
     optimizer: Optimizer = AdamW8bit()
     schedule: Schedule = Cosine()
@@ -140,38 +86,12 @@ class TrainLora(Spec):
     noise: Noise = Gaussian()
     loss: Loss = MSE()
     weighting: Weighting = MinSNR()
+    text: Text = Text()
+    token: Token = Token()
     memory: Memory = Memory()
     limits: Limits = Limits()
     save: Save = Save()
     samples: Samples = Samples()
-
-
-class Judge(Spec):
-    """What is set aside."""
-
-    min_side: int | None = setting(None, "--min-side", place=6, ge=0, le=65536)
-    """Pixels that the shorter side must have. Not given: a quarter of the resolution."""
-    sharpness: float = Field(7.0, ge=0)
-    """Least variance of the Laplacian at 512 px; less is blurred. 0: not judged."""
-    contrast: float = Field(3.0, ge=0)
-    """Least standard deviation of grey, of 255; less is nearly one colour. 0: not judged."""
-    aspect: float = Field(4.0, ge=1)
-    """Longest side to shortest that is kept; training would crop most of what is longer."""
-    likeness: int = Field(8, ge=0, le=16)
-    """Bits of 64 in which the perceptual hashes of near-duplicates may differ; 0: identical hashes only."""
-    keep_all: bool = setting(False, "--keep-all", place=8)
-    """Tell all this, but leave out only what cannot be read."""
-
-
-class Prior(Spec):
-    """Images of the class as the base model draws it, to train beside the pictures."""
-
-    count: int = setting(0, "--prior", metavar="N", place=12, ge=0, le=10**5)
-    """Images of the class to draw with the base model into reg/, for training to keep the class by."""
-    prompt: str | None = setting(None, "--class-prompt", place=13, min_length=1)
-    """What --prior draws, as "a dog"."""
-    model: str = setting("mini", "--model", "-m", place=14, min_length=1)
-    """Base model that draws them."""
 
 
 class Prepare(Spec):
@@ -209,40 +129,6 @@ class Prepare(Spec):
     prior: Prior = Prior()
     limits: Limits = Limits()
     memory: Memory = Memory()
-
-
-class Wording(Spec):
-    """How captions are worded: those that are told, and in the mode edit those that are there."""
-
-    trigger: str | None = setting(None, "--trigger", place=4, min_length=1)
-    """Word that stands for what is learned; put first where a caption lacks it."""
-    prefix: str = setting("", "--prefix", place=5, max_length=1000)
-    """Put before each caption, after the trigger, as "a photo of"."""
-    suffix: str = setting("", "--suffix", place=6, max_length=1000)
-    """Put after each caption, as ", flat style"."""
-    blacklist: tuple[str, ...] = setting((), "--blacklist", metavar="TAGS", place=7)
-    """Tags or phrases to take out, with commas between them; can be given several times."""
-    replace: tuple[str, ...] = setting((), "--replace", metavar="OLD=NEW", place=8)
-    """Words to put in place of others; can be given several times."""
-    order: Literal["score", "frequency"] = setting("score", "--order", place=9)
-    """Of tags. score: the surest first, as a captioner tells them; frequency: the most usual in the set first (mode
-    edit alone, since all captions must be there)."""
-    dedupe: bool = setting(False, "--dedupe", place=10)
-    """Each tag once a caption."""
-    max_tokens: int | None = setting(None, "--max-tokens", place=11, ge=8, le=1000)
-    """Longer captions are cut at the end of a tag or word; CLIP reads 77."""
-
-    @field_validator("trigger")
-    @classmethod
-    def _one_word(cls, trigger: str | None) -> str | None:
-        return Data._one_word(trigger)
-
-    @field_validator("replace")
-    @classmethod
-    def _pairs(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(pair.partition("=")[0].strip() and "=" in pair for pair in pairs):
-            raise ValueError('should be of the form OLD=NEW, as "grey=gray"')
-        return pairs
 
 
 class Caption(Spec):

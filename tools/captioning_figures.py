@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from sdtune.choices import captioners
-from sdtune.config import Memory
 from sdtune.core.captioners import Picture, load
 from sdtune.core.captioners.mini import BOOK_WEIGHT, Mini, framed_pixels
+from sdtune.tables import Memory
 from tools.examples.build import FLUENT, member
 from tools.mini import emoji
 from tools.mini.emoji import EmojiSet

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from sdtune.choices.spec import Spec, kinds_of, literals_of, named_settings, table_of, without_none, words_of
+from sdtune.choices.spec import Spec, kinds_of, literals_of, named_settings, rows_of, table_of, without_none, words_of
 from sdtune.errors import nearest
 
 Path = tuple[str, ...]
@@ -58,6 +58,10 @@ def oddities(spec: type[Spec], tables: Mapping[str, Any], above: Path = ()) -> I
         inner = table_of(field)
         if kinds and isinstance(value, Mapping):
             inner = kinds.get(str(value.get("kind", next(iter(kinds)))))
+        rows = rows_of(field)
+        if rows and isinstance(value, list | tuple):
+            yield from (odd for row in value if isinstance(row, Mapping) for odd in oddities(rows, row, path))
+            continue
         if isinstance(value, Mapping):
             if inner is not None:
                 yield from oddities(inner, value, path)
@@ -86,7 +90,7 @@ def _walk(spec: type[Spec], loc: Sequence[str]) -> tuple[Path, type[Spec], Field
         path.append(step)
         field = table.model_fields.get(step)
         kinds = kinds_of(field) if field else {}
-        table = (table_of(field) if field else None) or table
+        table = (table_of(field) or rows_of(field) if field else None) or table
     return tuple(path), table, field
 
 

@@ -89,6 +89,13 @@ def table_of(field: FieldInfo) -> type[Spec] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, Spec) else None
 
 
+def rows_of(field: FieldInfo) -> type[Spec] | None:
+    """The settings class of a field that is a list of tables ([[data.folders]]), None for any other field."""
+    inner = without_none(field.annotation)
+    member = next(iter(get_args(inner)), None) if get_origin(inner) is tuple else None
+    return member if isinstance(member, type) and issubclass(member, Spec) else None
+
+
 def named_settings(spec: type[Spec]) -> Iterator[tuple[str, FieldInfo]]:
     """(name, field) of every setting but the `kind` itself, in the order of the class."""
     yield from ((name, field) for name, field in spec.model_fields.items() if name != "kind")

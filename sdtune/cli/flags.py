@@ -12,7 +12,17 @@ from typing import Annotated, Any, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from sdtune.choices.spec import Spec, Words, kinds_of, literals_of, named_settings, table_of, without_none, words_of
+from sdtune.choices.spec import (
+    Spec,
+    Words,
+    kinds_of,
+    literals_of,
+    named_settings,
+    rows_of,
+    table_of,
+    without_none,
+    words_of,
+)
 from sdtune.cli.help import Command
 from sdtune.config import Tables, preset_names, read_preset, resolve
 
@@ -106,8 +116,13 @@ class Flag:
 
 
 def flags_of(spec: type[Spec], above: tuple[str, ...] = ()) -> Iterator[Flag]:
-    """Every setting of a config, tables and the classes of a choice included; a name common to kinds comes once."""
+    """Every setting of a config, tables and the classes of a choice included; a name common to kinds comes once.
+
+    Lists of tables have no flags: they are for TOML.
+    """
     for name, field in named_settings(spec):
+        if rows_of(field):
+            continue
         path = (*above, name)
         table, kinds = table_of(field), kinds_of(field)
         if table is not None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from sdtune.config import Memory
 from sdtune.errors import ConfigError
+from sdtune.tables import Memory
 
 MIXED = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}
 

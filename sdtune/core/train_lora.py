@@ -35,7 +35,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     family = family_named(identity.family)
     config = refine(config, family.defaults, model_settings(config.model))
     _check(config, family)
-    run = RunFolder.planned(config.data.folder, config.out)
+    run = RunFolder.planned(config.data.all_folders[0].path, config.out)
     device = memory.device_for(config.memory)
     dtype = memory.dtype_for(config.memory, device)
     yield Note(f"model: {_title(identity.name)} ({family.title})")
@@ -74,7 +74,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
         raise
 
     batches = Batches(
-        images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.data.caption_dropout
+        images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.captions.dropout
     )
     loop = train(config, accelerator_for(config, memory.MIXED[dtype]), family, process, net, batches, steps)
     facts = _facts(config, run.name, identity, process.prediction, len(examples))

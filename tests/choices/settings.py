@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import annotated_types
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from sdtune.choices.spec import Spec, kinds_of, literals_of, table_of, without_none
+from sdtune.choices.spec import Spec, kinds_of, literals_of, rows_of, table_of, without_none
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20).filter(str.strip)
@@ -24,12 +24,14 @@ def tables(spec: type[Spec]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def needs(field: FieldInfo) -> bool:
-    return field.is_required()
+    return field.is_required() or bool(field.validate_default)
 
 
 def values(field: FieldInfo) -> st.SearchStrategy[Any]:
     """What a setting may be."""
-    kinds, table, known = kinds_of(field), table_of(field), literals_of(field)
+    kinds, table, known, rows = kinds_of(field), table_of(field), literals_of(field), rows_of(field)
+    if rows:
+        return st.lists(tables(rows), max_size=2)
     if kinds:
         whole = [tables(cls).map(lambda told, kind=kind: told | {"kind": kind}) for kind, cls in kinds.items()]
         return st.one_of(st.sampled_from(list(kinds)), tables(next(iter(kinds.values()))), *whole)
@@ -60,6 +62,8 @@ def plain(field: FieldInfo) -> st.SearchStrategy[Any]:
             exclude_max="lt" in bounds,
             allow_subnormal=False,
         )
+    if get_origin(inner) is tuple and get_args(inner)[0] not in (str, Path):
+        return st.lists(st.integers(4, 64).map(lambda number: 8 * number), max_size=3)
     if get_origin(inner) is tuple:
         return st.lists(texts, min_size=bounds.get("min_length", 0), max_size=3)
     return paths if inner is Path else words

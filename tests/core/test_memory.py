@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdtune.config import Memory
 from sdtune.core import memory
 from sdtune.errors import ConfigError
+from sdtune.tables import Memory
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 
 from sdtune.choices.captioners import Captioner
 from sdtune.choices.masks import MaskClipSeg
-from sdtune.config import Memory
 from sdtune.core.captioners import Picture, load
 from sdtune.core.intake.segment import Segmenter
+from sdtune.tables import Memory
 from tests.core.captioners import tiny
 
 pytestmark = pytest.mark.gpu

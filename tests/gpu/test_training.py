@@ -14,12 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sdtune.choices.optimizers import Optimizer
-from sdtune.config import Memory, Sample, TrainLora, resolve
+from sdtune.config import Sample, TrainLora, resolve
 from sdtune.core import memory
 from sdtune.core.families import family_named
 from sdtune.core.reports import Drawn, Note, Report, Saved, Step, Trained
 from sdtune.core.sample import sample
 from sdtune.core.train_lora import train_lora
+from sdtune.tables import Memory
 from tests import pictures, tiny
 from tests.gpu.conftest import DEVICE, PRECISIONS
 

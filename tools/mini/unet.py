@@ -6,11 +6,12 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from sdtune.config import Data, TrainLora
+from sdtune.config import TrainLora
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import Draws
 from sdtune.core.families.sd1 import SD1
 from sdtune.core.training import step_loss
+from sdtune.tables import Captions, Data
 from tools.mini import parallel
 from tools.mini.encode import EncodedSet
 from tools.mini.muon import Muon
@@ -58,13 +59,13 @@ def train(folder: Path, data: EncodedSet, pace: Pace, unet: UNet2DConditionModel
     device = parallel.device()
     unet.to(device).train()
     stage = Stage(folder / "unet.pt", unet, Muon(unet.named_parameters()), pace, averaging=0.998)
-    config = TrainLora(data=Data(folder=folder, caption_dropout=0.1))  # its loss, weighting and noise
+    config = TrainLora(data=Data(folder=folder), captions=Captions(dropout=0.1))  # its loss, weighting and noise
     family, process = SD1(), Process.from_scheduler(scheduler())
     rank, ranks = parallel.place()
     share = pace.batch // ranks
     while not stage.done:
         draws = Draws(config.seed, stage.step, range(rank * share, (rank + 1) * share), pace.batch)
-        batch = data.batch(draws, config.data.caption_dropout).to(device, torch.float32)
+        batch = data.batch(draws, config.captions.dropout).to(device, torch.float32)
         with torch.autocast(device.type, torch.bfloat16):
             loss = step_loss(config, family, process, unet, batch, draws)
         stage.learn(loss)

@@ -8,8 +8,8 @@ import pkgutil
 from functools import cache
 
 from sdtune.choices.captioners import Auto, Captioner, Florence2, Qwen3VL
-from sdtune.config import Memory
 from sdtune.core.captioners.base import Describer, Picture, Setting, Told
+from sdtune.tables import Memory
 
 __all__ = ["Describer", "Picture", "Told", "describers", "load", "resolve"]
 

@@ -11,7 +11,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdtune.config import Data, Limits
 from sdtune.core.data import archives, captions
 from sdtune.core.data.images import suffixes_shown
 from sdtune.core.data.layout import HELD_OUT, Item, Layout, arrange
@@ -20,6 +19,7 @@ from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.workers import Workers
 from sdtune.core.reports import Note, Progress, Skipped, Warned
 from sdtune.errors import DataError
+from sdtune.tables import Data, Limits
 
 NAMED = 5  # files named in one message about many
 OFTEN = 20  # images between two reports
@@ -43,6 +43,12 @@ class Example:
     """how much its errors count"""
     prior: bool = False
     """whether it shows the class alone, to keep the model from forgetting it"""
+    sha256: str = ""
+    """of the file's bytes, when it was looked at"""
+    mask: Path | None = None
+    """mask file of the whole upright image, in grey: white counts"""
+    of_class: str = ""
+    """name of the class that its folder stands for, "" where there are no classes"""
 
     @property
     def caption(self) -> str:
@@ -54,7 +60,7 @@ def read_folder(
     data: Data, limits: Limits = USUAL
 ) -> Generator[Skipped | Note | Warned | Progress, None, list[Example]]:
     """Tells what is left out, and returns the examples by path; every image is decoded whole once, within limits."""
-    folder = data.folder
+    folder = data.all_folders[0].path
     layout = arrange_folder(folder, follow_links=data.follow_links)
     items = [item for item in layout.items if not item.held_out]
     if layout.troubles:
@@ -86,8 +92,10 @@ def read_folder(
             facts.width,
             facts.height,
             item.repeats // unit,
-            data.prior_weight if item.prior else 1.0,
+            1.0,
             item.prior,
+            facts.sha256,
+            item.mask.path if item.mask else None,
         )
         for item, facts, texts in read
     ]

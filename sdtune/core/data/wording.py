@@ -6,12 +6,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from sdtune.config import Wording
 from sdtune.core.data.captions import BYTES, clean
 from sdtune.core.data.folder import with_trigger
 from sdtune.core.data.tags import is_list, same, tags_of, without_doubles
 from sdtune.core.data.tokens import Counter
 from sdtune.errors import ConfigError
+from sdtune.tables import Wording
 
 PUNCTUATION = ",.;:!?"
 CLAUSE = 4  # words from which what stands between two commas is no tag

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from sdtune.choices.masks import MaskClipSeg
-from sdtune.config import Memory
 from sdtune.core.captioners.models import folder_of, load_image_processor, load_model, load_tokenizer, trying
 from sdtune.core.memory import device_for, dtype_for
+from sdtune.tables import Memory
 
 INSTEAD = "give its folder as --mask.model, or draw the masks yourself and take --mask files"
 """what else can be done where the model cannot be fetched"""

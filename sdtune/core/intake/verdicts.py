@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from sdtune.config import Judge, Prepare
+from sdtune.config import Prepare
 from sdtune.core.intake.facts import Measured
 from sdtune.core.intake.likeness import groups
+from sdtune.tables import Judge
 
 SPLIT_FROM = 12  # images; of fewer none can be spared
 FEWEST_HELD_OUT = 2

@@ -24,7 +24,7 @@ from sdtune.core.intake.facts import Job, Measured
 from sdtune.errors import OutputError, SdtuneError
 
 if TYPE_CHECKING:
-    from sdtune.config import Limits
+    from sdtune.tables import Limits
 
 Key = TypeVar("Key")
 HANDLER = "sdtune.core.intake.one:handle"

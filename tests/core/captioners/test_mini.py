@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from sdtune.choices.captioners import Mini
-from sdtune.config import Memory
 from sdtune.core.captioners import Describer, Picture, load
 from sdtune.core.captioners.mini import _colour, framed_pixels, with_article
+from sdtune.tables import Memory
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "fluent-3d"
 CPU = Memory(device="cpu")

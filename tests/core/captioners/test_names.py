@@ -7,8 +7,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sdtune.choices.captioners import Filename, Folder, Template
-from sdtune.config import Memory
 from sdtune.core.captioners import Picture, load
+from sdtune.tables import Memory
 
 CPU = Memory(device="cpu")
 

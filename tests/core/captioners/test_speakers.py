@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from sdtune.choices.captioners import Auto, Blip, Florence2, Qwen3VL
-from sdtune.config import Memory
 from sdtune.core.captioners import Picture, load, resolve
 from sdtune.errors import ModelError
+from sdtune.tables import Memory
 from tests.core.captioners import tiny
 
 CPU = Memory(device="cpu")

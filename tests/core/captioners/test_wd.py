@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from sdtune.choices.captioners import WD
-from sdtune.config import Memory
 from sdtune.core.captioners import Picture, load
 from sdtune.errors import ConfigError, ModelError
+from sdtune.tables import Memory
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

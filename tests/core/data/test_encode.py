@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from sdtune.config import Data
 from sdtune.core.data import encode
 from sdtune.core.data.folder import read_folder
 from sdtune.core.families import family_named
 from sdtune.core.reports import Progress
+from sdtune.tables import Data
 from tests import pictures, tiny
 
 

@@ -13,11 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdtune.config import Data, Limits
 from sdtune.core.data.captions import clean
 from sdtune.core.data.folder import Example, read_folder, with_trigger
 from sdtune.core.reports import Note, Report, Skipped, Warned
 from sdtune.errors import DataError
+from sdtune.tables import Data, Limits
 
 
 def read(folder: Path, **settings: Any) -> tuple[list[Example], list[Report]]:

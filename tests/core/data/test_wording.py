@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sdtune.config import Wording
 from sdtune.core.data.captions import BYTES
 from sdtune.core.data.tags import is_list, tags_of, without_doubles
 from sdtune.core.data.tokens import ESTIMATE, Counter
 from sdtune.core.data.wording import appended, must_be_stable, worded
 from sdtune.errors import ConfigError
+from sdtune.tables import Wording
 
 WORDS = Counter(lambda caption: len(caption.replace(",", " ").split()), exact=True)
 

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
-from sdtune.config import Judge
 from sdtune.core.data.images import open_image
 from sdtune.core.intake.measures import alike, contrast, fingerprint, grey_of, sharpness, tints
+from sdtune.tables import Judge
 from tests.core.data.test_images import detailed
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

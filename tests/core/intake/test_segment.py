@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from sdtune.choices.masks import MaskClipSeg
-from sdtune.config import Memory
 from sdtune.core.intake.segment import Segmenter
 from sdtune.errors import ModelError
+from sdtune.tables import Memory
 from tests.core.captioners import tiny
 
 CPU = Memory(device="cpu")

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdtune.config import Judge, Prepare
+from sdtune.config import Prepare
 from sdtune.core.intake.facts import Measured
 from sdtune.core.intake.verdicts import Candidate, held_out, remarks, sets_aside, smallest_side, verdicts
+from sdtune.tables import Judge
 
 HASHES = st.lists(st.binary(min_size=1, max_size=4).map(lambda data: hashlib.sha256(data).hexdigest()), unique=True)
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdtune.config import Limits
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.workers import Workers
 from sdtune.errors import OutputError, SdtuneError
+from sdtune.tables import Limits
 
 HANDLERS = """
 import ctypes, hashlib, os, signal, sys, time
@@ -361,7 +361,7 @@ PARENT = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
-from sdtune.config import Limits
+from sdtune.tables import Limits
 from sdtune.core.intake.facts import Job
 from sdtune.core.intake.workers import Workers
 
