@@ -17,7 +17,7 @@ from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.data.batches import Batches
 from sdtune.core.data.encode import Conditioning, Encoded, encode_captions, encode_examples
-from sdtune.core.data.folder import Example, read_folder
+from sdtune.core.data.folder import Example, read_folders
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.draws import generator
 from sdtune.core.families import Family, family_named
@@ -41,7 +41,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     yield Note(f"model: {_title(identity.name)} ({family.title})")
     if not model.is_here(identity):
         yield Note("the model will be fetched from the hub once the images are read: some GB, kept for later runs")
-    examples = yield from read_folder(config.data, config.limits)
+    examples = yield from read_folders(config)
 
     config = yield from _with_batches_that_fill(config, len(examples))
     pipe = model.load(identity, dtype)

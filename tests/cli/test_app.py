@@ -63,12 +63,12 @@ def test_the_commands_of_the_first_page(told: dict[str, Any], capsys: pytest.Cap
 
 
 def test_a_flag_is_the_path_in_a_toml_file(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--optimizer", "adamw", "--optimizer.lr", "1e-3", "--data.caption-dropout=0", "--network.rank", "3"]
+    words = ["--optimizer", "adamw", "--optimizer.lr", "1e-3", "--captions.dropout=0", "--network.rank", "3"]
     switches = ["--skip-bad", "--no-caption-from-filename", "--memory.gradient-checkpointing", "--no-samples.off"]
     assert run(capsys, "train-lora", "x", *words, *switches)[0] == 0
     config = told["config"]
     assert (config.optimizer.kind, config.optimizer.lr, config.network.rank) == ("adamw", 1e-3, 3)
-    assert (config.data.caption_dropout, config.data.skip_bad, config.data.caption_from_filename) == (0, True, False)
+    assert (config.captions.dropout, config.data.skip_bad, config.data.caption_from_filename) == (0, True, False)
     assert config.memory.gradient_checkpointing
     assert run(capsys, "train-lora", "x", "--lr", "2e-3")[0] == 0
     assert (told["config"].optimizer.kind, told["config"].optimizer.lr) == ("adamw8bit", 2e-3)

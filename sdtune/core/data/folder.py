@@ -6,25 +6,28 @@ import errno
 import math
 import re
 import shlex
-from collections import defaultdict
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sdtune.config import TrainLora
 from sdtune.core.data import archives, captions
+from sdtune.core.data.apart import check_images, check_places
+from sdtune.core.data.classes import classes_of
 from sdtune.core.data.images import suffixes_shown
-from sdtune.core.data.layout import HELD_OUT, Item, Layout, arrange
+from sdtune.core.data.layout import HELD_OUT, REGULARISATION, Item, Layout, arrange
 from sdtune.core.data.sources import FolderSource
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.workers import Workers
-from sdtune.core.reports import Note, Progress, Skipped, Warned
+from sdtune.core.reports import Note, Progress, Skipped, Telling, Warned
 from sdtune.errors import DataError
-from sdtune.tables import Data, Limits
+from sdtune.tables import Folder
 
 NAMED = 5  # files named in one message about many
 OFTEN = 20  # images between two reports
-USUAL = Limits()
 SIDE = 1024  # pixels; a JPEG is decoded as large as that needs, where the resolution is not known yet
+DRAW_THEM = 'let --prior 200 --class-prompt "a dog" draw them'
 
 
 @dataclass(frozen=True)
@@ -56,49 +59,52 @@ class Example:
         return self.captions[0]
 
 
-def read_folder(
-    data: Data, limits: Limits = USUAL
-) -> Generator[Skipped | Note | Warned | Progress, None, list[Example]]:
-    """Tells what is left out, and returns the examples by path; every image is decoded whole once, within limits."""
-    folder = data.all_folders[0].path
-    layout = arrange_folder(folder, follow_links=data.follow_links)
-    items = [item for item in layout.items if not item.held_out]
-    if layout.troubles:
-        raise DataError(*captions.first_of(layout.troubles, f"{folder}: and", "more such lines"))
-    looked = yield from _look(items, data, limits)
-    bad = [(told, f"{told}: {reason}") for told, reason in layout.unread]
-    both = list(zip(items, looked, strict=True))
-    bad += [(item.entry.told, reason) for item, seen in both for reason in _reasons(item, seen)]
-    found = [(item, seen) for item, seen in both if isinstance(seen, Measured) and not item.troubles]
-    if data.skip_bad:
-        for told, reason in bad:
-            yield Skipped(Path(told), reason.removeprefix(f"{told}: "))
-    read = [(item, facts, _captions(item, data)) for item, facts in found]
-    problems = [] if data.skip_bad else _told_of_bad(folder, [reason for _, reason in bad], left=bool(found))
-    problems += _lacking(folder, [_path(item) for item, _, texts in read if not texts], len(items))
+@dataclass(frozen=True)
+class _Arranged:
+    """A folder of the run with what lies in it, but for what is held out."""
+
+    folder: Folder
+    layout: Layout
+    classes: dict[str, str] = field(default_factory=dict)
+    """{path below the folder: class}, where the task has classes"""
+
+    @property
+    def items(self) -> list[Item]:
+        """What is trained on."""
+        return [item for item in self.layout.items if not item.held_out]
+
+    def is_prior(self, item: Item) -> bool:
+        """Whether an image is for regularisation."""
+        return item.prior or self.folder.prior
+
+
+def read_folders(config: TrainLora) -> Telling[list[Example]]:
+    """Tells what is left out, and returns the examples folder by folder, each by path.
+
+    Every image is decoded whole once, within limits. Raises DataError with the problems of all folders together.
+    """
+    arranged = _arranged(config)
+    found: list[Example] = []
+    problems: list[str] = []
+    for one in arranged:
+        try:
+            found += yield from _read(one, config)
+        except DataError as error:
+            problems += error.problems
     if problems:
         raise DataError(*problems)
-    if not read:
-        raise DataError(f"{folder}: none of its {len(items)} images can be read; the reasons are told above")
-    if all(item.prior for item, _ in found):
-        raise DataError(f"{folder}: holds regularisation images only; put the pictures to learn beside reg/")
-    yield from _notices(found)
-    unit = math.gcd(*(item.repeats for item, _ in found))
-    yield Note(_counted(folder, layout, len(read)) + _repeated([item.repeats // unit for item, _ in found]))
-    return [
-        Example(
-            _path(item),
-            texts if item.prior else tuple(with_trigger(text, data.trigger) for text in texts),
-            facts.width,
-            facts.height,
-            item.repeats // unit,
-            1.0,
-            item.prior,
-            facts.sha256,
-            item.mask.path if item.mask else None,
-        )
-        for item, facts, texts in read
-    ]
+    if all(example.prior for example in found):
+        told = ", ".join(str(one.folder.path) for one in arranged)
+        raise DataError(f"{told}: holds regularisation images only; put the pictures to learn beside reg/")
+    for told in check_images([(example.path, example.sha256, example.prior) for example in found], _places(config)):
+        yield Warned(told)
+    unit = math.gcd(*(example.repeats for example in found))
+    examples = [replace(example, repeats=example.repeats // unit) for example in found]
+    seen = sum(example.repeats for example in examples)
+    if len(arranged) > 1 or seen > len(examples):
+        told = f"with repeats a pass sees {seen}" if seen > len(examples) else "a pass sees each once"
+        yield Note(f"data: {len(examples)} images in all; {told}")
+    return examples
 
 
 def arrange_folder(folder: Path, *, follow_links: bool) -> Layout:
@@ -129,6 +135,38 @@ def with_trigger(caption: str, trigger: str | None) -> str:
     return f"{trigger}, {caption}"
 
 
+def _places(config: TrainLora) -> list[tuple[Path, bool]]:
+    return [(folder.path, folder.prior) for folder in config.data.all_folders]
+
+
+def _arranged(config: TrainLora) -> list[_Arranged]:
+    """Every folder by names and texts alone; raises DataError with what is wrong with any of them."""
+    problems = check_places(_places(config))
+    found = []
+    for folder in config.data.all_folders:
+        try:
+            layout = arrange_folder(folder.path, follow_links=config.data.follow_links)
+            _must_hold_priors(folder, layout)
+            if layout.troubles and config.task.reads_captions:
+                raise DataError(*captions.first_of(layout.troubles, f"{folder.path}: and", "more such lines"))
+            classes = classes_of(folder.path, layout) if config.task.has_classes and not folder.prior else {}
+            found.append(_Arranged(folder, layout, classes))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(*dict.fromkeys(problems))
+    return found
+
+
+def _must_hold_priors(folder: Folder, layout: Layout) -> None:
+    """Stop at a reg/ that is there and holds nothing, as kohya's users make one and forget it."""
+    if any(item.prior for item in layout.items):
+        return
+    for inner in sorted(folder.path.iterdir()):
+        if inner.name.lower() in REGULARISATION and inner.is_dir():
+            raise DataError(f"{inner}: holds no images; put images of the class there, remove it, or {DRAW_THEM}")
+
+
 def _tell_of_a_circle(folder: Path) -> None:
     try:
         folder.stat()
@@ -157,15 +195,53 @@ def _what_there_is(layout: Layout) -> str:
     return f"put images there ({suffixes_shown()})"
 
 
-def _look(items: Sequence[Item], data: Data, limits: Limits) -> Generator[Progress, None, list[Measured | str | None]]:
+def _read(one: _Arranged, config: TrainLora) -> Telling[list[Example]]:
+    """The examples of one folder."""
+    place, items = one.folder.path, one.items
+    looked = yield from _look(items, config)
+    bad = [(told, f"{told}: {reason}") for told, reason in one.layout.unread]
+    both = list(zip(items, looked, strict=True))
+    bad += [(item.entry.told, reason) for item, seen in both for reason in _reasons(item, seen, config)]
+    found = [(item, seen) for item, seen in both if isinstance(seen, Measured) and not _reasons(item, seen, config)]
+    if config.data.skip_bad:
+        for told, reason in bad:
+            yield Skipped(Path(told), reason.removeprefix(f"{told}: "))
+    read = [(item, facts, _captions(item, one, config)) for item, facts in found]
+    problems = [] if config.data.skip_bad else _told_of_bad(place, [reason for _, reason in bad], left=bool(found))
+    problems += _lacking(place, [_path(item) for item, _, texts in read if not texts], len(items))
+    if problems:
+        raise DataError(*problems)
+    if not read:
+        raise DataError(f"{place}: none of its {len(items)} images can be read; the reasons are told above")
+    yield from _notices(found)
+    yield Note(_counted(one, len(read), config))
+    return [
+        Example(
+            _path(item),
+            texts,
+            facts.width,
+            facts.height,
+            item.repeats * one.folder.repeats,
+            one.folder.weight * (config.prior.weight if one.is_prior(item) else 1),
+            one.is_prior(item),
+            facts.sha256,
+            item.mask.path if item.mask and config.mask.use != "off" else None,
+            one.classes.get(item.entry.name, ""),
+        )
+        for item, facts, texts in read
+    ]
+
+
+def _look(items: Sequence[Item], config: TrainLora) -> Telling[list[Measured | str | None]]:
     """What worker processes found of each image, or why it cannot be used; None where its name tells that already."""
     found: list[Measured | str | None] = [None] * len(items)
+    resolution = config.data.resolution or SIDE
     jobs = (
-        (place, Job(item.entry.told, str(item.entry.path), None, resolution=data.resolution or SIDE), None, None)
+        (place, Job(item.entry.told, str(item.entry.path), None, resolution=resolution), None, None)
         for place, item in enumerate(items)
         if item.entry.path is not None
     )
-    with Workers(limits) as workers:
+    with Workers(config.limits) as workers:
         for number, (place, seen) in enumerate(workers.each(jobs), 1):
             found[place] = seen
             if number % OFTEN == 0:
@@ -174,17 +250,32 @@ def _look(items: Sequence[Item], data: Data, limits: Limits) -> Generator[Progre
     return found
 
 
-def _reasons(item: Item, seen: Measured | str | None) -> list[str]:
-    """Why an image or its caption cannot be used."""
-    return [*item.troubles, *([f"{item.entry.told}: {seen}"] if isinstance(seen, str) else [])]
+def _reasons(item: Item, seen: Measured | str | None, config: TrainLora) -> list[str]:
+    """Why an image, its mask or its caption cannot be used."""
+    if config.task.reads_captions or item.prior:
+        reasons = list(item.troubles)
+    else:
+        reasons = [f"{item.entry.told}: {item.entry.trouble}"] if item.entry.trouble else []
+    if item.mask and item.mask.trouble and config.mask.use != "off":
+        reasons.append(f"{item.mask.told}: {item.mask.trouble}")
+    return [*reasons, *([f"{item.entry.told}: {seen}"] if isinstance(seen, str) else [])]
 
 
-def _captions(item: Item, data: Data) -> tuple[str, ...]:
+def _captions(item: Item, one: _Arranged, config: TrainLora) -> tuple[str, ...]:
+    """What it is trained with: as the task will have it, and with the trigger where it shows the subject."""
+    texts = config.task.captions_of(_own(item, one.folder, config), one.classes.get(item.entry.name, ""))
+    trigger = None if one.is_prior(item) else one.folder.trigger or config.data.trigger
+    return tuple(with_trigger(text, trigger) for text in texts) if any(texts) else texts
+
+
+def _own(item: Item, folder: Folder, config: TrainLora) -> tuple[str, ...]:
+    """What is said of it: in files, for its folder, by kohya's name of that, or by its own name."""
     if item.captions:
         return item.captions
-    if item.of_class:
-        return (item.of_class,)
-    name = captions.clean(_path(item).stem.replace("_", " ").replace("-", " ")) if data.caption_from_filename else ""
+    if folder.caption or item.of_class:
+        return (captions.clean(folder.caption or item.of_class or ""),)
+    by_name = config.data.caption_from_filename
+    name = captions.clean(_path(item).stem.replace("_", " ").replace("-", " ")) if by_name else ""
     return (name,) if name else ()
 
 
@@ -193,17 +284,18 @@ def _path(item: Item) -> Path:
     return item.entry.path
 
 
-def _counted(folder: Path, layout: Layout, used: int) -> str:
-    held_out = sum(item.held_out for item in layout.items)
-    priors = sum(item.prior for item in layout.items)
+def _counted(one: _Arranged, used: int, config: TrainLora) -> str:
+    held_out = sum(item.held_out for item in one.layout.items)
+    priors = sum(one.is_prior(item) for item in one.items)
     more = [f"{priors} of them for regularisation"] if priors else []
     more += [f"{held_out} more are held out"] if held_out else []
-    return f"data: {used} images with captions in {folder}" + "".join(f", {one}" for one in more)
-
-
-def _repeated(repeats: Sequence[int]) -> str:
-    """Repeats weigh folders against each other: where all have the same there is nothing to say."""
-    return f"; with repeats a pass sees {sum(repeats)}" if max(repeats) > 1 else ""
+    if one.classes:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(Counter(one.classes.values()).items()))
+        told = f"images of {len(set(one.classes.values()))} classes"
+        more += [f"{counts}; each is told by its class, and captions on disk are not read"]
+    else:
+        told = "images with captions" if config.task.reads_captions else "images, whose captions are not read,"
+    return f"data: {used} {told} in {one.folder.path}" + "".join(f", {part}" for part in more)
 
 
 def _told_of_bad(folder: Path, reasons: Sequence[str], *, left: bool) -> list[str]:
@@ -227,7 +319,7 @@ def _lacking(folder: Path, paths: Sequence[Path], of: int) -> list[str]:
     ]
 
 
-def _notices(told: Sequence[tuple[Item, Measured]]) -> Generator[Warned, None, None]:
+def _notices(told: Sequence[tuple[Item, Measured]]) -> Telling[None]:
     """What the user should know of several images at once."""
     by_notice: dict[str, list[Path]] = defaultdict(list)
     by_stem: dict[Path, list[Path]] = defaultdict(list)
@@ -241,9 +333,6 @@ def _notices(told: Sequence[tuple[Item, Measured]]) -> Generator[Warned, None, N
     for paths in by_stem.values():
         if len(paths) > 1 and any(paths[0].with_suffix(suffix).exists() for suffix in captions.SUFFIXES):
             yield Warned(f"{_names(paths)}: have one caption file between them; rename one if they are not the same")
-    masks = [_path(item) for item, _ in told if item.mask]
-    if masks:
-        yield Warned(f"{_names(masks)}: have masks, which this version does not train with")
 
 
 def _names(paths: Sequence[Path]) -> str:

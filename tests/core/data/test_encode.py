@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from sdtune.config import TrainLora
 from sdtune.core.data import encode
-from sdtune.core.data.folder import read_folder
+from sdtune.core.data.folder import read_folders
 from sdtune.core.families import family_named
 from sdtune.core.reports import Progress
 from sdtune.tables import Data
@@ -36,7 +37,7 @@ def test_every_image_is_encoded_as_it_would_be_alone(
 ) -> None:
     family = family_named("sd1")
     folder = pictures.folder(tmp_path, 7, ((128, 128), (160, 96), (96, 160)))
-    examples, _ = result(read_folder(Data(folder=folder)))
+    examples, _ = result(read_folders(TrainLora(data=Data(folder=folder))))
     told = {one.caption: {"number": torch.tensor([float(n)])} for n, one in enumerate(examples)}
     together, progress = result(encode.encode_examples(examples, told, family, pipe.vae, 128))
     assert {tuple(one.mean.shape) for one in together} == {(4, 16, 16), (4, 12, 20), (4, 20, 12)}

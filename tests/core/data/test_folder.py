@@ -13,16 +13,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sdtune.config import TrainLora, resolve
 from sdtune.core.data.captions import clean
-from sdtune.core.data.folder import Example, read_folder, with_trigger
+from sdtune.core.data.folder import Example, read_folders, with_trigger
 from sdtune.core.reports import Note, Report, Skipped, Warned
 from sdtune.errors import DataError
 from sdtune.tables import Data, Limits
 
 
-def read(folder: Path, **settings: Any) -> tuple[list[Example], list[Report]]:
-    """The examples, and what was told."""
-    work, reports = read_folder(Data(folder=folder, **settings)), []
+def read(folder: Path, tables: dict[str, Any] | None = None, **settings: Any) -> tuple[list[Example], list[Report]]:
+    """The examples, and what was told; `tables` beside that of the data."""
+    config = resolve(TrainLora, [{"data": {"folder": folder, **settings}}, tables or {}])
+    work, reports = read_folders(config), []
     while True:
         try:
             reports.append(next(work))
@@ -42,11 +44,13 @@ def captions(folder: Path, **settings: Any) -> dict[str, str]:
     return {example.path.name: example.caption for example in read(folder, **settings)[0]}
 
 
-def put(folder: Path, name: str, caption: str | bytes | None = "a caption", suffix: str = ".txt") -> Path:
+def put(
+    folder: Path, name: str, caption: str | bytes | None = "a caption", suffix: str = ".txt", colour: str = "red"
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     kind = "PNG" if path.suffix.lower() not in (".jpg", ".jpeg", ".webp") else None
-    Image.new("RGB", (32, 24), "red").save(path, format=kind)
+    Image.new("RGB", (32, 24), colour).save(path, format=kind)
     if caption is not None:
         path.with_suffix(suffix).write_bytes(caption if isinstance(caption, bytes) else caption.encode())
     return path
@@ -363,10 +367,10 @@ def test_kohyas_folders_say_repeats_class_and_what_keeps_the_class(tmp_path: Pat
     put(tmp_path / "img" / "10_sks cat", "a.png", None)
     put(tmp_path / "img" / "10_sks cat", "b.png", "sks cat on a sofa")
     put(tmp_path / "img" / "4_toy", "c.png", None)
-    put(tmp_path / "reg" / "1_cat", "d.png", None)
+    put(tmp_path / "reg" / "1_cat", "d.png", None, colour="blue")
     put(tmp_path / "2024_holiday", "e.png", "a beach")
     (tmp_path / "2024_holiday").rename(tmp_path / "img" / "2024_holiday")
-    examples, _ = read(tmp_path, trigger="sks", prior_weight=0.5)
+    examples, _ = read(tmp_path, {"prior": {"weight": 0.5}}, trigger="sks")
     told = {one.path.stem: (one.caption, one.repeats, one.weight, one.prior) for one in examples}
     assert told == {
         "a": ("sks cat", 10, 1.0, False),
@@ -396,12 +400,13 @@ def test_one_line_is_one_caption(tmp_path: Path) -> None:
     assert example.captions == ("the, a cat", "the same cat")
 
 
-def test_masks_are_no_images_and_it_is_said_that_they_do_nothing_yet(tmp_path: Path) -> None:
+def test_masks_are_no_images_and_belong_to_theirs(tmp_path: Path) -> None:
     put(tmp_path, "a.png")
+    put(tmp_path, "b.png")
     put(tmp_path, "a-masklabel.png", None)
-    examples, reports = read(tmp_path)
-    assert [example.path.name for example in examples] == ["a.png"]
-    assert any(isinstance(report, Warned) and "does not train with" in report.text for report in reports)
+    masks = {example.path.name: example.mask for example in read(tmp_path)[0]}
+    assert masks == {"a.png": tmp_path / "a-masklabel.png", "b.png": None}
+    assert {example.mask for example in read(tmp_path, {"mask": {"use": "off"}})[0]} == {None}
 
 
 def test_hugging_faces_imagefolder_with_splits_lists_and_folders(tmp_path: Path) -> None:
@@ -415,7 +420,7 @@ def test_each_image_has_limits(tmp_path: Path) -> None:
     put(tmp_path, "good.png")
     Image.new("RGB", (8000, 8000)).save(tmp_path / "large.png", compress_level=1)
     (tmp_path / "large.txt").write_text("black")
-    work = read_folder(Data(folder=tmp_path), Limits(megabytes=200, workers=1))
+    work = read_folders(TrainLora(data=Data(folder=tmp_path), limits=Limits(megabytes=200, workers=1)))
     with pytest.raises(DataError, match=r"large\.png: needs more than 200 MB") as caught:
         list(work)
     assert len(caught.value.problems) == 1
