@@ -175,7 +175,13 @@ class Terminal:
         self._say(f"skipped {report.path}: {report.reason}", warning=True)
 
     def _show_progress(self, report: Any) -> None:
-        self._advance(report.phase, report.number, report.of)
+        self._advance(report.phase, report.number, report.of, _speed(report.speed, report.phase) if report.speed else "")
+
+    def _show_bucketed(self, report: Any) -> None:
+        from sdtune.cli.summaries import bucketed
+
+        for line in bucketed(report):
+            self._say(line)
 
     def _show_step(self, report: Any) -> None:
         self.in_steps = True
@@ -287,10 +293,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _speed(images_per_second: float) -> str:
-    if 0 < images_per_second < 0.1:
-        return f"{1 / images_per_second:.1f} s/image"
-    return f"{images_per_second:.1f} images/s"
+def _speed(each_second: float, phase: str = "images") -> str:
+    things = phase.rpartition(" ")[2]
+    if 0 < each_second < 0.1:
+        return f"{1 / each_second:.1f} s/{things.removesuffix('s')}"
+    return f"{each_second:.1f} {things}/s"
 
 
 def _value(value: Any) -> Any:

@@ -33,6 +33,23 @@ def prepared(report: Any) -> Iterator[str]:
         yield _line("try next", report.try_next)
 
 
+def bucketed(report: Any) -> Iterator[str]:
+    """Of sdtune.core.reports.Bucketed; one bucket without a loss needs no table."""
+    (first, *rest) = report.buckets
+    if not rest and not first.enlarged and first.cropped_most < 0.005:
+        yield f"buckets: {_images(first.images)}, all at {_size(first.size)}"
+        return
+    yield "  bucket       images  cropped (most)  enlarged (most)"
+    for one in report.buckets:
+        cropped = f"{one.cropped:.0%} ({one.cropped_most:.0%})" if one.cropped_most >= 0.005 else "-"
+        enlarged = f"{one.enlarged} ({one.enlarged_most:.2f}x)" if one.enlarged else "-"
+        yield f"  {_size(one.size):<11} {one.images:>7}  {cropped:>14}  {enlarged:>15}"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
 def statistics(report: Any) -> Iterator[str]:
     """Of sdtune.core.reports.Statistics."""
     about = "" if report.exact else "about "

@@ -37,6 +37,34 @@ class Progress:
     phase: str
     number: int
     of: int
+    speed: float | None = None
+    """so many a second since its beginning, where that is told"""
+
+
+@dataclass(frozen=True)
+class BucketTally:
+    """The images that are trained at one size."""
+
+    size: tuple[int, int]
+    """(width, height) in pixels"""
+    images: int
+    cropped: float
+    """mean share of the images' area that is cut away"""
+    cropped_most: float
+    enlarged: int
+    """images that are enlarged at all"""
+    enlarged_most: float
+    """times; 1 where none is"""
+
+
+@dataclass(frozen=True)
+class Bucketed:
+    """At which sizes the images of a training are seen."""
+
+    resolutions: tuple[int, ...]
+    """pixels of the sides of squares"""
+    buckets: tuple[BucketTally, ...]
+    """the tallest first"""
 
 
 @dataclass(frozen=True)
@@ -207,6 +235,7 @@ Report = (
     | Warned
     | Skipped
     | Progress
+    | Bucketed
     | Step
     | Saved
     | Drawn
