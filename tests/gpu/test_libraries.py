@@ -133,7 +133,7 @@ def test_compiled_step(device: torch.device, family_name: str, record_property: 
     family = family_named(family_name)
     pipe = tiny.pipeline(family_name)
     net = getattr(pipe, family.denoiser).requires_grad_(False)
-    told = {name: value.to(device) for name, value in family.encode_captions(pipe, ["a", "b"]).items()}
+    told = {name: value.detach().to(device) for name, value in family.encode_captions(pipe, ["a", "b"]).items()}
     torch.manual_seed(0)
     net.add_adapter(LoRA(rank=4, alpha=4, layers="attention").peft_config(family.lora_targets("attention")))
     net.to(device).train()

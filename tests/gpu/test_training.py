@@ -180,7 +180,10 @@ def test_xformers_says_the_same_as_sdpa(device: torch.device, family_name: str, 
     pipe = tiny.pipeline(family_name)
     net = getattr(pipe, family.denoiser).to(device, dtype)
     told = {**family.encode_captions(pipe, ["a red disc"]), **family.condition_on_size((64, 64), (0, 0), (64, 64))}
-    told = {name: value.reshape(1, *value.shape[value.ndim > 1 :]).to(device, dtype) for name, value in told.items()}
+    told = {
+        name: value.detach().reshape(1, *value.shape[value.ndim > 1 :]).to(device, dtype)
+        for name, value in told.items()
+    }
     x_t = torch.randn(1, net.config.in_channels, 8, 8, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     with torch.no_grad():
         by_sdpa = family.denoise(net, x_t, torch.tensor([500], device=device), told).float()

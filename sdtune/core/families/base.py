@@ -42,6 +42,8 @@ class Family(ABC):
     """what ss_base_model_version or modelspec.architecture start with in the metadata of LoRA files"""
     models: ClassVar[dict[str, str]]
     """short names of released models, and where the hub keeps them"""
+    inpainting_model: ClassVar[str | None] = None
+    """where the hub keeps the released model with 9 channels in"""
     resolution: ClassVar[int]
     """pixels of the side of a square image that the released models were trained on"""
     predictions: ClassVar[frozenset[str]] = frozenset({"epsilon", "v"})
@@ -79,9 +81,58 @@ class Family(ABC):
     def lora_targets(self, layers: str) -> str:
         """Regular expression over the denoiser's module names: layers as in networks.LoRA."""
 
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Those of the text encoders that are CLIP's, which read captions in chunks of 75 tokens."""
+        return self.text_encoders
+
     @abstractmethod
-    def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:
-        """What the denoiser is told of each caption, by its own argument names: {name: [n, ...]}."""
+    def encode_captions(
+        self,
+        pipe: Any,
+        captions: Sequence[str],
+        *,
+        chunks: int = 1,
+        clip_skip: int | None = None,
+        weighted: bool = False,
+    ) -> dict[str, Tensor]:
+        """What the denoiser is told of each caption, by its own argument names: {name: [n, ...]}.
+
+        Every caption is read in `chunks`, empty ones at its end; it must not need more (`count_chunks`). `clip_skip` is
+        the layer counted from the last, 1, where the family reads one or another; `weighted`: (word:1.3) weighs words.
+        Gradients flow where the caller lets them.
+        """
+
+    def count_tokens(self, pipe: Any, captions: Sequence[str], *, weighted: bool = False) -> list[int]:
+        """Tokens of each caption, without marks of begin and end, for the reader that needs most."""
+        return [max(counts) for counts in zip(*self._lengths(pipe, captions, weighted), strict=True)]
+
+    def count_chunks(self, pipe: Any, captions: Sequence[str], *, weighted: bool = False) -> list[int]:
+        """Chunks that each caption needs, 1 or more."""
+        from sdtune.core.families import clip
+
+        readers = [
+            [len(clip.chunked(clip.tokens_of(tokenizer, caption, weighted=weighted))) for caption in captions]
+            for tokenizer in self._tokenizers(pipe)
+        ]
+        return [max(counts) for counts in zip(*readers, strict=True)]
+
+    def most_tokens(self, pipe: Any) -> int | None:  # noqa: ARG002 (sd3 looks at it)
+        """Tokens of a caption that can be read at all, however many the chunks; None: any number."""
+        return None
+
+    def _tokenizers(self, pipe: Any) -> list[Any]:
+        """CLIP's, each beside its encoder."""
+        return [getattr(pipe, part.replace("text_encoder", "tokenizer")) for part in self.clips]
+
+    def _lengths(self, pipe: Any, captions: Sequence[str], weighted: bool) -> list[list[int]]:
+        """Tokens of each caption, by reader."""
+        from sdtune.core.families import clip
+
+        return [
+            [len(clip.tokens_of(tokenizer, caption, weighted=weighted)) for caption in captions]
+            for tokenizer in self._tokenizers(pipe)
+        ]
 
     def condition_on_size(
         self,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from sdtune.core.families import clip
 from sdtune.core.families.base import Shapes
 from sdtune.core.families.unet import UNetFamily, caption_widths, has_linear_projections
 
@@ -26,6 +27,7 @@ class SD1(UNetFamily):
     base_version = "sd_v1"
     marks = ("sd_v1", "stable-diffusion-v1")
     models: ClassVar[dict[str, str]] = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+    inpainting_model = "stable-diffusion-v1-5/stable-diffusion-inpainting"
     resolution = 512
     caption_width: ClassVar[int] = 768
     linear_projections: ClassVar[bool] = False
@@ -54,9 +56,16 @@ class SD1(UNetFamily):
         return "stable-diffusion-v1"
 
     @override
-    def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:
-        import torch
-
-        with torch.no_grad():
-            states, _ = pipe.encode_prompt(list(captions), pipe.text_encoder.device, 1, False)
+    def encode_captions(
+        self,
+        pipe: Any,
+        captions: Sequence[str],
+        *,
+        chunks: int = 1,
+        clip_skip: int | None = None,
+        weighted: bool = False,
+    ) -> dict[str, Tensor]:
+        states, _ = clip.encode(
+            pipe.text_encoder, pipe.tokenizer, captions, chunks=chunks, weighted=weighted, layer=clip_skip or 1
+        )
         return {"encoder_hidden_states": states}

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from sdtune.core.data.weights import without_weights
+from sdtune.core.families import clip
 from sdtune.core.families.base import Family, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+T5_TOKENS = 256
+"""that T5 reads of captions of one chunk, as diffusers has it; of longer ones as many as SD3 was trained with"""
+T5_MOST = 512
 _ATTENTION = r"attn2?\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
 _FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)"
 
@@ -78,16 +83,64 @@ class SD3(Family):
         inside = _ATTENTION if layers == "attention" else f"({_ATTENTION}|{_FEED_FORWARD})"  # it has no convolutions
         return rf"transformer_blocks\.\d+\.{inside}"
 
+    @property
     @override
-    def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:
+    def clips(self) -> tuple[str, ...]:
+        return self.text_encoders[:2]
+
+    @override
+    def encode_captions(
+        self,
+        pipe: Any,
+        captions: Sequence[str],
+        *,
+        chunks: int = 1,
+        clip_skip: int | None = None,
+        weighted: bool = False,
+    ) -> dict[str, Tensor]:
         import torch
 
-        texts = list(captions)
-        with torch.no_grad():
-            states, _, pooled, _ = pipe.encode_prompt(
-                texts, texts, texts, device=pipe.text_encoder_2.device, do_classifier_free_guidance=False
-            )
-        return {"encoder_hidden_states": states, "pooled_projections": pooled}
+        states, pooled = clip.encode_both(pipe, captions, chunks=chunks, weighted=weighted)
+        t5 = self._t5(pipe, captions, chunks, weighted).to(states)
+        states = torch.nn.functional.pad(states, (0, t5.shape[-1] - states.shape[-1]))
+        return {
+            "encoder_hidden_states": torch.cat([states, t5], dim=1),
+            "pooled_projections": torch.cat(pooled, dim=-1),
+        }
+
+    @override
+    def count_chunks(self, pipe: Any, captions: Sequence[str], *, weighted: bool = False) -> list[int]:
+        by_clip = super().count_chunks(pipe, captions, weighted=weighted)
+        by_t5 = self._t5_lengths(pipe, captions, weighted)
+        return [max(count, 1 + (length >= T5_TOKENS)) for count, length in zip(by_clip, by_t5, strict=True)]
+
+    @override
+    def most_tokens(self, pipe: Any) -> int | None:
+        return None if pipe.text_encoder_3 is None else T5_MOST - 1
+
+    @override
+    def _lengths(self, pipe: Any, captions: Sequence[str], weighted: bool) -> list[list[int]]:
+        return [*super()._lengths(pipe, captions, weighted), self._t5_lengths(pipe, captions, weighted)]
+
+    def _t5_lengths(self, pipe: Any, captions: Sequence[str], weighted: bool) -> list[int]:
+        """Tokens without the mark of the end; 0 where there is no T5."""
+        if pipe.text_encoder_3 is None:
+            return [0] * len(captions)
+        texts = [without_weights(caption) if weighted else caption for caption in captions]
+        return [len(ids) for ids in pipe.tokenizer_3(texts, add_special_tokens=False, verbose=False).input_ids]
+
+    def _t5(self, pipe: Any, captions: Sequence[str], chunks: int, weighted: bool) -> Tensor:
+        """What T5 reads [n, 256 or 512, width], which no weights change; zeros where it is left out."""
+        import torch
+
+        if pipe.text_encoder_3 is None:
+            return torch.zeros(len(captions), T5_TOKENS, pipe.transformer.config.joint_attention_dim)
+        length = T5_TOKENS if chunks == 1 else T5_MOST
+        texts = [without_weights(caption) if weighted else caption for caption in captions]
+        ids = pipe.tokenizer_3(texts, padding="max_length", max_length=length, return_tensors="pt").input_ids
+        assert ids.shape[1] == length, f"a caption of {ids.shape[1]} tokens was to be read by T5 in {length}"
+        states: Tensor = pipe.text_encoder_3(ids.to(pipe.text_encoder_3.device))[0]
+        return states
 
     @override
     def denoise(self, net: nn.Module, x_t: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from sdtune.core.families import clip
 from sdtune.core.families.base import Shapes
 from sdtune.core.families.unet import UNetFamily, caption_widths
 
@@ -34,6 +35,7 @@ class SDXL(UNetFamily):
     base_version = "sdxl_base_v1-0"
     marks = ("sdxl", "stable-diffusion-xl")
     models: ClassVar[dict[str, str]] = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}
+    inpainting_model = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
     resolution = 1024
 
     @override
@@ -61,14 +63,17 @@ class SDXL(UNetFamily):
         return "stable-diffusion-xl-v1-base"
 
     @override
-    def encode_captions(self, pipe: Any, captions: Sequence[str]) -> dict[str, Tensor]:
-        import torch
-
-        with torch.no_grad():
-            states, _, pooled, _ = pipe.encode_prompt(
-                list(captions), device=pipe.text_encoder_2.device, do_classifier_free_guidance=False
-            )
-        return {"encoder_hidden_states": states, "text_embeds": pooled}
+    def encode_captions(
+        self,
+        pipe: Any,
+        captions: Sequence[str],
+        *,
+        chunks: int = 1,
+        clip_skip: int | None = None,
+        weighted: bool = False,
+    ) -> dict[str, Tensor]:
+        states, pooled = clip.encode_both(pipe, captions, chunks=chunks, weighted=weighted)
+        return {"encoder_hidden_states": states, "text_embeds": pooled[-1]}
 
     @override
     def condition_on_size(
