@@ -21,3 +21,5 @@ class Identity:
     """diffusers' prediction_type where a single file says so itself"""
     zero_snr: bool = False
     """whether a single file says that its noise goes all the way to zero signal (Lin et al. 2023, arXiv:2305.08891)"""
+    inpainting: bool = False
+    """whether its denoiser also sees a mask and the latents of the picture that is masked: 9 channels in"""

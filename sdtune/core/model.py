@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,14 @@ from sdtune.core.families import Family, families, family_named
 from sdtune.core.header import refuse_pickle, what_is
 from sdtune.core.identity import Identity
 from sdtune.core.model_file import identify_file, load_file
-from sdtune.core.model_folder import family_of_folder, load_folder, on_this_machine
+from sdtune.core.model_folder import check_weights, family_of_folder, is_for_inpainting, load_folder, on_this_machine
 from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-__all__ = ["MINI", "SHORT_NAMES", "Identity", "identify", "is_here", "load"]
+__all__ = ["MINI", "SHORT_NAMES", "Identity", "denoiser_config", "identify", "is_here", "load", "load_denoiser"]
 
 MINI = Path(__file__).parents[1] / "mini"
 SHORT_NAMES: dict[str, str] = {"mini": str(MINI)} | {
@@ -40,7 +42,8 @@ def identify(model: str) -> Identity:
     kind = what_is(path, ModelError)
     if kind == "folder":
         name = "mini" if model == "mini" else path.resolve().name
-        return Identity(name, "folder", str(path), family_of_folder(path).name)
+        family, inpainting = family_of_folder(path), is_for_inpainting(path)
+        return Identity(name, "folder", str(path), family.name, inpainting=inpainting)
     if kind == "file":
         return identify_file(path)
     refuse_pickle(path, ModelError)
@@ -51,7 +54,8 @@ def identify(model: str) -> Identity:
             f"{_shown(model)}: no such folder or file, and no name that the hub could have{_nearest(model)}"
         )
     folder = hub.cached(model) or hub.fetch(model, hub.CONFIGS, hub.INSTEAD)
-    return Identity(model, "hub", model, family_of_folder(folder).name)
+    family, inpainting = family_of_folder(folder), is_for_inpainting(folder)
+    return Identity(model, "hub", model, family.name, inpainting=inpainting)
 
 
 def is_here(identity: Identity) -> bool:
@@ -62,27 +66,68 @@ def is_here(identity: Identity) -> bool:
     return False
 
 
-def load(identity: Identity, dtype: torch.dtype, device: str | torch.device | None = None) -> Any:
-    """The model's diffusers pipeline, frozen, in this precision; the VAE in float32, as SDXL's fails in float16."""
-    _silence_libraries()
+def load(
+    identity: Identity,
+    dtype: torch.dtype,
+    device: str | torch.device | None = None,
+    *,
+    without: Collection[str] = (),
+) -> Any:
+    """The model's diffusers pipeline, frozen, in this precision; the VAE in float32, as SDXL's fails in float16.
+
+    Of parts `without` which it is (the denoiser, vae, text encoders) no weights are read: they are None in it, but for
+    a denoiser that has its config, and weights on the meta device, as diffusers looks at it to read captions.
+    """
     family = family_named(identity.family)
-    if identity.source == "file":
-        pipe = load_file(identity, family, dtype)
-    elif identity.source == "folder":
-        pipe = load_folder(Path(identity.location), family, dtype)
-    else:
-        pipe = load_folder(on_this_machine(identity.location, family), family, dtype)
-    for part in pipe.components.values():
+    pipe = _pipeline(identity, family, dtype, without)
+    for name, part in pipe.components.items():
         if hasattr(part, "requires_grad_"):
             part.eval().requires_grad_(False)
+            if device is not None and name not in without:
+                part.to(device)
     pipe.set_progress_bar_config(disable=True)
-    _must_be_finite(identity, family, pipe)
-    return pipe if device is None else pipe.to(device)
+    _must_be_finite(identity, [part for part in (family.denoiser, *_others(family)) if part not in without], pipe)
+    return pipe
 
 
-def _must_be_finite(identity: Identity, family: Family, pipe: Any) -> None:
+def load_denoiser(identity: Identity, dtype: torch.dtype) -> nn.Module:
+    """The model's denoiser alone, frozen, in this precision."""
+    family = family_named(identity.family)
+    net: nn.Module = getattr(load(identity, dtype, without=_others(family)), family.denoiser)
+    return net
+
+
+def denoiser_config(identity: Identity) -> Any:
+    """The config that the denoiser will have (sample_size, in_channels ...); that its weights are there is checked."""
+    import torch
+
+    family = family_named(identity.family)
+    pipe = _pipeline(identity, family, torch.float32, (family.denoiser, *_others(family)))
+    if identity.source != "file":
+        check_weights(_folder(identity, family), family.denoiser)
+    return getattr(pipe, family.denoiser).config
+
+
+def _others(family: Family) -> tuple[str, ...]:
+    """The parts with weights beside the denoiser."""
+    return ("vae", *family.text_encoders)
+
+
+def _pipeline(identity: Identity, family: Family, dtype: torch.dtype, without: Collection[str]) -> Any:
+    _silence_libraries()
+    if identity.source == "file":
+        return load_file(identity, family, dtype, without)
+    return load_folder(_folder(identity, family), family, dtype, without)
+
+
+def _folder(identity: Identity, family: Family) -> Path:
+    here = identity.source == "folder"
+    return Path(identity.location) if here else on_this_machine(identity.location, family)
+
+
+def _must_be_finite(identity: Identity, parts: Sequence[str], pipe: Any) -> None:
     """Stop at weights that hold NaN or infinity; 0.4 ns a weight."""
-    for name in (family.denoiser, "vae", *family.text_encoders):
+    for name in parts:
         part = getattr(pipe, name)
         for key, weight in part.named_parameters() if part is not None else ():
             if weight.is_floating_point() and weight.numel() and not all(end.isfinite() for end in weight.aminmax()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,16 @@ from sdtune.core import hub
 from sdtune.core.families import Family, families
 from sdtune.core.header import Header, read_header
 from sdtune.core.identity import Identity
-from sdtune.core.model_folder import FAILURES, check_configs, family_of_folder, refuse_special, unloadable
+from sdtune.core.model_folder import (
+    FAILURES,
+    INPAINTING_CHANNELS,
+    check_configs,
+    empty_part,
+    family_of_folder,
+    kind_of_part,
+    refuse_special,
+    unloadable,
+)
 from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -22,15 +32,22 @@ def identify_file(path: Path) -> Identity:
     fitting = [family for family in families().values() if family.recognises(header.shapes)]
     if not fitting:
         raise ModelError(f"{path}: {_what_else(header)}")
-    entrance = header.shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 0))
+    channels_in = _channels_in(header)
     refiner = any(key.startswith("conditioner.embedders.0.model.") for key in header.shapes)
-    refuse_special(path, entrance[1] if len(entrance) > 1 else None, 1280 if refiner else None)
+    refuse_special(path, channels_in, 1280 if refiner else None)
     told = header.metadata.get("modelspec.prediction_type")
     prediction = "v_prediction" if told == "v" or "v_pred" in header.shapes else None
     if told in ("epsilon", "eps"):
         prediction = "epsilon"
     name = path.name.removesuffix(".safetensors")
-    return Identity(name, "file", str(path), fitting[0].name, prediction, "ztsnr" in header.shapes)
+    inpainting = channels_in == INPAINTING_CHANNELS
+    return Identity(name, "file", str(path), fitting[0].name, prediction, "ztsnr" in header.shapes, inpainting)
+
+
+def _channels_in(header: Header) -> int | None:
+    """How many channels a U-Net sees; None where it is none."""
+    entrance = header.shapes.get("model.diffusion_model.input_blocks.0.0.weight", ())
+    return entrance[1] if len(entrance) > 1 else None
 
 
 def _what_else(header: Header) -> str:
@@ -52,13 +69,17 @@ def _what_else(header: Header) -> str:
     return f"of no family that sdtune trains ({titles}); choose another model"
 
 
-def load_file(identity: Identity, family: Family, dtype: torch.dtype) -> Any:
-    """The file's diffusers pipeline, with the configs of a folder around it or of its family on the hub."""
+def load_file(identity: Identity, family: Family, dtype: torch.dtype, without: Collection[str] = ()) -> Any:
+    """The file's diffusers pipeline, with the configs of a folder around it or of its family on the hub.
+
+    Parts `without` which it is are None, but for a denoiser without weights.
+    """
     import diffusers
     import torch
 
     path = Path(identity.location)
-    reference = family.reference(read_header(path, ModelError).shapes)
+    header = read_header(path, ModelError)
+    reference = (identity.inpainting and family.inpainting_model) or family.reference(header.shapes)
     configs = _configs_beside(path, family) or hub.cached(reference)
     if configs is None:
         instead = (
@@ -69,24 +90,34 @@ def load_file(identity: Identity, family: Family, dtype: torch.dtype) -> Any:
         except ModelError as problem:
             raise ModelError(f"{path}: single files need their family's configs and tokenizer; {problem}") from None
     check_configs(configs, family)
-    missing = {part: None for part in family.optional_parts if part not in ("text_encoder_3", "tokenizer_3")}
+    optional = [part for part in family.optional_parts if part not in ("text_encoder_3", "tokenizer_3")]
+    parts: dict[str, Any] = dict.fromkeys((*optional, *without))
+    shape = {"in_channels": channels} if (channels := _channels_in(header)) else {}
+    told: dict[str, Any] = {"config": str(configs), "local_files_only": True}
     try:
-        vae = diffusers.AutoencoderKL.from_single_file(
-            str(path), config=str(configs), subfolder="vae", dtype=torch.float32, local_files_only=True
-        )
-        pipe = getattr(diffusers, family.pipeline).from_single_file(
-            str(path), config=str(configs), dtype=dtype, local_files_only=True, vae=vae, **missing
-        )
+        if "vae" not in without:
+            parts["vae"] = diffusers.AutoencoderKL.from_single_file(
+                str(path), subfolder="vae", dtype=torch.float32, **told
+            )
+        if family.denoiser in without:
+            parts[family.denoiser] = empty_part(configs, family.denoiser, **shape)
+        else:
+            kind = kind_of_part(configs, family.denoiser)
+            parts[family.denoiser] = kind.from_single_file(
+                str(path), subfolder=family.denoiser, dtype=dtype, **told, **shape
+            )
+        pipe = getattr(diffusers, family.pipeline).from_single_file(str(path), dtype=dtype, **told, **parts)
     except FAILURES as problem:
         raise unloadable(path, problem) from problem
     for name, part in pipe.components.items():
-        if isinstance(part, torch.nn.Module) and any(weight.is_meta for weight in part.parameters()):
+        read = isinstance(part, torch.nn.Module) and name not in without
+        if read and any(weight.is_meta for weight in part.parameters()):
             raise ModelError(f"{path}: weights of its {name} are missing; download it again")
-    told: dict[str, Any] = {"prediction_type": identity.prediction} if identity.prediction else {}
+    noise: dict[str, Any] = {"prediction_type": identity.prediction} if identity.prediction else {}
     if identity.zero_snr:
-        told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    if told:
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **told)
+        noise |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if noise:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **noise)
     return pipe
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ _KINDS = {
 """{part: (how its class's name begins, what that is)}"""
 FAILURES = (OSError, ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 """what the libraries raise at configs and weights that they cannot load"""
+INPAINTING_CHANNELS = 9
+"""that an inpainting U-Net sees: 4 of noisy latents, 1 of the mask, 4 of the latents of the masked picture"""
 _LAYOUT = "a model folder has model_index.json and a folder for each part (unet, vae, text_encoder ...)"
 
 
@@ -49,7 +51,7 @@ def family_of_folder(folder: Path) -> Family:
         raise ModelError(f"{folder}: its {part} is of no family that sdtune trains ({titles}); choose another model")
     family = fitting[0]
     pipeline = str(_json(folder / "model_index.json").get("_class_name"))
-    if pipeline not in (family.pipeline, family.pipeline.replace("Pipeline", "Img2ImgPipeline")):
+    if pipeline not in (family.pipeline.replace("Pipeline", f"{kind}Pipeline") for kind in ("", "Img2Img", "Inpaint")):
         raise ModelError(
             f"{folder}: model_index.json says {pipeline}, but its {part} is that of {family.title}; "
             "mend the folder, or download the model again"
@@ -58,12 +60,17 @@ def family_of_folder(folder: Path) -> Family:
     return family
 
 
+def is_for_inpainting(folder: Path) -> bool:
+    """Whether the denoiser of a folder of a known family sees a mask and a masked picture, too."""
+    config = folder / "unet" / "config.json"
+    return config.is_file() and _json(config).get("in_channels") == INPAINTING_CHANNELS
+
+
 def refuse_special(place: Path, channels_in: object, caption_width: object) -> None:
-    """Stop at a model of a known family that is not made to draw pictures from captions alone."""
-    if channels_in in (8, 9):
-        raise ModelError(
-            f"{place}: an inpainting or editing model ({channels_in} channels in); train on its base model"
-        )
+    """Stop at a model of a known family that is made neither to draw pictures from captions nor to inpaint."""
+    if channels_in in (5, 7, 8):
+        what = {5: "that follows depths", 7: "that enlarges pictures", 8: "that edits by instructions"}[channels_in]
+        raise ModelError(f"{place}: a model {what} ({channels_in} channels in); train on its base model")
     if caption_width == 1280:
         raise ModelError(f"{place}: the SDXL refiner, which draws no pictures of its own; use the SDXL base model")
 
@@ -129,7 +136,7 @@ def on_this_machine(name: str, family: Family) -> Path:
 
 
 def check_configs(folder: Path, family: Family) -> None:
-    """Stop where a config is missing; of a missing vocabulary the libraries would make up one of three words."""
+    """Stop where a config is missing or names a wrong class; missing vocabularies the libraries would make up."""
     _json(folder / "scheduler" / "scheduler_config.json")
     _json(folder / "vae" / "config.json")
     for encoder in family.text_encoders:
@@ -137,6 +144,7 @@ def check_configs(folder: Path, family: Family) -> None:
         known = any((folder / tokenizer / file).is_file() for file in ("vocab.json", "tokenizer.json", "spiece.model"))
         if tokenizer not in family.optional_parts and not known:
             raise ModelError(f"{folder}: {tokenizer} has no vocabulary; get {tokenizer}/*, or download the model again")
+    _check_kinds(folder, family, _parts(folder))
 
 
 def _check_kinds(folder: Path, family: Family, index: Mapping[str, list[str]]) -> None:
@@ -158,28 +166,35 @@ def _check_kinds(folder: Path, family: Family, index: Mapping[str, list[str]]) -
             raise ModelError(f"{folder}: {part} is of class {kind}, which {library} does not have; {remedy}")
 
 
-def load_folder(folder: Path, family: Family, dtype: torch.dtype) -> Any:
-    """The folder's diffusers pipeline, whole."""
+def check_weights(folder: Path, part: str) -> str | None:
+    """The variant of a part's weights; stops where there are none, or their files are no safetensors."""
+    variant, files = _weights(folder, part)
+    if not files:
+        pickled = [file.name for file in (folder / part).glob("*.bin")]
+        told = f"only a pickle ({pickled[0]}), which can run any code" if pickled else "no weights"
+        raise ModelError(f"{folder}: {part} has {told}; get {part}/*.safetensors")
+    for file in files:
+        read_header(file, ModelError)
+    return variant
+
+
+def load_folder(folder: Path, family: Family, dtype: torch.dtype, without: Collection[str] = ()) -> Any:
+    """The folder's diffusers pipeline; parts `without` which it is are None, but for a denoiser without weights."""
     import diffusers
     import torch
 
     check_configs(folder, family)
     index = _parts(folder)
-    _check_kinds(folder, family, index)
-    parts: dict[str, Any] = dict.fromkeys(family.optional_parts)
+    parts: dict[str, Any] = dict.fromkeys((*family.optional_parts, *without))
     for part in (family.denoiser, "vae", *family.text_encoders):
-        variant, files = _weights(folder, part)
-        if not files and part in family.optional_parts:
+        if part in without or (part in family.optional_parts and not _weights(folder, part)[1]):
             continue
-        if not files:
-            pickled = [file.name for file in (folder / part).glob("*.bin")]
-            told = f"only a pickle ({pickled[0]}), which can run any code" if pickled else "no weights"
-            raise ModelError(f"{folder}: {part} has {told}; get {part}/*.safetensors")
-        for file in files:
-            read_header(file, ModelError)
+        variant = check_weights(folder, part)
         parts[part] = _load_part(folder, part, index, variant, torch.float32 if part == "vae" else dtype)
         if part == "text_encoder_3":
             del parts["tokenizer_3"]
+    if family.denoiser in without:
+        parts[family.denoiser] = empty_part(folder, family.denoiser)
     options = {"requires_safety_checker": False} if "safety_checker" in parts else {}
     if family.name == "sdxl":
         options["add_watermarker"] = False
@@ -216,6 +231,24 @@ def _load_part(folder: Path, part: str, index: Mapping[str, Any], variant: str |
             told = f"{len(missing)} weights are missing ({missing[0]} ...)"
         raise ModelError(f"{folder / part}: {told}; download it again")
     return module
+
+
+def empty_part(folder: Path, part: str, **changes: Any) -> Any:
+    """A part of diffusers' by its config alone, with `changes` to it: its weights are on the meta device."""
+    from accelerate import init_empty_weights
+
+    kind = kind_of_part(folder, part)
+    try:
+        with init_empty_weights():
+            return kind.from_config(kind.load_config(folder, subfolder=part, local_files_only=True), **changes)
+    except FAILURES as problem:
+        raise unloadable(folder / part, problem) from problem
+
+
+def kind_of_part(folder: Path, part: str) -> Any:
+    """The class that model_index.json names for a part, once `check_configs` has found it sound."""
+    library, kind = _parts(folder)[part]
+    return getattr(import_module(library), kind)
 
 
 def unloadable(place: Path, problem: Exception) -> Exception:

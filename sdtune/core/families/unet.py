@@ -18,7 +18,10 @@ _CONVOLUTIONS = r".*\.resnets\.\d+\.conv[12]"
 
 
 class UNetFamily(Family):
-    """A family whose denoiser is diffusers' UNet2DConditionModel."""
+    """A family whose denoiser is diffusers' UNet2DConditionModel.
+
+    Inpainting models also see conditioning["inpainting"] [B, 5, h, w]: the mask, then the latents of the masked image.
+    """
 
     @override
     def recognises_config(self, config: Mapping[str, Any]) -> bool:
@@ -32,9 +35,13 @@ class UNetFamily(Family):
 
     @override
     def denoise(self, net: nn.Module, x_t: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        added = {name: value for name, value in conditioning.items() if name != "encoder_hidden_states"}
+        import torch
+
+        own = ("encoder_hidden_states", "inpainting")
+        added = {name: value for name, value in conditioning.items() if name not in own}
+        seen = torch.cat([x_t, conditioning["inpainting"]], dim=1) if "inpainting" in conditioning else x_t
         prediction: Tensor = net(
-            x_t,
+            seen,
             timesteps,
             encoder_hidden_states=conditioning["encoder_hidden_states"],
             added_cond_kwargs=added or None,
