@@ -7,14 +7,13 @@ import html as markup
 import os
 import re
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from sdtune.core.data.buckets import bucket_for
+from sdtune.core.data.buckets import Size, Tally, bucket_for, tally
 from sdtune.core.reports import Problem
 
 ENLARGED = 1.25  # times; beyond it an image is too small for its bucket
@@ -36,9 +35,6 @@ UNSEEN = re.compile(
 ACCENTS = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 HEAP = re.compile(f"({ACCENTS}{{3}})({ACCENTS}+)")  # so many on one letter would lie over other lines
 SPACES = dict.fromkeys("\t\r\n", " ")
-
-Size = tuple[int, int]
-"""width, height in pixels"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +97,6 @@ class ReportView:
     """of captions"""
     left: Sequence[Skipped] = ()
     """files that are no images"""
-
-
-@dataclass(frozen=True)
-class BucketRow:
-    """The images that fall into one bucket."""
-
-    bucket: Size
-    images: int
-    enlarged: int
-    """of them beyond 1.25 times"""
-    cropped: float
-    """mean share of an image's area that is cut off, 0-1"""
 
 
 STYLE = """
@@ -189,21 +173,10 @@ figcaption .warned, figcaption .good { font-size: .8rem; }
 """
 
 
-def bucket_table(sizes: Iterable[Size], resolution: int) -> list[BucketRow]:
-    """The buckets of a resolution that images of these sizes fall into, the tallest shape first."""
-    found: dict[Size, list[tuple[int, bool, float]]] = {}
-    for (width, height), count in Counter(sizes).items():
-        bucket = bucket_for(width, height, resolution)
-        scale = max(bucket[0] / width, bucket[1] / height)
-        seen = bucket[0] * bucket[1] / (scale * scale * width * height)
-        found.setdefault(bucket, []).append((count, scale > ENLARGED, 1 - min(1.0, seen)))
-    rows = []
-    for bucket in sorted(found, key=lambda size: (size[0] / size[1], size)):
-        images = sum(count for count, _, _ in found[bucket])
-        enlarged = sum(count for count, small, _ in found[bucket] if small)
-        cropped = sum(count * share for count, _, share in found[bucket]) / images
-        rows.append(BucketRow(bucket, images, enlarged, cropped))
-    return rows
+def bucket_table(sizes: Iterable[Size], resolution: int) -> tuple[Tally, ...]:
+    """The buckets of a resolution that images of these sizes fall into, with those that are too small for them."""
+    listed = list(sizes)
+    return tally(listed, [bucket_for(*size, resolution) for size in listed], beyond=ENLARGED)
 
 
 def html(view: ReportView) -> Iterator[str]:
@@ -315,7 +288,7 @@ def _histogram(title: str, rows: Sequence[tuple[str, int]], warned: Sequence[int
     yield "</table>\n"
 
 
-def _buckets(model: str, resolution: int, rows: Sequence[BucketRow]) -> Iterator[str]:
+def _buckets(model: str, resolution: int, rows: Sequence[Tally]) -> Iterator[str]:
     images, most = sum(row.images for row in rows), max(row.images for row in rows)
     enlarged = sum(row.enlarged for row in rows)
     cropped = sum(row.images * row.cropped for row in rows) / images
@@ -323,7 +296,7 @@ def _buckets(model: str, resolution: int, rows: Sequence[BucketRow]) -> Iterator
     yield '<tr><td></td><th>bucket</th><td class="bar"></td><th>images</th><th>too small</th><th>cropped</th></tr>\n'
     for row in rows:
         yield (
-            f"<tr><td>{_shape(row.bucket)}</td><th>{_size(row.bucket)}</th>{_bar(row.images, most)}"
+            f"<tr><td>{_shape(row.size)}</td><th>{_size(row.size)}</th>{_bar(row.images, most)}"
             f"<td>{row.images:,}</td>{_warned(row.enlarged)}<td>{_percent(row.cropped)}</td></tr>\n"
         )
     yield f'<tr class="sum"><td></td><th>all</th><td class="bar"></td><td>{images:,}</td>{_warned(enlarged)}'

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from sdtune.core.data.buckets import bucket_for
+from sdtune.core.data.buckets import bucket_for, covering_scale
 from sdtune.core.intake.borders import Sides
 
 
@@ -25,7 +25,7 @@ class Shape:
 def covering(width: int, height: int, resolution: int) -> tuple[int, int]:
     """The size at which an image just covers the bucket nearest to its shape; its own where that is smaller."""
     bucket = bucket_for(width, height, resolution)
-    scale = max(bucket[0] / width, bucket[1] / height)
+    scale = covering_scale(width, height, bucket)
     if scale >= 1:
         return width, height
     return max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdtune.core.data.buckets import bucket_for, bucket_sizes
+from sdtune.core.data.buckets import Tally, bucket_for, bucket_sizes
 from sdtune.core.data.images import fit
 from sdtune.core.intake import report
 from sdtune.core.intake.report import Kept, ReportView, SetAside, Skipped, bucket_table, html
@@ -247,7 +247,7 @@ Sizes = st.lists(st.tuples(st.integers(16, 3000), st.integers(16, 3000)), max_si
 @settings(deadline=None)
 @given(Sizes, st.sampled_from([512, 768, 1024]))
 def test_the_bucket_table_says_what_training_does(sizes: list[tuple[int, int]], resolution: int) -> None:
-    rows = {row.bucket: row for row in bucket_table(sizes, resolution)}
+    rows = {row.size: row for row in bucket_table(sizes, resolution)}
     assert list(rows) == sorted(rows, key=lambda size: (size[0] / size[1], size))
     assert set(rows) == {bucket_for(*size, resolution) for size in sizes}
     for bucket, row in rows.items():
@@ -266,18 +266,18 @@ def test_the_bucket_table_says_what_training_does(sizes: list[tuple[int, int]], 
 def test_what_is_as_a_bucket_loses_nothing(resolution: int) -> None:
     sizes = bucket_sizes(resolution)
     rows = bucket_table(sizes, resolution)
-    assert {row.bucket for row in rows} == {bucket_for(*size, resolution) for size in sizes}
+    assert {row.size for row in rows} == {bucket_for(*size, resolution) for size in sizes}
     assert not any(row.enlarged for row in rows)
     assert all(row.cropped < 1e-12 for row in rows if row.images == 1)
 
 
 def test_cropping_is_as_training_crops() -> None:
     (row,) = bucket_table([(2000, 500)], 512)
-    _, (left, top) = fit(Image.new("L", (2000, 500)), row.bucket)
-    seen = row.bucket[0] / (row.bucket[0] + 2 * left) * row.bucket[1] / (row.bucket[1] + 2 * top)
+    _, (left, top) = fit(Image.new("L", (2000, 500)), row.size)
+    seen = row.size[0] / (row.size[0] + 2 * left) * row.size[1] / (row.size[1] + 2 * top)
     assert row.cropped == pytest.approx(1 - seen, abs=0.003)
-    assert bucket_table([(400, 400), (410, 410), (2000, 500)], 512)[0] == report.BucketRow((512, 512), 2, 1, 0.0)
-    assert bucket_table([], 512) == []
+    assert bucket_table([(400, 400), (410, 410), (2000, 500)], 512)[0] == Tally((512, 512), 2, 0.0, 0.0, 1, 1.28)
+    assert bucket_table([], 512) == ()
 
 
 def test_an_image_may_be_enlarged_by_a_quarter() -> None:
