@@ -15,6 +15,7 @@ from sdtune.config import TrainLora
 from sdtune.core.data import archives, captions
 from sdtune.core.data.apart import check_images, check_places
 from sdtune.core.data.classes import classes_of
+from sdtune.core.data.facts_memo import memo_for
 from sdtune.core.data.images import suffixes_shown
 from sdtune.core.data.layout import HELD_OUT, REGULARISATION, Item, Layout, arrange
 from sdtune.core.data.sources import FolderSource
@@ -233,21 +234,40 @@ def _read(one: _Arranged, config: TrainLora) -> Telling[list[Example]]:
 
 
 def _look(items: Sequence[Item], config: TrainLora) -> Telling[list[Measured | str | None]]:
-    """What worker processes found of each image, or why it cannot be used; None where its name tells that already."""
+    """What worker processes found of each image now or at an earlier time, or why it cannot be used.
+
+    None where its name tells that already.
+    """
     found: list[Measured | str | None] = [None] * len(items)
-    resolution = config.data.resolution or SIDE
-    jobs = (
-        (place, Job(item.entry.told, str(item.entry.path), None, resolution=resolution), None, None)
-        for place, item in enumerate(items)
-        if item.entry.path is not None
-    )
-    with Workers(config.limits) as workers:
-        for number, (place, seen) in enumerate(workers.each(jobs), 1):
+    jobs = {place: _job(item, config) for place, item in enumerate(items) if item.entry.path is not None}
+    with memo_for(config) as memo, Workers(config.limits) as workers:
+        done = 0
+        for place, facts in zip(jobs, () if memo.is_empty else memo.known_of(jobs.values()), strict=False):
+            found[place] = facts
+            done += facts is not None
+            if facts is not None and done % OFTEN == 0:
+                yield Progress("reading images", done, len(items))
+        unknown = [(place, job, None, None) for place, job in jobs.items() if found[place] is None]
+        for place, seen in workers.each(iter(unknown)):
             found[place] = seen
-            if number % OFTEN == 0:
-                yield Progress("reading images", number, len(items))
+            done += 1
+            if isinstance(seen, Measured):
+                memo.add(jobs[place], seen)
+            if done % OFTEN == 0:
+                yield Progress("reading images", done, len(items))
     yield Progress("reading images", len(items), len(items))
     return found
+
+
+def _job(item: Item, config: TrainLora) -> Job:
+    mask = item.mask.path if item.mask and config.mask.use != "off" else None
+    return Job(
+        item.entry.told,
+        str(item.entry.path),
+        None,
+        mask_path=None if mask is None else str(mask),
+        resolution=config.data.resolution or SIDE,
+    )
 
 
 def _reasons(item: Item, seen: Measured | str | None, config: TrainLora) -> list[str]:

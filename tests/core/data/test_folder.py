@@ -21,6 +21,14 @@ from sdtune.errors import DataError
 from sdtune.tables import Data, Limits
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of each test's own."""
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SDTUNE_CACHE", str(place))
+    return place
+
+
 def read(folder: Path, tables: dict[str, Any] | None = None, **settings: Any) -> tuple[list[Example], list[Report]]:
     """The examples, and what was told; `tables` beside that of the data."""
     config = resolve(TrainLora, [{"data": {"folder": folder, **settings}}, tables or {}])
