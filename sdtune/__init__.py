@@ -7,13 +7,27 @@ reports; `config.resolve` makes their settings from presets and flags.
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Caption", "Prepare", "Sample", "TrainLora", "__version__", "caption", "prepare", "sample", "train_lora"]
+__all__ = [
+    "CacheFolder",
+    "Caption",
+    "Prepare",
+    "Sample",
+    "TrainLora",
+    "__version__",
+    "cache",
+    "caption",
+    "prepare",
+    "sample",
+    "train_lora",
+]
 
 _HOMES = {
+    "CacheFolder": "sdtune.config",
     "Caption": "sdtune.config",
     "Prepare": "sdtune.config",
     "TrainLora": "sdtune.config",
     "Sample": "sdtune.config",
+    "cache": "sdtune.core.cache",
     "caption": "sdtune.core.caption",
     "prepare": "sdtune.core.prepare",
     "train_lora": "sdtune.core.train_lora",

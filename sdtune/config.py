@@ -309,3 +309,15 @@ def to_toml(config: Spec, without: Collection[str] = ()) -> str:
     import tomli_w
 
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=set(without)))
+
+
+class CacheFolder(Spec):
+    """Tell what the cache holds, and remove what is no longer used."""
+
+    prune: bool = setting(False, "--prune", place=0)
+    """Remove what was not used for --days, and what a killed run left unfinished."""
+    days: int = setting(30, "--days", place=1, ge=0, le=36500)
+    """Days without use; 0: everything."""
+    folder: Path | None = setting(None, "--folder", place=2)
+    """Folder of the cache. Not given: $SDTUNE_CACHE, else sdtune in the folder for caches ($XDG_CACHE_HOME,
+    ~/.cache)."""

@@ -47,11 +47,20 @@ def sample(config: Any, as_json: bool) -> None:
     follow(work(config), as_json)
 
 
+def cache(config: Any, as_json: bool) -> None:
+    """Tell what the cache holds, and remove what is no longer used."""
+    prepare_libraries()
+    from sdtune.core.cache import cache as work
+
+    follow(work(config), as_json)
+
+
 COMMANDS: dict[str, tuple[Callable[[Any, bool], None], str]] = {
     "prepare": (prepare, "Prepare"),
     "caption": (caption, "Caption"),
     "train-lora": (train_lora, "TrainLora"),
     "sample": (sample, "Sample"),
+    "cache": (cache, "CacheFolder"),
 }
 """name -> what it does, and the class of its settings in config.py"""
 

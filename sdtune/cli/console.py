@@ -175,7 +175,9 @@ class Terminal:
         self._say(f"skipped {report.path}: {report.reason}", warning=True)
 
     def _show_progress(self, report: Any) -> None:
-        self._advance(report.phase, report.number, report.of, _speed(report.speed, report.phase) if report.speed else "")
+        self._advance(
+            report.phase, report.number, report.of, _speed(report.speed, report.phase) if report.speed else ""
+        )
 
     def _show_bucketed(self, report: Any) -> None:
         from sdtune.cli.summaries import bucketed
@@ -203,6 +205,12 @@ class Terminal:
 
         self._end_bar()
         for line in prepared(report):
+            self.result(line)
+
+    def _show_cached(self, report: Any) -> None:
+        from sdtune.cli.summaries import cached
+
+        for line in cached(report):
             self.result(line)
 
     def _show_trained(self, report: Any) -> None:

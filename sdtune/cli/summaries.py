@@ -67,8 +67,34 @@ def statistics(report: Any) -> Iterator[str]:
             yield f"        and {len(counts) - LISTED} more; --json lists them all"
 
 
+def cached(report: Any) -> Iterator[str]:
+    """Of sdtune.core.reports.Cached."""
+    if not report.removed and not report.size:
+        yield _line("cache", f"{report.folder}: empty, nothing to prune")
+        return
+    yield _line("cache", str(report.folder))
+    entries = "1 entry" if report.entries == 1 else f"{report.entries} entries"
+    priors = f" and {report.priors} of prior images" if report.priors else ""
+    yield _line("holds", f"{entries}{priors}, {_megabytes(report.size)}")
+    days = "a day" if report.days == 1 else f"{report.days} days"
+    if report.removed is None:
+        told = f"{report.unused} for {days}, {_megabytes(report.unused_size)}" if report.unused else f"none for {days}"
+        yield _line("unused", told)
+    elif not report.removed:
+        yield _line("removed", f"nothing; all was used within {days}")
+    else:
+        told = f" that {'was' if report.removed == 1 else 'were'} not used for {days}" if report.days else ""
+        yield _line("removed", f"{report.removed}{told}, {_megabytes(report.removed_size)}")
+    if report.try_next:
+        yield _line("try next", report.try_next)
+
+
 def _line(label: str, text: str) -> str:
     return f"{label:<11} {text}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
 
 
 def _images(count: int) -> str:

@@ -218,6 +218,29 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Cached:
+    """What the cache holds, after a pruning what it still holds; unfinished and other small files are in the sizes."""
+
+    folder: Path
+    entries: int
+    priors: int
+    """folders of images that the base model drew"""
+    size: int
+    """bytes"""
+    days: int
+    unused: int
+    """entries, folders and other files that were not used for so many days"""
+    unused_size: int
+    """bytes"""
+    removed: int | None
+    """None: nothing was to be removed"""
+    removed_size: int
+    """bytes"""
+    try_next: str | None
+    """a command that removes what is not used"""
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something about captions that training would suffer from."""
 
@@ -246,6 +269,7 @@ Report = (
     | Statistics
     | SetAside
     | Prepared
+    | Cached
 )
 
 Result = TypeVar("Result")

@@ -1,7 +1,7 @@
 """The cache: small tensors kept by what they were made of, in memory as far as there is room, and on disk.
 
-An entry is folder/ab/<key>.safetensors, where ab begins the key. Its metadata hold the BLAKE2b of the key and of every
-other byte of the file, so that what is damaged is found and made again.
+An entry is a safetensors file. Its metadata hold the BLAKE2b of the key and of every other byte of the file, so that what
+is damaged is found and made again.
 """
 
 from __future__ import annotations
@@ -19,21 +19,18 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from sdtune.errors import ConfigError
+from sdtune.core.data.cache_folder import DAY, path_of
+from sdtune.core.data.cache_folder import usual_folder as usual_folder
 
 FORMAT = 1
 """of keys and entries; a higher one makes everything anew"""
-ENTRY = re.compile(r"[0-9a-f]{40}\.safetensors")
-PARTIAL = re.compile(r"\.[0-9a-f]{16}\.part")
-"""what is being written; all that a killed process leaves"""
-MARKED_EVERY = 24 * 3600.0  # seconds between two marks of use, which are the file's time of change
 ENTRY_BYTES = 2**30  # an image of 4096 x 4096 takes 10 MB, sixteen wordings for T5 130 MB
 HEADER_BYTES = 2**16
 _DIGEST = 20  # bytes
@@ -66,19 +63,6 @@ def identity_of(module: nn.Module) -> str:
     config = getattr(module, "config", None)
     told = json.dumps(_lasting(config), sort_keys=True, default=str) if config is not None else None
     return key_of(type(module).__name__, weights, told)
-
-
-def usual_folder() -> Path:
-    """$SDTUNE_CACHE, else sdtune in $XDG_CACHE_HOME, else ~/.cache/sdtune."""
-    try:
-        if chosen := os.environ.get("SDTUNE_CACHE"):
-            return Path(chosen).expanduser()
-        above = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (above if above.is_absolute() else Path.home() / ".cache") / "sdtune"
-    except RuntimeError:
-        raise ConfigError(
-            "cache: this user has no home folder; say in SDTUNE_CACHE where the cache shall lie"
-        ) from None
 
 
 class Store:
@@ -160,7 +144,7 @@ class Store:
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return path_of(self.folder, key)
 
     def _hold(self, key: str, tensors: dict[str, Tensor], *, by_all_means: bool = False) -> None:
         size = sum(one.nbytes for one in tensors.values())
@@ -268,7 +252,7 @@ def _read(path: Path) -> bytes:
     if not stat.S_ISREG(found.st_mode) or found.st_size > ENTRY_BYTES:  # a pipe would be waited for
         raise ValueError("no file of an entry's size")
     data = path.read_bytes()
-    if time.time() - found.st_mtime > MARKED_EVERY:
+    if time.time() - found.st_mtime > DAY:
         with contextlib.suppress(OSError):
             os.utime(path)
     return data
@@ -278,15 +262,19 @@ def _write(path: Path, data: bytearray) -> None:
     """The file is there whole or not at all; not flushed to disk, since a damaged entry is made again."""
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        try:
-            file = partial.open("xb")
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = partial.open("xb")
-        with file:
+        with _opened(partial) as file:
             file.write(data)
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def _opened(partial: Path) -> BinaryIO:
+    """The new file, its folder made where it is not there; a pruning that takes it away again is given way twice."""
+    for _ in range(2):
+        with contextlib.suppress(FileNotFoundError):
+            return partial.open("xb")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+    return partial.open("xb")
