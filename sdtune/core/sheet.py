@@ -18,7 +18,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels:
     letters = max(12, cell // 16)
     font = ImageFont.load_default(letters)
     line = round(letters * 1.3)
-    headings = [_wrapped(text, font, cell) for text in columns]
+    headings = [wrapped(text, font, cell) for text in columns]
     heading = line * max(len(lines) for lines in headings)
     heights = [factor * max(image.height for image in row) for row in rows]
     width = GAP + max(len(row) for row in rows) * (cell + GAP)
@@ -28,7 +28,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels:
         pen.text((GAP + number * (cell + GAP), GAP // 2), "\n".join(lines), fill="black", font=font, spacing=2)
     top = GAP + heading
     for row, label, height in zip(rows, labels, heights, strict=True):
-        pen.text((GAP, top), _wrapped(label, font, width - 2 * GAP)[0], fill="#666666", font=font)
+        pen.text((GAP, top), wrapped(label, font, width - 2 * GAP)[0], fill="#666666", font=font)
         for number, image in enumerate(row):
             shown = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
             canvas.paste(shown, (GAP + number * (cell + GAP), top + line))
@@ -36,7 +36,9 @@ def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels:
     return canvas
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def wrapped(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = HEADING_LINES
+) -> list[str]:
     """The text in lines of this width, cut off after a few."""
     lines = [""]
     for word in text.split():
@@ -45,7 +47,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
             lines[-1] = longer
         else:
             lines.append(word)
-    kept = [line for line in lines if line][:HEADING_LINES] or [""]
+    kept = [line for line in lines if line][:most] or [""]
     while font.getlength(kept[-1]) > width and len(kept[-1]) > 1:
         kept[-1] = kept[-1][:-1]
     return kept

@@ -1,0 +1,80 @@
+"""The inputs' sheet: some images as the model is shown them, each under what was done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sdtune.core.data.views import View
+from sdtune.core.sheet import GAP, wrapped
+
+MOST = 16  # images on a sheet
+COLUMNS = 4
+CELL = 256, 320  # pixels that an image has at most
+LETTERS = 14  # pixels
+LINES = 3, 2  # of what was done, and of the caption
+GROUND, DARK, GREY = "#ececec", "#1a1a1a", "#5c5c5c"  # not white, so that the edges of white pictures are seen
+
+
+def chosen(images: int, views: int) -> list[tuple[int, int]]:
+    """(image, view) of at most 16 inputs, spread over all images, and over their views, of which each has so many."""
+    shown = min(MOST, images)
+    places = ((number % shown, number // shown) for number in range(min(MOST, images * views)))
+    return sorted((place * images // shown, (place + again) % views) for place, again in places)
+
+
+def label(view: View, caption: str) -> str:
+    """What was done, and on a second line the caption."""
+    left, top, right, bottom = view.box
+    words = [f"{view.size[0]} x {view.size[1]} of {right - left:.0f} x {bottom - top:.0f}"]
+    words += ["mirrored"] if view.mirrored else []
+    words += [f"turned {view.angle:+.1f} degrees"] if view.angle else []
+    changes = zip(("light", "contrast", "colour"), (round(100 * one) - 100 for one in view.colours), strict=True)
+    words += [f"{name} {percent:+d}%" for name, percent in changes if percent]
+    return f"{', '.join(words)}\n{caption}"
+
+
+def inputs_sheet(shown: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """The images in rows of four, each over its label, whose first line is what was done."""
+    font = ImageFont.load_default(LETTERS)
+    line = round(LETTERS * 1.3)
+    cells = [(_fitted(image), _lines(text, font)) for image, text in shown[:MOST]]
+    rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+    heights = [max(image.height for image, _ in row) for row in rows]
+    below = [GAP // 2 + line * max(len(lines) for _, lines in row) + 2 * GAP for row in rows]
+    width = GAP + len(rows[0]) * (CELL[0] + GAP)
+    canvas = Image.new("RGB", (width, GAP + sum(heights) + sum(below)), GROUND)
+    pen = ImageDraw.Draw(canvas)
+    top = GAP
+    for row, height, under in zip(rows, heights, below, strict=True):
+        for number, (image, lines) in enumerate(row):
+            left = GAP + number * (CELL[0] + GAP)
+            canvas.paste(image, (left + (CELL[0] - image.width) // 2, top + height - image.height))
+            for place, (words, colour) in enumerate(lines):
+                pen.text((left, top + height + GAP // 2 + place * line), words, fill=colour, font=font)
+        top += height + under
+    return canvas
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    scale = min(CELL[0] / image.width, CELL[1] / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[tuple[str, str]]:
+    """(words, colour) of each line of a label."""
+    done, _, caption = text.partition("\n")
+    parts = zip((done, caption), LINES, (DARK, GREY), strict=True)
+    return [(words, colour) for part, most, colour in parts for words in _begun(part, font, most)]
+
+
+def _begun(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, most: int) -> list[str]:
+    """The text in a few lines, with dots where it goes on."""
+    lines = wrapped(text, font, CELL[0], most)
+    if " ".join(lines) != " ".join(text.split()):
+        while font.getlength(f"{lines[-1]} ...") > CELL[0]:
+            lines[-1] = lines[-1][:-1]
+        lines[-1] = f"{lines[-1].rstrip(' ,')} ..."
+    return lines
