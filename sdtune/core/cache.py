@@ -50,9 +50,9 @@ def cache(config: CacheFolder) -> Telling[None]:
         try_next=_prune(config) if unused and not config.prune else None,
     )
     if stuck:
-        one, error = next(iter(stuck.items()))
+        one, why = next(iter(stuck.items()))
         more = f", and {len(stuck) - 1} more" if len(stuck) > 1 else ""
-        raise OutputError(f"{one.path}{more}: cannot be removed ({error.strerror}); check the permissions of {folder}")
+        raise OutputError(f"{one.path}{more}: cannot be removed ({why.strerror}); check the permissions of {folder}")
 
 
 def _entries(kept: Sequence[Kept]) -> int:

@@ -1,7 +1,7 @@
 """The cache: small tensors kept by what they were made of, in memory as far as there is room, and on disk.
 
-An entry is a safetensors file. Its metadata hold the BLAKE2b of the key and of every other byte of the file, so that what
-is damaged is found and made again.
+An entry is a safetensors file. Its metadata hold the BLAKE2b of the key and of every other byte of the file, so that
+what is damaged is found and made again.
 """
 
 from __future__ import annotations
