@@ -17,29 +17,23 @@ LINES = 3, 2  # of what was done, and of the caption
 GROUND, DARK, GREY = "#ececec", "#1a1a1a", "#5c5c5c"  # not white, so that the edges of white pictures are seen
 
 
-def chosen(images: int, views: int) -> list[tuple[int, int]]:
-    """(image, view) of at most 16 inputs, spread over all images, and over their views, of which each has so many."""
-    shown = min(MOST, images)
-    places = ((number % shown, number // shown) for number in range(min(MOST, images * views)))
-    return sorted((place * images // shown, (place + again) % views) for place, again in places)
+def chosen(views: Sequence[int]) -> list[tuple[int, int]]:
+    """(image, view) of at most 16 inputs, spread over all images and over their views; each image has so many."""
+    shown = min(MOST, len(views))
+    found = []
+    for again in range(MOST):
+        for place in range(shown):
+            image = place * len(views) // shown
+            if again < views[image]:
+                found.append((image, (place + again) % views[image]))
+    return sorted(found[:MOST])
 
 
-def label(view: View, caption: str) -> str:
-    """What was done, and on a second line the caption."""
-    left, top, right, bottom = view.box
-    words = [f"{view.size[0]} x {view.size[1]} of {right - left:.0f} x {bottom - top:.0f}"]
-    words += ["mirrored"] if view.mirrored else []
-    words += [f"turned {view.angle:+.1f} degrees"] if view.angle else []
-    changes = zip(("light", "contrast", "colour"), (round(100 * one) - 100 for one in view.colours), strict=True)
-    words += [f"{name} {percent:+d}%" for name, percent in changes if percent]
-    return f"{', '.join(words)}\n{caption}"
-
-
-def inputs_sheet(shown: Sequence[tuple[Image.Image, str]]) -> Image.Image:
-    """The images in rows of four, each over its label, whose first line is what was done."""
+def inputs_sheet(shown: Sequence[tuple[Image.Image, View, str]]) -> Image.Image:
+    """Each image as it is shown, in rows of four, over what was done to it and its caption, which says so where it shall."""
     font = ImageFont.load_default(LETTERS)
     line = round(LETTERS * 1.3)
-    cells = [(_fitted(image), _lines(text, font)) for image, text in shown[:MOST]]
+    cells = [(_fitted(image), _lines(done(view), caption + view.said, font)) for image, view, caption in shown[:MOST]]
     rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     heights = [max(image.height for image, _ in row) for row in rows]
     below = [GAP // 2 + line * max(len(lines) for _, lines in row) + 2 * GAP for row in rows]
@@ -57,16 +51,26 @@ def inputs_sheet(shown: Sequence[tuple[Image.Image, str]]) -> Image.Image:
     return canvas
 
 
+def done(view: View) -> str:
+    """What was done to the image."""
+    left, top, right, bottom = view.box
+    words = [f"{view.size[0]} x {view.size[1]} of {right - left:.0f} x {bottom - top:.0f}"]
+    words += ["mirrored"] if view.mirrored else []
+    words += [f"turned {view.angle:+.1f} degrees"] if view.angle else []
+    changes = zip(("light", "contrast", "colour"), (round(100 * one) - 100 for one in view.colours), strict=True)
+    words += [f"{name} {percent:+d}%" for name, percent in changes if percent]
+    return ", ".join(words)
+
+
 def _fitted(image: Image.Image) -> Image.Image:
     scale = min(CELL[0] / image.width, CELL[1] / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[tuple[str, str]]:
-    """(words, colour) of each line of a label."""
-    done, _, caption = text.partition("\n")
-    parts = zip((done, caption), LINES, (DARK, GREY), strict=True)
+def _lines(what: str, caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[tuple[str, str]]:
+    """(words, colour) of each line below an image."""
+    parts = zip((what, caption), LINES, (DARK, GREY), strict=True)
     return [(words, colour) for part, most, colour in parts for words in _begun(part, font, most)]
 
 
