@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby, islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -101,7 +101,8 @@ class Plan:
         drawn = _uniform(len(self._seen), generator(*self._key, number, "round"))
         order = np.argsort((self._turn + drawn) / self._repeats[self._seen], kind="stable")
         image, turn = self._seen[order], self._turn[order] + number * self._repeats[self._seen[order]]
-        return self._starts[image] + (self._offsets[image] + turn) % self._counts[image]
+        places: Integers = self._starts[image] + (self._offsets[image] + turn) % self._counts[image]
+        return places
 
     def _apart(self, group: Integers) -> Integers:
         """The same places in such an order that no batch holds an image more often than it must."""
@@ -117,19 +118,17 @@ class Plan:
             held = Counter(here)
             ordered += [_take(waiting, image) for image in here]
             missing = self.batch_size - len(here)
-            while missing:
-                image, place = next(coming, (None, 0))
-                if image is None:
-                    break
+            while missing and (follows := next(coming, None)):
+                image, place = follows
                 if held[image] * batches >= times[image]:
                     waiting[image].append(place)
                 else:
                     held[image] += 1
                     ordered.append(place)
                     missing -= 1
-            ordered += [
-                _take(waiting, next(iter(waiting))) for _ in range(min(missing, sum(map(len, waiting.values()))))
-            ]
+            while missing and waiting:  # nothing else is left
+                ordered.append(_take(waiting, next(iter(waiting))))
+                missing -= 1
         return np.array(ordered)
 
 
@@ -147,17 +146,19 @@ class Alternating:
         manifest: str,
     ) -> None:
         self._sizes = sizes
-        self._numbers = [[n for n, is_prior in enumerate(priors) if is_prior == wanted] for wanted in (False, True)]
         self._turns = batch_size == 1
+        own, prior = (
+            [image for image, is_prior in enumerate(priors) if is_prior == wanted] for wanted in (False, True)
+        )
 
-        def plan(numbers: Sequence[int], images: int, **more: Any) -> Plan:
-            chosen = [sizes[n] for n in numbers], [repeats[n] for n in numbers]
-            return Plan(*chosen, batch_size=max(1, images), seed=seed, manifest=manifest, **more)
+        def plan(images: Sequence[int], batch_size: int, name: str, full: bool) -> Plan:
+            chosen = [sizes[image] for image in images], [repeats[image] for image in images]
+            return Plan(*chosen, batch_size=batch_size, seed=seed, manifest=manifest, name=name, full=full)
 
-        own, prior = self._numbers
+        self._images = own, prior
         self._plans = (
-            plan(own, -(-batch_size // 2)),
-            plan(prior, batch_size // 2, name="order of priors", full=True),
+            plan(own, -(-batch_size // 2), "order", full=False),
+            plan(prior, max(1, batch_size // 2), "order of priors", full=True),
         )
         self.steps_an_epoch = self._plans[0].steps_an_epoch * (2 if self._turns else 1)
 
@@ -171,8 +172,8 @@ class Alternating:
         return list(passes.values())
 
     def _of(self, which: int, number: int) -> list[list[Place]]:
-        numbers = self._numbers[which]
-        return [[(numbers[image], size) for image, size in places] for places in self._plans[which].at(number)]
+        images = self._images[which]
+        return [[(images[image], size) for image, size in places] for places in self._plans[which].at(number)]
 
 
 def plan_for(
