@@ -30,7 +30,7 @@ def chosen(views: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def inputs_sheet(shown: Sequence[tuple[Image.Image, View, str]]) -> Image.Image:
-    """Each image as it is shown, in rows of four, over what was done to it and its caption, which says so where it shall."""
+    """Each image as it is shown, in rows of four, over what was done to it and its caption, which may say so."""
     font = ImageFont.load_default(LETTERS)
     line = round(LETTERS * 1.3)
     cells = [(_fitted(image), _lines(done(view), caption + view.said, font)) for image, view, caption in shown[:MOST]]
