@@ -123,7 +123,7 @@ def _further(name: str, added: dict[str, int]) -> list[int]:
 def _end(tokens: Tokens, start: int) -> int:
     """Where a chunk that starts there ends, since not all that follows fits."""
     full = start + CHUNK
-    if tokens.commas[full]:
+    if tokens.commas[full] and tokens.ends[full - 1]:
         return full
     comma = next((end for end in range(full, full - BACK, -1) if tokens.commas[end - 1]), None)
     return comma or next((end for end in range(full, start, -1) if tokens.ends[end - 1]), full)
