@@ -11,14 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from hashlib import blake2b, sha256
 from pathlib import Path
+from typing import Any
 
 from sdtune.config import TrainLora
+from sdtune.core.data.cache_folder import FACTS, usual_folder
 from sdtune.core.data.image_file import contents
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.run_folder import write_atomically
 from sdtune.errors import DataError
 
-NAME = "facts.jsonl"
 FORMAT = 1
 """of looking and of the lines; a higher one looks at everything anew"""
 MOST = 64 * 2**20
@@ -79,12 +80,8 @@ class Memo:
 @contextlib.contextmanager
 def memo_for(config: TrainLora) -> Iterator[Memo]:
     """The memo in the cache folder; where that cannot be used, one that knows nothing and remembers nothing."""
-    file, lines = None, {}
-    if config.cache.place == "disk":
-        from sdtune.core.data.cache import usual_folder  # which imports torch
-
-        file, lines = _opened((config.cache.folder or usual_folder()) / NAME)
-    memo = Memo(file, lines)
+    kept = config.cache.place == "disk"
+    memo = Memo(*_opened((config.cache.folder or usual_folder()) / FACTS)) if kept else Memo(None, {})
     try:
         yield memo
     finally:
@@ -144,7 +141,8 @@ def _facts(key: str, line: bytes) -> Measured | None:
         facts = told["facts"]
         if told["key"] != key or told["check"] != _check(key, facts) or facts.keys() != _FIELDS:
             return None
-        return Measured(**{name: tuple(one) if isinstance(one, list) else one for name, one in facts.items()})
+        values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in facts.items()}
+        return Measured(**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from sdtune.choices.masks import MaskClipSeg
 from sdtune.config import Prepare, Sample
 from sdtune.core.intake.ledger import Ledger, Row
 from sdtune.core.intake.shelf import mask_of
-from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling
+from sdtune.core.priors import drawing, drawn_in
+from sdtune.core.reports import Drawn, Note, Progress, Telling
 from sdtune.core.run_folder import safe_name
 
 AT_ONCE = 8  # images through the segmenter
@@ -59,42 +58,24 @@ def draw_priors(config: Prepare, ledger: Ledger) -> Telling[int]:
     """
     prompt = config.prior.prompt
     assert prompt is not None, "checked at the door"
+    from sdtune.core.model import identify
+
     folder = ledger.out / "reg" / f"1_{safe_name(prompt)}"
-    seeds = _drawn(folder, prompt, config.prior.model)
+    seeds = drawn_in(folder, prompt, identify(config.prior.model).name)
     there = len(seeds)
     if there >= config.prior.count:
         yield Note(f"prior images: {there} in {folder} already")
         return there
-    from sdtune.core.sample import sample
-
     settings: dict[str, Any] = {"model": config.prior.model, "out": folder, "memory": config.memory}
     missing = config.prior.count - there
-    for report in sample(Sample(prompt=(prompt,), count=missing, seed=max(seeds, default=-1) + 1, **settings)):
+    for report in drawing(Sample(prompt=(prompt,), count=missing, seed=max(seeds, default=-1) + 1, **settings)):
         if isinstance(report, Drawn):
             ledger.write(report.path.with_suffix(".txt"), prompt)
             there += 1
             yield Progress("drawing prior images", there, config.prior.count)
-        elif isinstance(report, Saved):
-            report.path.unlink()  # the sheet of all, which is no image to train on
-        elif isinstance(report, Note):
+        else:
             yield report
     return there
-
-
-def _drawn(folder: Path, prompt: str, model: str) -> list[int]:
-    """The seeds of the pictures that this model has drawn of this prompt."""
-    from sdtune.core.model import identify
-
-    name = identify(model).name
-    seeds = []
-    for path in sorted(folder.glob("*.png")):
-        with contextlib.suppress(OSError, ValueError), Image.open(path) as image:
-            told = str(image.info.get("parameters", ""))
-            seed = re.search(r"Seed: (\d+)", told)
-            named = re.search(r"Model: ([^,\n]+)", told)
-            if told.startswith(f"{prompt}\n") and seed and named and named[1] == name:
-                seeds.append(int(seed[1]))
-    return seeds
 
 
 def _open(path: Path) -> Image.Image:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sdtune.config import TrainLora, resolve
 from sdtune.core.data import facts_memo
+from sdtune.core.data.cache_folder import FACTS
 from sdtune.core.data.facts_memo import memo_for
 from sdtune.core.data.folder import Example, read_folders
 from sdtune.core.intake.facts import Job, Measured
@@ -53,7 +54,7 @@ def read(config: TrainLora) -> list[Example]:
 
 
 def memo_file(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / facts_memo.NAME
+    return tmp_path / "cache" / FACTS
 
 
 def test_a_second_run_decodes_nothing_and_finds_the_same(tmp_path: Path, looked: list[str]) -> None:
@@ -202,12 +203,18 @@ def test_a_line_that_was_cut_short_costs_itself_alone(tmp_path: Path, looked: li
     assert looked == []
 
 
-FACTS = dict.fromkeys(("border", "mask")) | {"sha256": "", "bytes": 1, "kind": "PNG", "width": 1, "height": 1}
-FACTS |= {"prepared": (1, 1), "sharpness": 0.0, "contrast": 0.0, "fingerprint": "", "tints": "f" * 384}
+LOOK: dict[str, Any] = dict.fromkeys(("border", "mask")) | {
+    "sha256": "",
+    "bytes": 1,
+    "kind": "PNG",
+    "width": 1,
+    "height": 1,
+}
+LOOK |= {"prepared": (1, 1), "sharpness": 0.0, "contrast": 0.0, "fingerprint": "", "tints": "f" * 384}
 
 
 def facts(digest: str) -> Measured:
-    return Measured(**(FACTS | {"sha256": digest}))
+    return Measured(**(LOOK | {"sha256": digest}))
 
 
 WRITER = """

@@ -1,0 +1,161 @@
+"""Prior images: the class as the base model draws it, so that training keeps it beside the subject."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from hashlib import blake2b, sha256
+from itertools import groupby
+from pathlib import Path
+
+from PIL import Image
+
+from sdtune.config import Sample, TrainLora, drawing_settings, refine
+from sdtune.core.data.cache_folder import PRIORS, usual_folder
+from sdtune.core.data.folder import Example, with_trigger
+from sdtune.core.data.image_file import contents
+from sdtune.core.families import Family
+from sdtune.core.identity import Identity
+from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling, Warned
+from sdtune.errors import ConfigError
+
+FORMAT = 1
+"""of the key; a higher one draws everything anew"""
+OWN = "draw some with another model (sdtune sample) and give their folder in [[data.folders]], with prior = true"
+
+
+def check_priors(config: TrainLora, identity: Identity) -> None:
+    """Raises ConfigError where prior images are asked for that cannot be drawn; to be called at the door."""
+    if config.prior.count and not config.prior.prompt:
+        wanted = 'what --prior shall draw, as in: --class-prompt "a dog"'
+        raise ConfigError(f"prior.prompt (--class-prompt): not given; {wanted}")
+    if config.prior.prompt and not config.prior.count:
+        wanted = "--prior says how many pictures of it to draw, as in: --prior 200"
+        raise ConfigError(f"prior.count (--prior): not given; {wanted}, or leave --class-prompt out")
+    if config.prior.count and identity.inpainting:
+        raise ConfigError(f"prior.count (--prior): {identity.name} draws into pictures alone; {OWN}")
+
+
+def draw_priors(config: TrainLora, identity: Identity, family: Family) -> Telling[list[Path]]:
+    """The prior images by their seeds, 0 to count - 1; those that an earlier run has drawn are taken from the cache."""
+    check_priors(config, identity)
+    if not config.prior.count:
+        return []
+    assert config.prior.prompt is not None, "checked at the door"
+    settings = _settings(config)
+    folder = yield from _folder(config, _key(identity, settings))
+    wanted = range(config.prior.count)
+    there = drawn_in(folder, config.prior.prompt, identity.name)
+    missing = [seed for seed in wanted if seed not in there]
+    told = f'prior images of "{config.prior.prompt}"'
+    if trigger := _trigger_in(config):
+        yield Warned(f'--class-prompt "{config.prior.prompt}": holds the trigger {trigger}, which the class is without')
+    if not missing:
+        yield Note(f"{told}: {len(wanted)} in the cache")
+        return [there[seed] for seed in wanted]
+    yield Note(f"{told}: {len(missing)} of {len(wanted)} are to be drawn by {identity.name} ({family.title})")
+    for first, count in _runs(missing):
+        for report in drawing(settings.model_copy(update={"out": folder, "seed": first, "count": count})):
+            if isinstance(report, Drawn):
+                there[report.seed] = report.path
+                yield Progress("drawing prior images", sum(seed in there for seed in wanted), len(wanted))
+            else:
+                yield report
+    return [there[seed] for seed in wanted]
+
+
+def as_examples(priors: Sequence[Path], config: TrainLora) -> list[Example]:
+    """Drawn images as what training takes, each told by the class prompt."""
+    captions = config.task.captions_of((config.prior.prompt or "",), "")
+    return [_example(path, captions, config.prior.weight) for path in priors]
+
+
+def drawing(settings: Sample) -> Telling[None]:
+    """Draws one prompt's pictures, telling each; the sheet of all, which is no image to train on, is removed."""
+    from sdtune.core.sample import sample
+
+    for report in sample(settings):
+        if isinstance(report, Saved):
+            report.path.unlink()
+        elif isinstance(report, Drawn | Note):
+            yield report
+
+
+def drawn_in(folder: Path, prompt: str, model_name: str) -> dict[int, Path]:
+    """{seed: picture} of those in a folder that this model has drawn of this prompt."""
+    found = {}
+    for path in sorted(folder.glob("*.png")):
+        with contextlib.suppress(OSError, ValueError, SyntaxError), Image.open(path) as image:
+            told, _, settings = str(image.info.get("parameters", "")).rpartition("\n")
+            seed = re.search(r"Seed: (\d+), ", settings)
+            if told.split("\n")[0] == prompt and seed and f", Model: {model_name}, Version: " in settings:
+                found[int(seed[1])] = path
+    return found
+
+
+def _settings(config: TrainLora) -> Sample:
+    """How they are drawn, in full."""
+    assert config.prior.prompt is not None, "checked at the door"
+    side = config.data.resolution
+    usual = Sample(prompt=(config.prior.prompt,), model=config.model, width=side, height=side, memory=config.memory)
+    return refine(usual, drawing_settings(config.model))
+
+
+def _key(identity: Identity, settings: Sample) -> str:
+    """What the pictures depend on, but for their seeds: 40 hex digits."""
+    how = settings.model_dump(mode="json", include={"prompt", "negative", "steps", "guidance", "sampler"})
+    told = [FORMAT, identity.name, identity.location, _stamp(identity), settings.width, settings.height, how]
+    return blake2b(json.dumps(told, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+
+
+def _stamp(identity: Identity) -> list[tuple[str, int, int]]:
+    """Names, bytes and times of change of a local model's weights, so that another model at its place is another."""
+    if identity.source == "hub":
+        return []
+    place = Path(identity.location)
+    files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
+    found = [(os.path.relpath(file, place), file.stat()) for file in files if file.exists()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+
+
+def _folder(config: TrainLora, key: str) -> Telling[Path]:
+    """Where they are kept; where nothing can be, a folder that goes when the process ends."""
+    if config.cache.place == "disk":
+        folder = (config.cache.folder or usual_folder()) / PRIORS / key
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)  # used today
+            if os.access(folder, os.W_OK | os.X_OK):
+                return folder
+            reason = "Permission denied"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        yield Warned(f"{folder}: cannot be written ({reason}), so prior images are drawn for this run alone")
+    folder = Path(tempfile.mkdtemp(prefix="sdtune-priors-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _runs(seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """(first, how many) of seeds that follow each other: [0, 1, 5] -> [(0, 2), (5, 1)]."""
+    groups = groupby(enumerate(seeds), key=lambda one: one[1] - one[0])
+    runs = [[seed for _, seed in group] for _, group in groups]
+    return [(run[0], len(run)) for run in runs]
+
+
+def _trigger_in(config: TrainLora) -> str | None:
+    prompt, triggers = config.prior.prompt or "", [config.data.trigger, *(one.trigger for one in config.data.folders)]
+    return next((one for one in triggers if one and with_trigger(prompt, one) == prompt), None)
+
+
+def _example(path: Path, captions: tuple[str, ...], weight: float) -> Example:
+    data = contents(path, str(path))
+    with Image.open(path) as image:
+        width, height = image.size
+    return Example(path, captions, width, height, weight=weight, prior=True, sha256=sha256(data).hexdigest())
