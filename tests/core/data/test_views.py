@@ -276,3 +276,15 @@ def test_turning_keeps_fine_detail() -> None:
     turned = image.rotate(-8, Image.Resampling.BICUBIC, center=(1000, 1000))
     back = show(turned, View(size, (500.0, 500.0, 1500.0, 1500.0), 8.0))
     assert decibels(back, plain) > 35
+
+
+def test_a_very_long_image_is_cropped_without_much_memory() -> None:
+    image = Image.new("RGB", (20_000, 16), "red")
+    image.paste("blue", (9_990, 0, 10_010, 16))
+    view = views_of(20_000, 16, "a", (512, 256), Augment())[0]
+    shown = show(image, view)
+    assert shown.size == (512, 256)
+    assert shown.getpixel((256, 100)) == (0, 0, 255)
+    assert view.corner()[1] == 0
+    for other in views_of(20_000, 16, "a", (512, 256), Augment(crop=0.5, rotate=15), upscale=100):
+        assert show(image, other).size == (512, 256)
