@@ -12,7 +12,9 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -37,9 +39,25 @@ def pipeline(family: str, *, prediction: str | None = None, seed: int = 0) -> An
         return {"sd1": _sd1, "sd2": _sd2, "sdxl": _sdxl, "sd3": _sd3}[family](prediction)
 
 
+def inpainting_pipeline(family: str, *, seed: int = 0) -> Any:
+    """The same of sd1 or sdxl whose U-Net has 9 channels in."""
+    kind = {"sd1": StableDiffusionInpaintPipeline, "sdxl": StableDiffusionXLInpaintPipeline}[family]
+    options = {"sd1": {"requires_safety_checker": False}, "sdxl": {"add_watermarker": False}}[family]
+    plain = pipeline(family, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel.from_config(plain.unet.config, in_channels=9).eval()
+    return kind(**(plain.components | {"unet": unet}), **options)
+
+
 def saved(family: str, folder: Path, **options: Any) -> Path:
-    """The same in diffusers' layout on disk, its text encoders keyed as files in the world are (text_model.)."""
-    pipeline(family, **options).save_pretrained(folder)
+    """A family's pipeline in diffusers' layout on disk."""
+    return saved_pipeline(pipeline(family, **options), folder)
+
+
+def saved_pipeline(pipe: Any, folder: Path) -> Path:
+    """A pipeline in diffusers' layout on disk, its text encoders keyed as files in the world are (text_model.)."""
+    pipe.save_pretrained(folder)
     for file in folder.glob("text_encoder*/model.safetensors"):
         weights = {"text_model." + key.removeprefix("text_model."): value for key, value in load_file(file).items()}
         weights |= {key[11:]: weights.pop(key) for key in list(weights) if key.startswith("text_model.text_projection")}

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from sdtune.core.autoencoder import decode_latents, pixels_a_latent
-from sdtune.core.data.encode import Conditioning, stack
+from sdtune.core.data.conditioning import Conditioning, stack
 from sdtune.core.families import Family
+from sdtune.core.inpainting import all_anew
 from sdtune.core.reports import Progress, Telling
 from sdtune.errors import SdtuneError
 
@@ -50,7 +51,7 @@ def draw(
     generators = [Generator().manual_seed(wish.seed) for wish in wishes]
     scheduler.set_timesteps(steps, device=net.device)
     latents: Tensor = _noise(net, vae, wishes, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
-    told = _conditioning(family, wishes, guidance != 1, net)
+    told = _conditioning(family, wishes, guidance != 1, net, vae)
     options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for number, timestep in enumerate(scheduler.timesteps, 1):
         with torch.no_grad():
@@ -66,13 +67,18 @@ def draw(
 def _noise(net: Any, vae: Any, wishes: Sequence[Wish], generators: Sequence[Generator]) -> Tensor:
     width, height = wishes[0].size
     side = pixels_a_latent(vae)
-    shape = (net.config.in_channels, height // side, width // side)
+    shape = (vae.config.latent_channels, height // side, width // side)
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(net.device)
 
 
-def _conditioning(family: Family, wishes: Sequence[Wish], guided: bool, net: Any) -> Conditioning:
-    """Of all prompts, with all negatives before them where guidance is on: {name: [n or 2 n, ...]}."""
-    sizes = [family.condition_on_size(wish.size, (0, 0), wish.size) for wish in wishes]
+def _conditioning(family: Family, wishes: Sequence[Wish], guided: bool, net: Any, vae: Any) -> Conditioning:
+    """Of all prompts, with all negatives before them where guidance is on: {name: [n or 2 n, ...]}.
+
+    A model for inpainting is asked to draw all of the picture anew.
+    """
+    anew = net.config.in_channels == 2 * vae.config.latent_channels + 1
+    holes = {"inpainting": all_anew(vae, wishes[0].size)} if anew else {}
+    sizes = [family.condition_on_size(wish.size, (0, 0), wish.size) | holes for wish in wishes]
     negatives = [wish.negative for wish in wishes] if guided else []
     told = stack(
         [{**text, **size} for text, size in zip([*negatives, *(w.prompt for w in wishes)], sizes * 2, strict=False)]

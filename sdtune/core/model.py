@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import warnings
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -165,6 +166,7 @@ def _nearest(model: str) -> str:
 def _silence_libraries() -> None:
     """Their bars and warnings are for makers; what the user can do something about is told by sdtune itself."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "The configuration file of the unet", FutureWarning)  # of 2022, and mended
     for library in ("transformers", "diffusers"):
         log = import_module(f"{library}.utils.logging")
         log.set_verbosity_error()

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from sdtune.core.families import families
-from sdtune.core.model import SHORT_NAMES, identify, load
+from sdtune.core.model import SHORT_NAMES, Identity, denoiser_config, identify, load, load_denoiser
 from sdtune.core.model_folder import _first_sentence
 from sdtune.errors import ModelError
 from tests import original, tiny
@@ -65,6 +65,116 @@ def test_the_vae_stays_in_float32(family_name: str, tiny_models: dict[str, Path]
     pipe = load(identify(str(tiny_models[family_name])), torch.bfloat16)
     assert pipe.vae.dtype == torch.float32
     assert getattr(pipe, families()[family_name].denoiser).dtype == pipe.text_encoder.dtype == torch.bfloat16
+
+
+# ---- by parts
+
+
+def in_parts(identity: Identity, expected: Any) -> None:
+    """What loads without the denoiser, and the denoiser alone, are together the whole model."""
+    family = families()[identity.family]
+    denoiser = getattr(expected, family.denoiser)
+    pipe = load(identity, torch.float32, "cpu", without=(family.denoiser,))
+    assert all(weight.is_meta for weight in getattr(pipe, family.denoiser).parameters())
+    told, all_told = (family.encode_captions(one, ["a red apple"]) for one in (pipe, load(identity, torch.float32)))
+    assert all(torch.equal(told[name], value) for name, value in all_told.items())
+    net = load_denoiser(identity, torch.float32)
+    assert not net.training
+    assert not any(weight.requires_grad for weight in net.parameters())
+    config = {name: value for name, value in net.config.items() if name != "_name_or_path"}
+    assert {name: denoiser_config(identity)[name] for name in config} == config
+    assert denoiser_config(identity).in_channels == denoiser.config.in_channels
+    setattr(pipe, family.denoiser, net)
+    same_weights(pipe, expected)
+
+
+def test_folders_of_every_family_load_by_parts(family_name: str, tiny_models: dict[str, Path]) -> None:
+    identity = identify(str(tiny_models[family_name]))
+    in_parts(identity, tiny.pipeline(family_name))
+    net = load_denoiser(identity, torch.bfloat16)
+    assert {weight.dtype for weight in net.parameters()} == {torch.bfloat16}
+
+
+def test_a_part_that_is_left_out_is_not_opened(sd1: Path) -> None:
+    identity = identify(str(sd1))
+    encoder = sd1 / "text_encoder/model.safetensors"
+    (sd1 / UNET).rename(sd1 / "unet/away")
+    pipe = load(identity, torch.float32, without=("unet",))
+    expected = tiny.pipeline("sd1").text_encoder.state_dict()
+    assert all(torch.equal(pipe.text_encoder.state_dict()[key], value) for key, value in expected.items())
+    for loads in (lambda: load_denoiser(identity, torch.float32), lambda: denoiser_config(identity)):
+        with pytest.raises(ModelError, match="unet has no weights; get unet/"):
+            loads()
+    (sd1 / "unet/away").rename(sd1 / UNET)
+    encoder.unlink()
+    assert torch.equal(
+        load_denoiser(identity, torch.float32).state_dict()["conv_in.weight"], tiny.pipeline("sd1").unet.conv_in.weight
+    )
+    bare = load(identity, torch.float32, without=("unet", "vae", "text_encoder"))
+    assert (bare.vae, bare.text_encoder) == (None, None)
+    assert bare.tokenizer is not None
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_denoiser_alone_is_checked_like_the_whole(form: str, sd1: Path) -> None:
+    spoilt = tiny.pipeline("sd1")
+    spoilt.unet.conv_in.bias.data[0] = float("nan")
+    path = original.save(spoilt, "sd1", sd1 / "one.safetensors")
+    spoilt.unet.save_pretrained(sd1 / "unet")
+    identity = identify(str(path if form == "file" else sd1))
+    load(identity, torch.float32, without=("unet",))
+    with pytest.raises(ModelError, match=r"weights of its unet are no numbers \(conv_in\.bias\); download it again"):
+        load_denoiser(identity, torch.float32)
+
+
+def test_a_config_of_old_is_read_as_diffusers_reads_it(sd1: Path) -> None:
+    rewrite(sd1 / "unet/config.json", sample_size=32, _diffusers_version="0.6.0.dev0")
+    identity = identify(str(sd1))
+    assert load(identity, torch.float32).unet.config.sample_size == 64
+    assert denoiser_config(identity).sample_size == load_denoiser(identity, torch.float32).config.sample_size == 64
+
+
+# ---- inpainting
+
+
+@pytest.mark.parametrize("pipeline", ["", "Inpaint", "Img2Img"])
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_folders_with_nine_channels_in_are_inpainting_models(name: str, pipeline: str, tmp_path: Path) -> None:
+    expected = tiny.inpainting_pipeline(name)
+    folder = tiny.saved_pipeline(expected, tmp_path / "model")
+    assert "InpaintPipeline" in json.loads((folder / "model_index.json").read_text())["_class_name"]
+    kind = families()[name].pipeline.replace("Pipeline", f"{pipeline}Pipeline")
+    rewrite(folder / "model_index.json", _class_name=kind)
+    identity = identify(str(folder))
+    assert (identity.family, identity.inpainting) == (name, True)
+    pipe = load(identity, torch.float32)
+    same_weights(pipe, expected)
+    assert type(pipe).__name__ == families()[name].pipeline
+    in_parts(identity, expected)
+
+
+@pytest.mark.parametrize("around", ["plain", "inpainting"])
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_a_single_file_has_its_own_channels_in_whatever_the_folder_around_it(
+    name: str, around: str, tmp_path: Path
+) -> None:
+    plain, holes = tiny.pipeline(name, seed=3), tiny.inpainting_pipeline(name, seed=4)
+    folder = tiny.saved_pipeline(plain if around == "plain" else holes, tmp_path / "model")
+    for expected, inpainting in ((plain, False), (holes, True)):
+        identity = identify(str(original.save(expected, name, folder / "one.safetensors")))
+        assert (identity.family, identity.inpainting) == (name, inpainting)
+        same_weights(load(identity, torch.float32), expected)
+        in_parts(identity, expected)
+
+
+@pytest.mark.parametrize("channels", [5, 7, 8])
+def test_u_nets_that_see_other_things_are_refused(channels: int, sd1: Path) -> None:
+    rewrite(sd1 / "unet/config.json", in_channels=channels)
+    with pytest.raises(ModelError, match=rf"a model that .* \({channels} channels in\); train on its base model"):
+        identify(str(sd1))
+
+
+# ---- text encoders
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3"])
@@ -309,6 +419,7 @@ def test_single_files_load_whole_with_the_configs_of_a_folder_around_them(
     assert (identity.name, identity.source, identity.family) == ("other", "file", name)
     pipe = load(identity, torch.float32)
     same_weights(pipe, other)
+    in_parts(identity, other)
     assert pipe.scheduler.config.prediction_type == ("v_prediction" if name == "sd2" else "epsilon")
     half = load(identity, torch.bfloat16)
     assert (half.vae.dtype, half.unet.dtype) == (torch.float32, torch.bfloat16)
@@ -444,6 +555,15 @@ def test_a_cached_model_of_which_only_half_precision_is_there(
         file.rename(file.with_suffix(".fp16.safetensors"))
     monkeypatch.setattr("sdtune.core.hub.fetch", lambda *_: pytest.fail("the network was asked"))
     same_weights(load(identify("someone/drawings"), torch.float32), tiny.pipeline("sd1"))
+    in_parts(identify("someone/drawings"), tiny.pipeline("sd1"))
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_inpainting_models_in_the_cache(empty_cache: Path, tmp_path: Path) -> None:
+    folder = tiny.saved_pipeline(tiny.inpainting_pipeline("sd1"), tmp_path / "model")
+    in_cache(empty_cache, "someone/holes", folder)
+    assert identify("someone/holes").inpainting
+    in_parts(identify("someone/holes"), tiny.inpainting_pipeline("sd1"))
 
 
 @pytest.mark.parametrize("what", ["identify", "load"])
