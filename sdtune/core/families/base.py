@@ -121,6 +121,10 @@ class Family(ABC):
         """Tokens of a caption that can be read at all, however many the chunks; None: any number."""
         return None
 
+    def unread_layers(self, part: str, clip_skip: int | None) -> int:  # noqa: ARG002 (sd1 and sdxl look at them)
+        """How many of a CLIP's last layers say nothing to the denoiser."""
+        return 0
+
     def _tokenizers(self, pipe: Any) -> list[Any]:
         """CLIP's, each beside its encoder."""
         return [getattr(pipe, part.replace("text_encoder", "tokenizer")) for part in self.clips]

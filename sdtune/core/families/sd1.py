@@ -69,3 +69,7 @@ class SD1(UNetFamily):
             pipe.text_encoder, pipe.tokenizer, captions, chunks=chunks, weighted=weighted, layer=clip_skip or 1
         )
         return {"encoder_hidden_states": states}
+
+    @override
+    def unread_layers(self, part: str, clip_skip: int | None) -> int:
+        return (clip_skip or 1) - 1

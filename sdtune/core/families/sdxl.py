@@ -76,6 +76,10 @@ class SDXL(UNetFamily):
         return {"encoder_hidden_states": states, "text_embeds": pooled[-1]}
 
     @override
+    def unread_layers(self, part: str, clip_skip: int | None) -> int:
+        return 1 if part == "text_encoder" else 0  # the second's last is projected
+
+    @override
     def condition_on_size(
         self, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
     ) -> dict[str, Tensor]:

@@ -52,9 +52,9 @@ def with_t5(pipe: Any) -> Any:
     return pipe
 
 
-def words(count: int, comma: int | None = None) -> str:
-    """So many tokens of one letter each, one of them a comma."""
-    return " ".join("," if place == comma else "abcdefg"[place % 7] for place in range(count))
+def words(count: int, *commas: int) -> str:
+    """So many tokens of one letter each, or commas."""
+    return " ".join("," if place in commas else "abcdefg"[place % 7] for place in range(count))
 
 
 def test_short_captions_are_read_as_diffusers_reads_them(family_name: str) -> None:
@@ -90,20 +90,21 @@ def test_layers_are_counted_as_a1111_counts_them(family: str, clip_skip: int | N
 
 
 @pytest.mark.parametrize(
-    ("tokens", "comma", "first"),
+    ("tokens", "commas", "first"),
     [
-        (CHUNK, None, CHUNK),
-        (CHUNK + 1, None, CHUNK),
-        (CHUNK + 1, 10, CHUNK),  # too far back
-        (CHUNK + 1, CHUNK - 21, CHUNK),
-        (CHUNK + 1, CHUNK - 20, CHUNK - 19),
-        (CHUNK + 1, CHUNK - 1, CHUNK),
-        (CHUNK + 1, CHUNK, CHUNK),
-        (CHUNK, CHUNK - 5, CHUNK),  # it fits
+        (CHUNK, (), CHUNK),
+        (CHUNK + 1, (), CHUNK),
+        (CHUNK + 1, (10,), CHUNK),  # too far back
+        (CHUNK + 1, (CHUNK - 21,), CHUNK),
+        (CHUNK + 1, (CHUNK - 20,), CHUNK - 19),
+        (CHUNK + 1, (CHUNK - 20, CHUNK - 9), CHUNK - 8),
+        (CHUNK + 1, (CHUNK - 1,), CHUNK),
+        (CHUNK + 1, (CHUNK - 9, CHUNK), CHUNK),  # the next begins with one
+        (CHUNK, (CHUNK - 5,), CHUNK),  # it fits
     ],
 )
-def test_a_chunk_ends_at_a_comma_that_is_near(tokens: int, comma: int | None, first: int) -> None:
-    places = clip.chunked(clip.tokens_of(TOKENIZER, words(tokens, comma)))
+def test_a_chunk_ends_at_a_comma_that_is_near(tokens: int, commas: tuple[int, ...], first: int) -> None:
+    places = clip.chunked(clip.tokens_of(TOKENIZER, words(tokens, *commas)))
     assert len(places) == 1 + (tokens > CHUNK)
     assert len(places[0]) == first
 
@@ -202,9 +203,12 @@ def test_weights_of_one_change_nothing(family_name: str) -> None:
 
 def test_states_without_a_mean_are_not_blown_up() -> None:
     """A normalisation without bias leaves a mean of nothing but rounding, which no other mean can be restored to."""
-    told = read("sd1", tiny.pipeline("sd1"), ["a (red:1.5) apple"], weighted=True)["encoder_hidden_states"]
-    assert told.isfinite().all()
-    assert told.abs().max() < 10
+    pipe = tiny.pipeline("sd1")
+    for weight in (0.5, 1.5, -1.0):
+        told = read("sd1", pipe, [f"a (red:{weight}) apple"], weighted=True)["encoder_hidden_states"]
+        wanted = read("sd1", pipe, ["a red apple"])["encoder_hidden_states"]
+        wanted[:, 2] *= weight
+        torch.testing.assert_close(told, wanted)
 
 
 def test_words_of_several_vectors_are_read_whole_and_never_parted() -> None:
