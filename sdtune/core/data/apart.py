@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -31,31 +32,42 @@ def check_places(folders: Sequence[tuple[Path, bool]]) -> list[str]:
     return problems
 
 
-def check_images(images: Sequence[tuple[Path, str, bool]], folders: Sequence[tuple[Path, bool]]) -> list[str]:
-    """Warnings of images (path, SHA-256, whether for regularisation) that are there twice in ways that matter.
+@dataclass(frozen=True)
+class Placed:
+    """An image of one of the run's folders."""
 
-    Raises DataError where a folder for regularisation holds nothing but images of the data.
+    path: Path
+    sha256: str
+    folder: Path
+    """which the run was given"""
+    prior: bool
+
+
+def check_images(images: Sequence[Placed]) -> list[str]:
+    """Warnings of images that are there twice in ways that matter.
+
+    Raises DataError where what a folder holds for regularisation is nothing but images of the data.
     """
-    own = {digest for _, digest, prior in images if not prior}
-    priors = {digest for _, digest, prior in images if prior}
-    if priors and priors <= own:
-        first = next(path for path, _, prior in images if prior)
+    own = {one.sha256 for one in images if not one.prior}
+    priors: dict[Path, list[Placed]] = defaultdict(list)
+    for one in images:
+        if one.prior:
+            priors[one.folder].append(one)
+    same = [found[0].path.parent for found in priors.values() if all(one.sha256 in own for one in found)]
+    if same:
         raise DataError(
-            f"{first.parent}: holds only images that are to be learned, too; regularisation images show the class "
-            'without the subject: put such there, or let --prior 200 --class-prompt "a dog" draw them'
+            *(
+                f"{place}: holds only images that are to be learned, too; regularisation images show the class "
+                'without the subject: put such there, or let --prior 200 --class-prompt "a dog" draw them'
+                for place in same
+            )
         )
-    both = [path for path, digest, prior in images if prior and digest in own]
+    both = [one.path for one in images if one.prior and one.sha256 in own]
     warnings = [f"{_told(both)} to be learned and for regularisation, too; leave them out of one"] if both else []
-    by_digest: dict[str, dict[Path, Path]] = defaultdict(dict)
-    for path, digest, prior in images:
-        if not prior:
-            by_digest[digest].setdefault(_folder_of(path, folders), path)
-    several = [list(found.values())[1] for found in by_digest.values() if len(found) > 1]
-    return warnings + ([f"{_told(several)} in another folder, too, and counted in each"] if several else [])
-
-
-def _folder_of(path: Path, folders: Sequence[tuple[Path, bool]]) -> Path:
-    return next(folder for folder, _ in folders if path.is_relative_to(folder))
+    first: dict[str, Path] = {}
+    data = (one for one in images if not one.prior)
+    again = [one.path for one in data if first.setdefault(one.sha256, one.folder) != one.folder]
+    return warnings + ([f"{_told(again)} in another folder, too, and counted in each"] if again else [])
 
 
 def _told(paths: Sequence[Path]) -> str:

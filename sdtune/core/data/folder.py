@@ -12,22 +12,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sdtune.config import TrainLora
-from sdtune.core.data import archives, captions
-from sdtune.core.data.apart import check_images, check_places
+from sdtune.core.data import captions
+from sdtune.core.data.apart import Placed, check_images, check_places
 from sdtune.core.data.classes import classes_of
-from sdtune.core.data.facts_memo import memo_for
-from sdtune.core.data.images import suffixes_shown
-from sdtune.core.data.layout import HELD_OUT, REGULARISATION, Item, Layout, arrange
+from sdtune.core.data.layout import REGULARISATION, Item, Layout, arrange
+from sdtune.core.data.looks import look
+from sdtune.core.data.nearly import instead_of_captions, instead_of_images, unpacked
 from sdtune.core.data.sources import FolderSource
-from sdtune.core.intake.facts import Job, Measured
-from sdtune.core.intake.workers import Workers
-from sdtune.core.reports import Note, Progress, Skipped, Telling, Warned
+from sdtune.core.intake.facts import Measured
+from sdtune.core.reports import Note, Skipped, Telling, Warned
 from sdtune.errors import DataError
 from sdtune.tables import Folder
 
 NAMED = 5  # files named in one message about many
-OFTEN = 20  # images between two reports
-SIDE = 1024  # pixels; a JPEG is decoded as large as that needs, where the resolution is not known yet
 DRAW_THEM = 'let --prior 200 --class-prompt "a dog" draw them'
 
 
@@ -60,6 +57,10 @@ class Example:
         return self.captions[0]
 
 
+class NoImagesError(DataError):
+    """A folder holds no images to train on."""
+
+
 @dataclass(frozen=True)
 class _Arranged:
     """A folder of the run with what lies in it, but for what is held out."""
@@ -84,12 +85,17 @@ def read_folders(config: TrainLora) -> Telling[list[Example]]:
 
     Every image is decoded whole once, within limits. Raises DataError with the problems of all folders together.
     """
+    if config.data.trigger and not (config.task.reads_captions or config.task.has_classes):
+        yield Warned(f"--trigger {config.data.trigger}: is not used, since the task {config.task.kind} has no captions")
     arranged = _arranged(config)
     found: list[Example] = []
+    placed: list[Placed] = []
     problems: list[str] = []
     for one in arranged:
         try:
-            found += yield from _read(one, config)
+            read = yield from _read(one, config)
+            found += read
+            placed += [Placed(example.path, example.sha256, one.folder.path, example.prior) for example in read]
         except DataError as error:
             problems += error.problems
     if problems:
@@ -97,7 +103,7 @@ def read_folders(config: TrainLora) -> Telling[list[Example]]:
     if all(example.prior for example in found):
         told = ", ".join(str(one.folder.path) for one in arranged)
         raise DataError(f"{told}: holds regularisation images only; put the pictures to learn beside reg/")
-    for told in check_images([(example.path, example.sha256, example.prior) for example in found], _places(config)):
+    for told in check_images(placed):
         yield Warned(told)
     unit = math.gcd(*(example.repeats for example in found))
     examples = [replace(example, repeats=example.repeats // unit) for example in found]
@@ -115,12 +121,12 @@ def arrange_folder(folder: Path, *, follow_links: bool) -> Layout:
             _tell_of_a_circle(folder)
             raise DataError(f"{folder}: no such folder; give the folder that holds the images")
         if not folder.is_dir():
-            raise DataError(f"{folder}: is a file; give the folder that holds the images{_unpacked(folder)}")
+            raise DataError(f"{folder}: is a file; give the folder that holds the images{unpacked(folder)}")
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}); check its name and permissions") from None
     layout = arrange(FolderSource(folder, follow_links=follow_links))
     if not any(not item.held_out for item in layout.items):
-        raise DataError(f"{folder}: no images in this folder; {_what_there_is(layout)}")
+        raise NoImagesError(f"{folder}: no images in this folder; {instead_of_images(layout)}")
     return layout
 
 
@@ -136,13 +142,9 @@ def with_trigger(caption: str, trigger: str | None) -> str:
     return f"{trigger}, {caption}"
 
 
-def _places(config: TrainLora) -> list[tuple[Path, bool]]:
-    return [(folder.path, folder.prior) for folder in config.data.all_folders]
-
-
 def _arranged(config: TrainLora) -> list[_Arranged]:
     """Every folder by names and texts alone; raises DataError with what is wrong with any of them."""
-    problems = check_places(_places(config))
+    problems = check_places([(folder.path, folder.prior) for folder in config.data.all_folders])
     found = []
     for folder in config.data.all_folders:
         try:
@@ -153,7 +155,8 @@ def _arranged(config: TrainLora) -> list[_Arranged]:
             classes = classes_of(folder.path, layout) if config.task.has_classes and not folder.prior else {}
             found.append(_Arranged(folder, layout, classes))
         except DataError as error:
-            problems += error.problems
+            more = f", or {DRAW_THEM}" if folder.prior and isinstance(error, NoImagesError) else ""
+            problems += [f"{problem}{more}" for problem in error.problems]
     if problems:
         raise DataError(*dict.fromkeys(problems))
     return found
@@ -176,40 +179,22 @@ def _tell_of_a_circle(folder: Path) -> None:
             raise DataError(f"{folder}: a link that leads in a circle; give the folder itself") from None
 
 
-def _unpacked(file: Path) -> str:
-    archive = file.name.lower().endswith(archives.SUFFIXES)
-    return f", or make one: sdtune prepare {file} --out dataset" if archive else ""
-
-
-def _what_there_is(layout: Layout) -> str:
-    if layout.items:
-        return f"only in {HELD_OUT}/, which is kept from training; put the others beside it"
-    links = [told for told, reason in layout.unread if "--follow-links" in reason]
-    if links:
-        return f"{links[0]} is a link that leads out of it: --follow-links reads it"
-    if layout.unread:
-        told, reason = layout.unread[0]
-        return f"{told}: {reason}"
-    packed = [told for told, _ in layout.left if told.lower().endswith(archives.SUFFIXES)]
-    if packed:
-        return f"there is {packed[0]}: sdtune prepare {packed[0]} --out dataset"
-    return f"put images there ({suffixes_shown()})"
-
-
 def _read(one: _Arranged, config: TrainLora) -> Telling[list[Example]]:
     """The examples of one folder."""
     place, items = one.folder.path, one.items
-    looked = yield from _look(items, config)
+    looked = yield from look(items, config)
     bad = [(told, f"{told}: {reason}") for told, reason in one.layout.unread]
     both = list(zip(items, looked, strict=True))
-    bad += [(item.entry.told, reason) for item, seen in both for reason in _reasons(item, seen, config)]
-    found = [(item, seen) for item, seen in both if isinstance(seen, Measured) and not _reasons(item, seen, config)]
+    bad += [(item.entry.told, reason) for item, seen in both for reason in _reasons(item, seen, one, config)]
+    found = [
+        (item, seen) for item, seen in both if isinstance(seen, Measured) and not _reasons(item, seen, one, config)
+    ]
     if config.data.skip_bad:
         for told, reason in bad:
             yield Skipped(Path(told), reason.removeprefix(f"{told}: "))
     read = [(item, facts, _captions(item, one, config)) for item, facts in found]
     problems = [] if config.data.skip_bad else _told_of_bad(place, [reason for _, reason in bad], left=bool(found))
-    problems += _lacking(place, [_path(item) for item, _, texts in read if not texts], len(items))
+    problems += _lacking(one, [_path(item) for item, _, texts in read if not texts], len(items))
     if problems:
         raise DataError(*problems)
     if not read:
@@ -233,46 +218,9 @@ def _read(one: _Arranged, config: TrainLora) -> Telling[list[Example]]:
     ]
 
 
-def _look(items: Sequence[Item], config: TrainLora) -> Telling[list[Measured | str | None]]:
-    """What worker processes found of each image now or at an earlier time, or why it cannot be used.
-
-    None where its name tells that already.
-    """
-    found: list[Measured | str | None] = [None] * len(items)
-    jobs = {place: _job(item, config) for place, item in enumerate(items) if item.entry.path is not None}
-    with memo_for(config) as memo, Workers(config.limits) as workers:
-        done = 0
-        for place, facts in zip(jobs, () if memo.is_empty else memo.known_of(jobs.values()), strict=False):
-            found[place] = facts
-            done += facts is not None
-            if facts is not None and done % OFTEN == 0:
-                yield Progress("reading images", done, len(items))
-        unknown = [(place, job, None, None) for place, job in jobs.items() if found[place] is None]
-        for place, seen in workers.each(iter(unknown)):
-            found[place] = seen
-            done += 1
-            if isinstance(seen, Measured):
-                memo.add(jobs[place], seen)
-            if done % OFTEN == 0:
-                yield Progress("reading images", done, len(items))
-    yield Progress("reading images", len(items), len(items))
-    return found
-
-
-def _job(item: Item, config: TrainLora) -> Job:
-    mask = item.mask.path if item.mask and config.mask.use != "off" else None
-    return Job(
-        item.entry.told,
-        str(item.entry.path),
-        None,
-        mask_path=None if mask is None else str(mask),
-        resolution=config.data.resolution or SIDE,
-    )
-
-
-def _reasons(item: Item, seen: Measured | str | None, config: TrainLora) -> list[str]:
+def _reasons(item: Item, seen: Measured | str | None, one: _Arranged, config: TrainLora) -> list[str]:
     """Why an image, its mask or its caption cannot be used."""
-    if config.task.reads_captions or item.prior:
+    if config.task.reads_captions or (config.task.has_classes and one.is_prior(item)):
         reasons = list(item.troubles)
     else:
         reasons = [f"{item.entry.told}: {item.entry.trouble}"] if item.entry.trouble else []
@@ -327,15 +275,18 @@ def _told_of_bad(folder: Path, reasons: Sequence[str], *, left: bool) -> list[st
     return [*first, f"{last}; put {them} right" + (f", or leave {them} out with --skip-bad" if left else "")]
 
 
-def _lacking(folder: Path, paths: Sequence[Path], of: int) -> list[str]:
+def _lacking(one: _Arranged, paths: Sequence[Path], of: int) -> list[str]:
+    """What to do where images have no caption."""
     if not paths:
         return []
-    first = paths[0]
+    folder, first = one.folder.path, paths[0]
+    told = f"{folder}: {len(paths)} of {of} images have no caption, or an empty one ({_names(paths)})"
+    if elsewhere := instead_of_captions(paths, one.layout):
+        return [f"{told}; {elsewhere}"]
     beside = first.with_suffix(captions.SUFFIXES[0]).name
     return [
-        f"{folder}: {len(paths)} of {of} images have no caption, or an empty one ({_names(paths)}); write {beside} "
-        f"beside {first.name}, let sdtune caption {folder} describe them, or take the names as captions with "
-        "--caption-from-filename"
+        f"{told}; write {beside} beside {first.name}, let sdtune caption {in_command(folder)} describe them, or take "
+        "the names as captions with --caption-from-filename"
     ]
 
 

@@ -17,7 +17,7 @@ from sdtune.config import TrainLora, resolve
 from sdtune.core.data.captions import clean
 from sdtune.core.data.folder import Example, read_folders, with_trigger
 from sdtune.core.reports import Note, Report, Skipped, Warned
-from sdtune.errors import DataError
+from sdtune.errors import ConfigError, DataError
 from sdtune.tables import Data, Limits
 
 
@@ -31,7 +31,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def read(folder: Path, tables: dict[str, Any] | None = None, **settings: Any) -> tuple[list[Example], list[Report]]:
     """The examples, and what was told; `tables` beside that of the data."""
-    config = resolve(TrainLora, [{"data": {"folder": folder, **settings}}, tables or {}])
+    return result(resolve(TrainLora, [{"data": {"folder": folder, **settings}}, tables or {}]))
+
+
+def result(config: TrainLora) -> tuple[list[Example], list[Report]]:
     work, reports = read_folders(config), []
     while True:
         try:
@@ -432,3 +435,263 @@ def test_each_image_has_limits(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"large\.png: needs more than 200 MB") as caught:
         list(work)
     assert len(caught.value.problems) == 1
+
+
+def test_empty_and_huge_captions_are_told_by_name(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", b"")
+    put(tmp_path, "b.png", "x" * 100_000)
+    put(tmp_path, "c.png", "café".encode("latin-1"))
+    huge, latin, empty = problems(tmp_path)
+    assert huge == f"{tmp_path}/b.txt: over 8 kB, which is no caption; shorten it or rename the file"
+    assert latin.startswith(f"{tmp_path}/c.txt: not text in UTF-8")
+    assert "1 of 3 images have no caption, or an empty one (a.png)" in empty
+
+
+def several(*folders: dict[str, Any]) -> dict[str, Any]:
+    return {"data": {"folders": folders}}
+
+
+def test_folders_come_together_each_with_its_own_settings(tmp_path: Path) -> None:
+    put(tmp_path / "one" / "10_sks cat", "a.png", None)
+    put(tmp_path / "two", "a.png", None, colour="blue")
+    put(tmp_path / "two", "b.png", "told", colour="green")
+    put(tmp_path / "two" / "reg", "c.png", "a dog", colour="grey")
+    put(tmp_path / "dogs", "d.png", None, colour="white")
+    two = {"path": tmp_path / "two", "repeats": 5, "weight": 2.0, "trigger": "zwx", "caption": "a thing"}
+    dogs = {"path": tmp_path / "dogs", "prior": True, "weight": 3.0, "caption": "a dog"}
+    tables = several(two, dogs) | {"prior": {"weight": 0.5}}
+    examples, reports = read(tmp_path / "one", tables, trigger="sks")
+    told = [(str(one.path.relative_to(tmp_path)), one.caption, one.repeats, one.weight, one.prior) for one in examples]
+    assert told == [
+        ("one/10_sks cat/a.png", "sks cat", 10, 1.0, False),
+        ("two/a.png", "zwx, a thing", 5, 2.0, False),
+        ("two/b.png", "zwx, told", 5, 2.0, False),
+        ("two/reg/c.png", "a dog", 5, 1.0, True),
+        ("dogs/d.png", "a dog", 1, 1.5, True),
+    ]
+    assert any(
+        isinstance(report, Note) and "5 images in all; with repeats a pass sees 26" in report.text for report in reports
+    )
+
+
+def test_a_run_may_have_further_folders_alone(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a.png")
+    config = resolve(TrainLora, [several({"path": tmp_path / "one"})])
+    assert [example.path for example in result(config)[0]] == [tmp_path / "one" / "a.png"]
+
+
+def test_problems_of_all_folders_are_told_together(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a.png", None)
+    put(tmp_path / "two", "b.png", None)
+    (tmp_path / "two" / "c.png").write_text("no image")
+    lines = problems_of(tmp_path / "one", several({"path": tmp_path / "two"}))
+    assert [(str(tmp_path / name) in line) for name, line in zip(("one", "two", "two"), lines, strict=True)] == [
+        True
+    ] * 3
+    lines = problems_of(tmp_path / "gone", several({"path": tmp_path / "none"}, {"path": tmp_path / "two"}))
+    assert [line.split(": ")[1].split(";")[0] for line in lines] == ["no such folder"] * 2
+
+
+def problems_of(folder: Path, tables: dict[str, Any], **settings: Any) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        read(folder, tables, **settings)
+    assert all("\n" not in line for line in caught.value.problems)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"path": "one"}, "is given already, as"),
+        ({"path": "one/../one"}, "is given already, as"),
+        ({"path": "link"}, "is given already, as"),
+        ({"path": "one/inner"}, "which is read with all below it"),
+        ({"path": "."}, "which is read with all below it"),
+        ({"path": "one", "prior": True}, "is the data itself"),
+    ],
+)
+def test_no_folder_is_read_twice(more: dict[str, Any], words: str, tmp_path: Path) -> None:
+    put(tmp_path / "one", "a.png")
+    put(tmp_path / "one" / "inner", "b.png")
+    (tmp_path / "link").symlink_to("one")
+    (line,) = problems_of(tmp_path / "one", several(more | {"path": tmp_path / more["path"]}))
+    assert words in line
+    assert line.count(str(tmp_path)) >= 2
+
+
+def test_folders_whose_names_begin_alike_are_apart(tmp_path: Path) -> None:
+    put(tmp_path / "cat", "a.png")
+    put(tmp_path / "cats", "a.png", colour="blue")
+    examples, reports = read(tmp_path / "cat", several({"path": tmp_path / "cats"}))
+    assert len(examples) == 2
+    assert not [report for report in reports if isinstance(report, Warned)]
+
+
+def test_the_same_image_in_two_folders_is_told(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a.png")
+    put(tmp_path / "one", "b.png")
+    put(tmp_path / "two", "again.png")
+    put(tmp_path / "two", "other.png", colour="blue")
+    _, reports = read(tmp_path / "one", several({"path": tmp_path / "two"}))
+    (told,) = [report.text for report in reports if isinstance(report, Warned)]
+    assert told == f"{tmp_path}/two/again.png: 1 image is in another folder, too, and counted in each"
+
+
+def test_own_images_among_those_for_regularisation_are_told_or_refused(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a.png")
+    put(tmp_path / "one" / "reg" / "1_dog", "same.png")
+    (line,) = problems_of(tmp_path / "one", {})
+    assert line.startswith(f"{tmp_path}/one/reg/1_dog: holds only images that are to be learned, too")
+    put(tmp_path / "one" / "reg" / "1_dog", "dog.png", colour="blue")
+    _, reports = read(tmp_path / "one")
+    (told,) = [report.text for report in reports if isinstance(report, Warned)]
+    assert told.startswith(f"{tmp_path}/one/reg/1_dog/same.png: 1 image is to be learned and for regularisation, too")
+    put(tmp_path / "dogs", "again.png")
+    lines = problems_of(tmp_path / "one", several({"path": tmp_path / "dogs", "prior": True}))
+    assert [line.split(":")[0] for line in lines] == [f"{tmp_path}/dogs"]
+
+
+def test_empty_folders_for_regularisation_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a.png")
+    (tmp_path / "dogs").mkdir()
+    (line,) = problems_of(tmp_path / "one", several({"path": tmp_path / "dogs", "prior": True}))
+    assert line.startswith(f"{tmp_path}/dogs: no images in this folder")
+    assert "--class-prompt" in line
+    (tmp_path / "one" / "Reg").mkdir()
+    (line,) = problems_of(tmp_path / "one", {})
+    assert line.startswith(f"{tmp_path}/one/Reg: holds no images")
+
+
+def test_regularisation_folders_alone_are_nothing_to_learn_from(tmp_path: Path) -> None:
+    put(tmp_path / "dogs", "a.png")
+    with pytest.raises(DataError, match="regularisation images only"):
+        list(read_folders(resolve(TrainLora, [several({"path": tmp_path / "dogs", "prior": True})])))
+
+
+def in_classes(folder: Path) -> None:
+    put(folder / "10_red_apple", "a.png", "not read", colour="red")
+    put(folder / "pear-tree", "b.png", "café".encode("latin-1"), colour="green")
+    put(folder / "pear-tree" / "deeper", "c.png", None, colour="blue")
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    in_classes(tmp_path)
+    put(tmp_path / "reg", "d.png", "a plum", colour="grey")
+    (tmp_path / "metadata.jsonl").write_text("no line")
+    task = {"task": {"kind": "class", "template": "a photo of a {class}"}}
+    examples, reports = read(tmp_path, task, trigger="zwx")
+    assert [(one.path.name, one.captions, one.of_class, one.repeats) for one in examples] == [
+        ("a.png", ("zwx, a photo of a red apple",), "red apple", 10),
+        ("b.png", ("zwx, a photo of a pear tree",), "pear tree", 1),
+        ("c.png", ("zwx, a photo of a pear tree",), "pear tree", 1),
+        ("d.png", ("a plum",), "", 1),
+    ]
+    notes = [report.text for report in reports if isinstance(report, Note)]
+    assert "2 pear tree, 1 red apple" in notes[0]
+    assert "captions on disk are not read" in notes[0]
+
+
+def test_classes_beside_hugging_faces_splits(tmp_path: Path) -> None:
+    in_classes(tmp_path / "train")
+    put(tmp_path / "validation" / "pear-tree", "v.png", None)
+    assert {one.of_class for one in read(tmp_path, {"task": "class"})[0]} == {"red apple", "pear tree"}
+
+
+def test_classes_that_are_none_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "cat", "a.png")
+    (line,) = problems_of(tmp_path, {"task": "class"})
+    assert "images of one class alone (cat)" in line
+    put(tmp_path, "b.png")
+    (line,) = problems_of(tmp_path, {"task": "class"})
+    assert "b.png: of no class" in line
+    with pytest.raises(ConfigError, match=r"task\.template.*should hold \{class\}"):
+        read(tmp_path, {"task": {"kind": "class", "template": "a cat"}})
+
+
+def test_without_captions_none_are_needed_or_read(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", None)
+    put(tmp_path, "b.png", "café".encode("latin-1"), colour="blue")
+    put(tmp_path / "reg", "c.png", b"a\0b", colour="grey")
+    examples, reports = read(tmp_path, {"task": "unconditional"}, trigger="sks")
+    assert [one.captions for one in examples] == [("",)] * 3
+    assert any(isinstance(report, Warned) and "--trigger sks: is not used" in report.text for report in reports)
+    (tmp_path / "a.png").write_text("no image")
+    (line,) = problems_of(tmp_path, {"task": "unconditional"})
+    assert "a.png" in line
+
+
+def test_a_style_has_captions_and_may_have_a_trigger(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "a house")
+    assert [one.caption for one in read(tmp_path, {"task": "style"}, trigger="inkwash")[0]] == ["inkwash, a house"]
+    put(tmp_path, "b.png", None, colour="blue")
+    assert "1 of 2 images have no caption" in problems_of(tmp_path, {"task": "style"})[0]
+
+
+def test_a_mask_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    (tmp_path / "a-masklabel.png").write_text("no image")
+    (line,) = problems(tmp_path)
+    assert "a.png: its mask" in line
+    assert read(tmp_path, {"mask": {"use": "off"}})[0][0].mask is None
+    (tmp_path / "a-masklabel.png").unlink()
+    (tmp_path / "a-masklabel.png").symlink_to("/etc/hostname")
+    assert "a-masklabel.png: a link that leads out of the folder" in problems(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("caption", "remedy"),
+    [
+        ("a.png.txt", "rename a.png.txt to a.txt"),
+        ("A.txt", "rename A.txt to a.txt"),
+        ("a.tags", "rename a.tags to a.txt"),
+        ("a.cap", "rename a.cap to a.txt"),
+        ("a_caption.txt", "rename a_caption.txt to a.txt"),
+        ("captions/a.txt", "put {folder}/captions/a.txt beside it, as a.txt"),
+    ],
+)
+def test_captions_that_stand_elsewhere_are_found(caption: str, remedy: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.png", None)
+    put(tmp_path, "b.png", "told", colour="blue")
+    (tmp_path / caption).parent.mkdir(exist_ok=True)
+    (tmp_path / caption).write_text("a caption")
+    (line,) = problems(tmp_path)
+    assert "1 of 2 images" in line
+    assert remedy.format(folder=tmp_path) in line
+
+
+def test_a_txt_of_any_case_is_a_caption(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "told", ".TXT")
+    assert captions(tmp_path) == {"a.png": "told"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("captions.json", '{"a.png": {"caption": "a cat"}}', "captions.json names them: make a metadata.jsonl"),
+        ("train.jsonl", '{"file_name": "a.png", "text": "a cat"}', "train.jsonl names them: make a metadata.jsonl"),
+        ("labels.csv", "a.png,a cat", "labels.csv names them: make a metadata.jsonl"),
+        ("a.json", '{"label": "a cat"}', 'a.json tells no "caption", "text" or "prompt"'),
+        ("other.json", '{"label": "a cat"}', "sdtune caption"),
+    ],
+)
+def test_lists_that_name_the_images_are_found(name: str, text: str, words: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.png", None)
+    (tmp_path / name).write_text(text)
+    assert words in problems(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("data-00000.parquet", "data-00000.parquet, a table: save its images as files"),
+        ("data-00000-of-00001.arrow", "a table: save its images"),
+        ("cat.mp4", "a video: save the pictures"),
+        ("cat.txt", "cat.txt, but no image of that name"),
+        ("cat-1/run.toml", "cat-1 is the folder of a training"),
+    ],
+)
+def test_what_there_is_in_place_of_images_is_told(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("something")
+    (line,) = problems(tmp_path)
+    assert words in line
