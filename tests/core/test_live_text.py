@@ -89,11 +89,7 @@ def test_a_fresh_lora_changes_nothing_and_learns_alone(family_name: str) -> None
     assert {id(one) for one in trainable(text)} == {id(one) for one in in_encoders}
 
 
-@pytest.mark.parametrize(
-    ("layers", "each"),
-    [("attention", 4), ("attention+ff", 6), ("attention+ff+conv", 6)],
-    ids=["attention", "ff", "conv"],
-)
+@pytest.mark.parametrize(("layers", "each"), [("attention", 4), ("attention+ff", 6)])
 def test_layers(family_name: str, layers: str, each: int) -> None:
     pipe = tiny.pipeline(family_name)
     text = with_lora(pipe, family_name, network={"layers": layers})

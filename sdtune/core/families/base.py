@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sdtune.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -120,6 +122,11 @@ class Family(ABC):
     def most_tokens(self, pipe: Any) -> int | None:  # noqa: ARG002 (sd3 looks at it)
         """Tokens of a caption that can be read at all, however many the chunks; None: any number."""
         return None
+
+    def check_clip_skip(self, pipe: Any, clip_skip: int | None) -> None:  # noqa: ARG002 (sd1 looks at it)
+        """Stop at a layer that is not read, or not there."""
+        if clip_skip is not None:
+            raise ConfigError(f"text.clip_skip: {self.title} reads captions from one layer alone; leave it out")
 
     def unread_layers(self, part: str, clip_skip: int | None) -> int:  # noqa: ARG002 (sd1 and sdxl look at them)
         """How many of a CLIP's last layers say nothing to the denoiser."""

@@ -10,6 +10,7 @@ from typing_extensions import override
 from sdtune.core.families import clip
 from sdtune.core.families.base import Shapes
 from sdtune.core.families.unet import UNetFamily, caption_widths, has_linear_projections
+from sdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +70,12 @@ class SD1(UNetFamily):
             pipe.text_encoder, pipe.tokenizer, captions, chunks=chunks, weighted=weighted, layer=clip_skip or 1
         )
         return {"encoder_hidden_states": states}
+
+    @override
+    def check_clip_skip(self, pipe: Any, clip_skip: int | None) -> None:
+        layers = pipe.text_encoder.config.num_hidden_layers
+        if clip_skip is not None and clip_skip > layers:
+            raise ConfigError(f"text.clip_skip: {clip_skip}, but the model has {layers} layers; give 1 to {layers}")
 
     @override
     def unread_layers(self, part: str, clip_skip: int | None) -> int:

@@ -13,6 +13,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from sdtune.core.families import clip, family_named
 from sdtune.core.families.clip import CHUNK
+from sdtune.errors import ConfigError
 from tests import tiny
 
 CAPTIONS = ["a red apple", "", " A red,  apple (old:1.2), 'tis <|endoftext|> !", "x " * CHUNK]
@@ -79,7 +80,7 @@ def test_padding_is_the_tokenizers(family_name: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
-@pytest.mark.parametrize(("clip_skip", "theirs"), [(None, None), (1, None), (2, 1), (3, 2)])
+@pytest.mark.parametrize(("clip_skip", "theirs"), [(None, None), (1, None), (2, 1)])
 def test_layers_are_counted_as_a1111_counts_them(family: str, clip_skip: int | None, theirs: int | None) -> None:
     pipe = tiny.pipeline(family)
     object.__setattr__(pipe.text_encoder, "text_model", pipe.text_encoder)  # diffusers looks for the norm in there
@@ -87,6 +88,18 @@ def test_layers_are_counted_as_a1111_counts_them(family: str, clip_skip: int | N
     assert torch.equal(states, by_diffusers(family, pipe, CAPTIONS, theirs)[0])
     if clip_skip and clip_skip > 1:
         assert not torch.equal(states, *read(family, pipe, CAPTIONS).values())
+
+
+def test_layers_that_are_not_there_or_not_read_are_refused(family_name: str) -> None:
+    family, pipe = family_named(family_name), tiny.pipeline(family_name)
+    family.check_clip_skip(pipe, None)
+    if family_name in ("sd1", "sd2"):
+        family.check_clip_skip(pipe, 2)
+        with pytest.raises(ConfigError, match="3, but the model has 2 layers; give 1 to 2"):
+            family.check_clip_skip(pipe, 3)
+    else:
+        with pytest.raises(ConfigError, match="reads captions from one layer alone"):
+            family.check_clip_skip(pipe, 1)
 
 
 @pytest.mark.parametrize(
