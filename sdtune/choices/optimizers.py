@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -39,8 +39,8 @@ class AdamW(Adam):
 
     kind: Literal["adamw"] = "adamw"
 
-    def build(self, parameters: Iterable[Parameter], lr: float) -> TorchOptimizer:
-        """The optimizer over these parameters."""
+    def build(self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], lr: float) -> TorchOptimizer:
+        """The optimizer over these parameters, or groups of them that have rates of their own."""
         import torch
 
         betas = (self.beta1, self.beta2)
@@ -52,7 +52,7 @@ class AdamW8bit(Adam):
 
     kind: Literal["adamw8bit"] = "adamw8bit"
 
-    def build(self, parameters: Iterable[Parameter], lr: float) -> TorchOptimizer:
+    def build(self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], lr: float) -> TorchOptimizer:
         """bitsandbytes' optimizer; it runs on CUDA and on the CPU. Tensors under 4096 numbers keep 32 bits."""
         import bitsandbytes
 

@@ -43,12 +43,12 @@ def pixels_a_latent(vae: Any) -> int:
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
-def native_side(net: Any, vae: Any, otherwise: int) -> int:
-    """Pixels of the side that the denoiser's own config was made for, or `otherwise` where it tells none."""
-    side = net.config.sample_size
+def native_side(denoiser: Any, vae: Any, otherwise: int) -> int:
+    """Pixels of the side that a denoiser of this config was made for, or `otherwise` where it tells none."""
+    side = denoiser.sample_size
     return side * pixels_a_latent(vae) if isinstance(side, int) else otherwise
 
 
-def pixels_a_patch(net: Any, vae: Any) -> int:
+def pixels_a_patch(denoiser: Any, vae: Any) -> int:
     """The pixels of which a picture's sides must be multiples: those of one latent, or of a transformer's patch."""
-    return pixels_a_latent(vae) * int(getattr(net.config, "patch_size", None) or 1)
+    return pixels_a_latent(vae) * int(getattr(denoiser, "patch_size", None) or 1)

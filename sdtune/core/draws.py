@@ -31,9 +31,9 @@ class Draws:
     images_a_step: int
     """size of the step's whole batch"""
 
-    def first(self, count: int) -> Draws:
-        """The draws of the first images alone."""
-        return replace(self, slots=self.slots[:count])
+    def part(self, start: int, count: int) -> Draws:
+        """The draws of some of the images alone."""
+        return replace(self, slots=self.slots[start : start + count])
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers [n, *shape] in fp32 on the CPU."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from sdtune.core.data.buckets import Tally
+
 
 @dataclass(frozen=True)
 class Note:
@@ -42,28 +44,12 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class BucketTally:
-    """The images that are trained at one size."""
-
-    size: tuple[int, int]
-    """(width, height) in pixels"""
-    images: int
-    cropped: float
-    """mean share of the images' area that is cut away"""
-    cropped_most: float
-    enlarged: int
-    """images that are enlarged at all"""
-    enlarged_most: float
-    """times; 1 where none is"""
-
-
-@dataclass(frozen=True)
 class Bucketed:
     """At which sizes the images of a training are seen."""
 
     resolutions: tuple[int, ...]
     """pixels of the sides of squares"""
-    buckets: tuple[BucketTally, ...]
+    buckets: tuple[Tally, ...]
     """the tallest first"""
 
 

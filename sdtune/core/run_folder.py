@@ -67,6 +67,16 @@ class RunFolder:
         """Samples before and after, side by side."""
         return self.path / "before-after.png"
 
+    @property
+    def inputs(self) -> Path:
+        """Some images as the model sees them."""
+        return self.path / "inputs.png"
+
+    @property
+    def embeddings(self) -> Path:
+        """Folder of what a new word has learned."""
+        return self.path / "embeddings"
+
     def sample(self, step: int, number: int) -> Path:
         """A sample picture after so many steps."""
         return self.path / "samples" / f"step-{step:06d}-{number}.png"

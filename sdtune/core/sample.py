@@ -14,7 +14,8 @@ from PIL import Image
 from sdtune.config import Sample, drawing_settings, refine
 from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import native_side, pixels_a_patch
-from sdtune.core.data.encode import encode_captions
+from sdtune.core.data.cache import Store
+from sdtune.core.data.conditioning import encode_captions, let_go, reading_for
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.families import family_named
 from sdtune.core.lora import Lora, check_family, load_into
@@ -26,6 +27,7 @@ from sdtune.errors import ConfigError, LoraError
 
 GRID = range(2, 101)  # so many pictures get a sheet of all, too
 STRONGEST = 100
+LONGEST = 750  # tokens of a prompt
 STYLE = "style.safetensors:0.8"
 
 
@@ -62,19 +64,18 @@ def sample(config: Sample) -> Telling[None]:
             load_into(pipe, one.lora, one.strength, f"lora{number}")
         except LoraError as problem:
             raise LoraError(f"{one.path}: {problem}") from None
-    conditionings = yield from encode_captions([*config.prompt, config.negative], family, pipe, device)
-    negative = conditionings.pop()
+    texts = [*config.prompt, config.negative]
+    reading = reading_for(texts, family, pipe, longest=LONGEST, clip_skip=None, weighted=False)
+    told_of = yield from encode_captions(texts, family, pipe, device, reading, Store(None, 0))
+    let_go(family, pipe)
+    negative = told_of(config.negative)
     net = getattr(pipe, family.denoiser).to(device)
     pipe.vae.to(device)
     memory.use_attention(net, config.memory.attention, device, dtype)
-    side = native_side(net, pipe.vae, family.resolution)
+    side = native_side(net.config, pipe.vae, family.resolution)
     size = (config.width or side, config.height or side)
-    _must_fit(size, pixels_a_patch(net, pipe.vae), family.title)
-    jobs = [
-        (prompt, told, config.seed + n)
-        for prompt, told in zip(config.prompt, conditionings, strict=True)
-        for n in range(config.count)
-    ]
+    _must_fit(size, pixels_a_patch(net.config, pipe.vae), family.title)
+    jobs = [(prompt, told_of(prompt), config.seed + n) for prompt in config.prompt for n in range(config.count)]
     sampler = config.sampler.title_for(pipe.scheduler)
     images: list[Image.Image] = []
     for start in range(0, len(jobs), config.batch_size):

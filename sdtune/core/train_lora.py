@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from sdtune.choices.samplers import DPMpp2M
-from sdtune.config import TrainLora, model_settings, refine, to_toml
+from sdtune.config import Tables, TrainLora, model_settings, refine, to_toml
 from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import native_side, pixels_a_patch
-from sdtune.core.data.batches import Batches
-from sdtune.core.data.encode import Conditioning, Encoded, encode_captions, encode_examples
-from sdtune.core.data.folder import Example, read_folders
+from sdtune.core.data.folder import read_folders
+from sdtune.core.data.images import open_image
+from sdtune.core.data.inputs_sheet import chosen, inputs_sheet
+from sdtune.core.data.plan import plan_for
+from sdtune.core.data.seen import Seen, manifest_of, see
+from sdtune.core.data.views import show
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.draws import generator
+from sdtune.core.embedding import embedding_path, save_embedding
 from sdtune.core.families import Family, family_named
+from sdtune.core.feeding import Fed, feed, plain_wording
+from sdtune.core.inpainting import check_task
 from sdtune.core.lora import at_strength, from_peft
+from sdtune.core.priors import as_examples, check_priors, draw_priors
 from sdtune.core.reports import Note, Saved, Step, Telling, Trained, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import sheet
@@ -33,8 +41,10 @@ def train_lora(config: TrainLora) -> Telling[None]:
     """Trains and tells of it; closing the iterator between steps leaves the LoRA as far as it came."""
     identity = model.identify(config.model)
     family = family_named(identity.family)
-    config = refine(config, family.defaults, model_settings(config.model))
+    config = refine(config, family.defaults, model_settings(config.model), task_settings(config, identity))
     _check(config, family)
+    check_task(config.task.kind, identity, family.title)
+    check_priors(config, identity)
     run = RunFolder.planned(config.data.all_folders[0].path, config.out)
     device = memory.device_for(config.memory)
     dtype = memory.dtype_for(config.memory, device)
@@ -42,56 +52,65 @@ def train_lora(config: TrainLora) -> Telling[None]:
     if not model.is_here(identity):
         yield Note("the model will be fetched from the hub once the images are read: some GB, kept for later runs")
     examples = yield from read_folders(config)
+    examples += as_examples((yield from draw_priors(config, identity, family)), config)
 
-    config = yield from _with_batches_that_fill(config, len(examples))
-    pipe = model.load(identity, dtype)
+    # The encoders first, the denoiser once they are gone.
+    pipe = model.load(identity, dtype, without=(family.denoiser,))
     process = family.process(pipe)
-    net = getattr(pipe, family.denoiser)
-    resolution = config.data.resolution or native_side(net, pipe.vae, family.resolution)
-    unit = pixels_a_patch(net, pipe.vae)
-    if resolution % unit:
-        raise ConfigError(
-            f"data.resolution (--resolution): {resolution} is no multiple of {unit} pixels; choose another"
-        )
-    steps = config.steps or usual_steps(len(examples), images_a_step(config), config.passes)
-    config = _settled(config, family, resolution, steps)
-    yield from _warn_of_size(examples, resolution)
+    shape = model.denoiser_config(identity)
+    resolution = config.data.resolution or native_side(shape, pipe.vae, family.resolution)
+    unit = pixels_a_patch(shape, pipe.vae)
+    skip_bad = config.data.skip_bad
+    seen = yield from see(
+        examples, resolution, unit, config.buckets, config.augment, config.task.kind, skip_bad=skip_bad
+    )
+    config = yield from _with_batches_that_fill(config, seen)
+    stream = plan_for(
+        [one.sizes for one in seen],
+        [one.example.repeats for one in seen],
+        [one.example.prior for one in seen],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        manifest=manifest_of(seen),
+    )
+    steps = config.steps or usual_steps(stream.steps_an_epoch / config.accumulate, config.passes)
+    config = settled(config, family, resolution, steps)
+    prompts = _prompts(config, seen)
+    fed = yield from feed(config, family, pipe, seen, stream, prompts, device)
 
-    prompts = _prompts(config, examples)
-    images, blank, wishes = yield from _encode(config, family, pipe, examples, prompts, device)
-
-    net.to(device)
+    net: Any = model.load_denoiser(identity, dtype).to(device)
+    setattr(pipe, family.denoiser, net)
     yield Note(memory.use_attention(net, config.memory.attention, device, dtype))
     if config.memory.gradient_checkpointing:
         net.enable_gradient_checkpointing()
     count = add_lora(net, config, family)
     yield Note(_plan(config, count, dtype, device))
     run = run.create(to_toml(config, without=("out",)))
+    facts = _facts(config, run.name, identity, process.prediction, len(seen))
+    training = _Training(config, family, pipe, net, fed, run, prompts, facts)
     try:
-        before = yield from _draw(config, family, pipe, net, wishes, run, 0)
+        yield from _show_inputs(run, seen)
+        before = yield from training.draw(0)
     except BaseException:
         run.discard()
         raise
 
-    batches = Batches(
-        images, blank, batch_size=config.batch_size, seed=config.seed, caption_dropout=config.captions.dropout
-    )
-    loop = train(config, accelerator_for(config, memory.MIXED[dtype]), family, process, net, batches, steps)
-    facts = _facts(config, run.name, identity, process.prediction, len(examples))
-    seconds = yield from _learn(loop, run, net, config, family, facts)
+    accelerator = accelerator_for(config, memory.MIXED[dtype])
+    loop = train(config, accelerator, family, process, net, fed.batches, steps, fed.lessons)
+    seconds = yield from training.learn(loop)
     yield Saved("saved", run.lora)
-    after = yield from _draw(config, family, pipe, net, wishes, run, steps)
+    after = yield from training.draw(steps)
     if prompts:
         picture = sheet([before, after], prompts, ["before", _after(config)])
         write_atomically(run.sheet, lambda path: picture.save(path))
     yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, prompts))
 
 
-def usual_steps(images: int, images_a_step: int, passes: int | None = None) -> int:
+def usual_steps(steps_a_pass: float, passes: int | None = None) -> int:
     """As many as `passes` over the images take; without it 100 passes, but at least 600 steps and at most 2000."""
     if passes is not None:
-        return max(1, -(-passes * images // images_a_step))
-    return min(max(100 * images // images_a_step, 600), 2000)
+        return max(1, math.ceil(passes * steps_a_pass))
+    return min(max(math.ceil(100 * steps_a_pass), 600), 2000)
 
 
 def add_lora(net: Any, config: TrainLora, family: Family) -> int:
@@ -103,6 +122,13 @@ def add_lora(net: Any, config: TrainLora, family: Family) -> int:
     for parameter in trainable:
         parameter.data = parameter.data.float()
     return sum(parameter.numel() for parameter in trainable)
+
+
+def task_settings(config: TrainLora, identity: model.Identity) -> Tables:
+    """What a task needs otherwise than the classes' defaults, to lie under what the user set."""
+    layer: Tables = {"task": {"kind": "inpainting"}} if identity.inpainting else {}
+    layer |= {"captions": {"dropout": 1.0}} if config.task.kind == "unconditional" else {}
+    return layer | ({"data": {"trigger": config.token.word}} if config.token.word else {})
 
 
 def _title(name: str) -> str:
@@ -122,7 +148,7 @@ def _check(config: TrainLora, family: Family) -> None:
         raise ConfigError(f"weighting: {told}; use --weighting constant")
 
 
-def _settled(config: TrainLora, family: Family, resolution: int, steps: int) -> TrainLora:
+def settled(config: TrainLora, family: Family, resolution: int, steps: int) -> TrainLora:
     """The config with every value filled in that depends on the model or the data."""
     network, optimizer = config.network, config.optimizer
     alpha = network.alpha if network.alpha is not None else network.rank * family.alpha_share
@@ -135,8 +161,9 @@ def _settled(config: TrainLora, family: Family, resolution: int, steps: int) -> 
     return config.model_copy(update=changes)
 
 
-def _with_batches_that_fill(config: TrainLora, images: int) -> Telling[TrainLora]:
-    """A batch holds no image twice, so it holds no more than there are."""
+def _with_batches_that_fill(config: TrainLora, seen: Sequence[Seen]) -> Telling[TrainLora]:
+    """A step holds no more images than a pass over all of them."""
+    images = sum(one.example.repeats for one in seen)
     if config.batch_size <= images:
         return config
     told = "is 1 image" if images == 1 else f"are {images} images"
@@ -144,62 +171,95 @@ def _with_batches_that_fill(config: TrainLora, images: int) -> Telling[TrainLora
     return config.model_copy(update={"batch_size": images})
 
 
-def _warn_of_size(examples: Sequence[Example], resolution: int) -> Telling[None]:
-    small = [example for example in examples if example.width * example.height < resolution**2]
-    if small:
-        named = ", ".join(example.path.name for example in small[:3])
-        are = "is" if len(small) == 1 else "are"
-        told = f"{_counted(len(small), 'image')} {are} smaller than {resolution} x {resolution} and {are} enlarged"
-        yield Warned(f"{told} ({named})")
-
-
-def _prompts(config: TrainLora, examples: Sequence[Example]) -> list[str]:
+def _prompts(config: TrainLora, seen: Sequence[Seen]) -> list[str]:
     """What to draw: as told, else the captions a third and two thirds of the way through the data set."""
     if config.samples.off:
         return []
-    own = [example.caption for example in examples if not example.prior]
+    own = [plain_wording(one.example.caption, config) for one in seen if not one.example.prior]
     third = len(own) // 3
     return list(config.samples.prompts or dict.fromkeys(own[place] for place in (third, 2 * third)))
 
 
-def _encode(
-    config: TrainLora,
-    family: Family,
-    pipe: Any,
-    examples: Sequence[Example],
-    prompts: Sequence[str],
-    device: torch.device,
-) -> Telling[tuple[list[Encoded], Conditioning, list[Wish]]]:
-    """All that the encoders are needed for: the images, the blank caption, and what to draw."""
-    assert config.data.resolution is not None, "the resolution is settled with the model"
-    captions = [caption for example in examples for caption in example.captions]
-    texts = list(dict.fromkeys([*captions, *prompts, "", config.samples.negative]))
-    told = dict(zip(texts, (yield from encode_captions(texts, family, pipe, device)), strict=True))
-    images = yield from encode_examples(examples, told, family, pipe.vae.to(device), config.data.resolution)
-    pipe.vae.to("cpu")
-    size = (config.data.resolution, config.data.resolution)
-    negative = told[config.samples.negative]
-    wishes = [Wish(told[prompt], negative, config.seed + number, size) for number, prompt in enumerate(prompts)]
-    return images, told[""], wishes
+def _show_inputs(run: RunFolder, seen: Sequence[Seen]) -> Telling[None]:
+    """Up to 16 images as the model sees them, on one sheet."""
+    views = [[view for views in one.versions for view in views] for one in seen]
+    cells = [(seen[image].example, views[image][view]) for image, view in chosen([len(one) for one in views])]
+    shown = [(show(open_image(example.path), view), view, example.caption) for example, view in cells]
+    picture = inputs_sheet(shown)
+    write_atomically(run.inputs, lambda path: picture.save(path))
+    yield Saved("inputs", run.inputs)
 
 
-def _learn(
-    loop: Iterator[Step], run: RunFolder, net: nn.Module, config: TrainLora, family: Family, facts: dict[str, str]
-) -> Telling[float]:
-    """Tells and records every step, and saves the LoRA at the end, wherever that is; returns the seconds."""
-    step = None
-    try:
-        for step in loop:
-            run.record(step)
-            yield step
-    except GeneratorExit:
-        if step is not None:
-            _save(run.partial(step.number), net, config, family, facts | {"ss_steps": str(step.number)})
-        raise
-    warning = _save(run.lora, net, config, family, facts)
-    if warning:
-        yield Warned(warning)
-    return step.seconds if step else 0.0
+@dataclass(frozen=True)
+class _Training:
+    """What a training works with once everything is loaded."""
+
+    config: TrainLora
+    family: Family
+    pipe: Any
+    net: Any
+    fed: Fed
+    run: RunFolder
+    prompts: Sequence[str]
+    facts: dict[str, str]
+
+    def learn(self, loop: Iterator[Step]) -> Telling[float]:
+        """Tells and records every step, and saves the LoRA at the end, wherever that is; returns the seconds."""
+        step = None
+        try:
+            for step in loop:
+                self.run.record(step)
+                yield step
+        except GeneratorExit:
+            if step is not None:
+                self._save(self.run.partial(step.number), {"ss_steps": str(step.number)})
+            raise
+        warning = self._save(self.run.lora, {})
+        if warning:
+            yield Warned(warning)
+        return step.seconds if step else 0.0
+
+    def draw(self, step: int) -> Telling[list[Image.Image]]:
+        """Samples after so many steps, each in its file; returns the images."""
+        if not self.prompts:
+            return []
+        told, side = self.config.samples, self.config.data.resolution
+        assert side is not None, "the resolution is settled with the model"
+        self.net.eval()
+        self.pipe.vae.to(self.net.device)
+        negative = self.fed.told(told.negative)
+        wishes = [
+            Wish(self.fed.told(prompt), negative, self.config.seed + number, (side, side))
+            for number, prompt in enumerate(self.prompts)
+        ]
+        phase = "samples after training" if step else "samples before training"
+        sampler = DPMpp2M().build(self.pipe.scheduler)
+        with at_strength(self.net, told.strength):
+            images = yield from draw(
+                self.family,
+                self.net,
+                self.pipe.vae,
+                sampler,
+                wishes,
+                steps=told.steps,
+                guidance=told.guidance,
+                phase=phase,
+            )
+        self.pipe.vae.to("cpu")
+        for number, image in enumerate(images, 1):
+            write_atomically(self.run.sample(step, number), image.save)
+        return images
+
+    def _save(self, path: Path, facts: dict[str, str]) -> str | None:
+        """Writes the LoRA; returns what the user should know of it."""
+        save, live = self.config.save, self.fed.live
+        parts = live.parts if live and self.config.text.train else None
+        lora = from_peft(self.net, self.family, self.facts | facts, text_encoders=parts)
+        used = lora_file.write(path, lora, form=save.form, dtype=save.dtype)
+        if live and self.config.token.word:
+            word = self.config.token.word
+            save_embedding(embedding_path(self.run.embeddings, word), self.family, word, live.embeddings())
+        return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
 
 
 def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.device) -> str:
@@ -213,27 +273,6 @@ def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.devic
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def _draw(
-    config: TrainLora, family: Family, pipe: Any, net: Any, wishes: Sequence[Wish], run: RunFolder, step: int
-) -> Telling[list[Image.Image]]:
-    """Samples after so many steps, each in its file; returns the images."""
-    if not wishes:
-        return []
-    net.eval()
-    pipe.vae.to(net.device)
-    phase = "samples after training" if step else "samples before training"
-    sampler = DPMpp2M().build(pipe.scheduler)
-    told = config.samples
-    with at_strength(net, told.strength):
-        images = yield from draw(
-            family, net, pipe.vae, sampler, wishes, steps=told.steps, guidance=told.guidance, phase=phase
-        )
-    pipe.vae.to("cpu")
-    for number, image in enumerate(images, 1):
-        write_atomically(run.sample(step, number), image.save)
-    return images
 
 
 def _facts(config: TrainLora, name: str, identity: model.Identity, prediction: str, images: int) -> dict[str, str]:
@@ -254,14 +293,6 @@ def _facts(config: TrainLora, name: str, identity: model.Identity, prediction: s
         "modelspec.resolution": f"{config.data.resolution}x{config.data.resolution}",
     }
     return facts | ({"modelspec.trigger_phrase": config.data.trigger} if config.data.trigger else {})
-
-
-def _save(path: Path, net: nn.Module, config: TrainLora, family: Family, facts: dict[str, str]) -> str | None:
-    """Writes the LoRA; returns what the user should know of it."""
-    used = lora_file.write(path, from_peft(net, family, facts), form=config.save.form, dtype=config.save.dtype)
-    return (
-        None if used == config.save.dtype else f"saved in {used}, as its values are too large for {config.save.dtype}"
-    )
 
 
 def _try_next(config: TrainLora, run: RunFolder, prompts: Sequence[str]) -> str:

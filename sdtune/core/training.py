@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +17,13 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from sdtune.config import TrainLora
+from sdtune.core.data.ahead import ahead
 from sdtune.core.data.batches import Batch, Batches
+from sdtune.core.data.conditioning import Conditioning, stack
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import Draws, generator
 from sdtune.core.families import Family
+from sdtune.core.lora import at_strength
 from sdtune.core.reports import Step
 from sdtune.errors import TrainingError
 
@@ -25,16 +31,62 @@ MEMORY = 0.98  # of the loss average: about the last 50 steps
 SPEED_OVER = 50  # steps
 
 
-def step_loss(
-    config: TrainLora, family: Family, process: Process, net: nn.Module, batch: Batch, draws: Draws
+@dataclass(frozen=True)
+class Lessons:
+    """What a training learns from, beside the batches."""
+
+    generic: Sequence[Conditioning] = ()
+    """what prompts that keep the base tell the denoiser; one is drawn for each image"""
+    read: Callable[[Sequence[str]], Conditioning] | None = None
+    """captions as text encoders read them that are trained too; None: batches bring their conditioning"""
+    groups: tuple[dict[str, Any], ...] = ()
+    """what is trained beside the denoiser: {"params": parameters, "lr": rate} each"""
+    parts: tuple[nn.Module, ...] = ()
+    """the modules that these belong to"""
+
+
+def image_losses(
+    config: TrainLora,
+    family: Family,
+    process: Process,
+    net: nn.Module,
+    batch: Batch,
+    draws: Draws,
+    generic: Sequence[Conditioning] = (),
 ) -> Tensor:
-    """The loss of one batch: noise it, let the denoiser say what it sees, and weigh its errors."""
+    """The loss of each image of a batch, [B]: noise it, let the denoiser say what it sees, and weigh its errors."""
     u = config.timesteps.sample(draws)
     noise = config.noise.sample(batch.latents, draws)
     noisy = process.add_noise(batch.latents, noise, u)
     prediction = family.denoise(net, noisy.latents, noisy.timesteps, batch.conditioning)
-    errors = config.loss(prediction.float(), noisy.target.float()).mean(dim=(1, 2, 3))
-    return (errors * config.weighting(noisy.snr, process.prediction) * batch.weights).mean()
+    errors = config.loss(prediction.float(), noisy.target.float())
+    weighting = config.weighting(noisy.snr, process.prediction)
+    losses = mean_over(errors, batch.masks, config.mask.floor) * batch.weights
+    if generic:
+        losses = losses + config.keep_base.weight * _drift(family, net, noisy, batch, draws, generic)
+    return losses * weighting
+
+
+def mean_over(errors: Tensor, masks: Tensor | None, floor: float) -> Tensor:
+    """The mean of each image's errors [B, C, h, w] over its mask [B, 1, h, w], of which 0 counts as `floor`; [B]."""
+    if masks is None:
+        return errors.mean(dim=(1, 2, 3))
+    counts = floor + (1 - floor) * masks
+    return (errors.mean(dim=1, keepdim=True) * counts).sum(dim=(1, 2, 3)) / counts.sum(dim=(1, 2, 3))
+
+
+def _drift(
+    family: Family, net: nn.Module, noisy: Any, batch: Batch, draws: Draws, generic: Sequence[Conditioning]
+) -> Tensor:
+    """How far the denoiser has gone from the base model where other prompts are given, [B]."""
+    drawn = [generic[int(u * len(generic))] for u in draws.uniform("generic prompt").tolist()]
+    texts = {name: value.to(noisy.latents.device) for name, value in stack(drawn).items()}
+    like = batch.conditioning
+    told = {name: texts[name].to(like[name].dtype) if name in texts else value for name, value in like.items()}
+    with torch.no_grad(), at_strength(net, 0.0):
+        base = family.denoise(net, noisy.latents, noisy.timesteps, told)
+    now = family.denoise(net, noisy.latents, noisy.timesteps, told)
+    return ((now.float() - base.float()) ** 2).mean(dim=(1, 2, 3))
 
 
 def accelerator_for(config: TrainLora, precision: str) -> Accelerator:
@@ -57,52 +109,101 @@ def train(
     net: nn.Module,
     batches: Batches,
     steps: int,
+    lessons: Lessons | None = None,
 ) -> Iterator[Step]:
     """Train what in the denoiser asks for gradients, telling each step; closing the iterator stops between steps."""
+    lessons = lessons or Lessons()
     rate = config.optimizer.rate(images_a_step(config, accelerator.num_processes))
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    net, optimizer = accelerator.prepare(net, config.optimizer.build(trainable, rate))
-    net.train()
+    groups = [{"params": trainable, "lr": rate}, *lessons.groups]
+    net, optimizer = accelerator.prepare(net, config.optimizer.build(groups, rate))
+    everything = [parameter for group in groups for parameter in group["params"]]
+    rates = [group["lr"] for group in groups]
+    for part in (net, *lessons.parts):
+        part.train()
+    learner = _Learner(config, accelerator, family, process, net, lessons)
     average, began = 0.0, time.monotonic()
     times, counts = deque([began], maxlen=SPEED_OVER + 1), deque[int](maxlen=SPEED_OVER)
-    for step in range(steps):
-        lr = rate * config.schedule(step, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss, count = _gradients(config, accelerator, family, process, net, batches, step)
-        norm = accelerator.clip_grad_norm_(trainable, config.clip or math.inf)
-        # With fp16 a gradient that is too large is usual now and then: the scaler leaves that step out.
-        _must_be_finite(step, loss=loss, gradient=1.0 if accelerator.scaler else float(norm))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average = MEMORY * average + (1 - MEMORY) * loss
-        times.append(time.monotonic())
-        counts.append(count * accelerator.num_processes)
-        speed = sum(counts) / (times[-1] - times[0])
-        smooth = average / (1 - MEMORY ** (step + 1))
-        yield Step(step + 1, steps, loss, smooth, lr, speed, times[-1] - began)
+    feed = _Feed(config, accelerator, batches, _weights_dtype(net))
+    with closing(ahead(feed, range(steps))) as fed:
+        for step, passes in enumerate(fed):
+            share = config.schedule(step, steps)
+            for group, own in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = own * share
+            loss, count = learner.gradients(passes, step)
+            norm = accelerator.clip_grad_norm_(everything, config.clip or math.inf)
+            # With fp16 a gradient that is too large is usual now and then: the scaler leaves that step out.
+            _must_be_finite(step, loss=loss, gradient=1.0 if accelerator.scaler else float(norm))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average = MEMORY * average + (1 - MEMORY) * loss
+            times.append(time.monotonic())
+            counts.append(count * accelerator.num_processes)
+            speed = sum(counts) / (times[-1] - times[0])
+            smooth = average / (1 - MEMORY ** (step + 1))
+            yield Step(step + 1, steps, loss, smooth, rate * share, speed, times[-1] - began)
 
 
-def _gradients(
-    config: TrainLora, accelerator: Accelerator, family: Family, process: Process, net: Any, batches: Batches, step: int
-) -> tuple[float, int]:
-    """Add up the gradients of one step's batches; returns their mean loss, and how many images they hold."""
-    processes, total, count = accelerator.num_processes, 0.0, 0
-    for micro in range(config.accumulate):
-        place = micro * processes + accelerator.process_index
-        slots = range(place * config.batch_size, (place + 1) * config.batch_size)
-        draws = Draws(config.seed, step, slots, images_a_step(config, processes))
-        batch = batches.at(step * config.accumulate * processes + place, draws)
-        batch = batch.to(accelerator.device, _weights_dtype(net))
-        draws = draws.first(len(batch.latents))
-        # LoRA dropout is the one draw that PyTorch makes itself.
-        torch.manual_seed(generator(config.seed, "dropout", step, place).initial_seed())
-        with accelerator.autocast():
-            loss = step_loss(config, family, process, net, batch, draws) / config.accumulate
-        accelerator.backward(loss)
-        total += loss.item()
-        count += len(batch.latents)
-    return total, count
+@dataclass(frozen=True)
+class _Feed:
+    """All passes of a step on the device; made ahead of it, in a thread."""
+
+    config: TrainLora
+    accelerator: Accelerator
+    batches: Batches
+    dtype: torch.dtype
+
+    def __call__(self, step: int) -> list[tuple[Batch, Draws]]:
+        config, processes = self.config, self.accelerator.num_processes
+        passes = []
+        for micro in range(config.accumulate):
+            place = micro * processes + self.accelerator.process_index
+            slots = range(place * config.batch_size, (place + 1) * config.batch_size)
+            draws = Draws(config.seed, step, slots, images_a_step(config, processes))
+            number = step * config.accumulate * processes + place
+            passes += [
+                (batch.to(self.accelerator.device, self.dtype), here) for batch, here in self.batches.at(number, draws)
+            ]
+        return passes
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """What the passes of a step are learned with."""
+
+    config: TrainLora
+    accelerator: Accelerator
+    family: Family
+    process: Process
+    net: Any
+    lessons: Lessons
+
+    def gradients(self, passes: Sequence[tuple[Batch, Draws]], step: int) -> tuple[float, int]:
+        """Add up the gradients of one step's passes; returns the mean loss of its images, and how many they are.
+
+        Each image counts alike, whatever passes they come in: the gradient is that of the sum over the usual number.
+        """
+        usual = self.config.batch_size * self.config.accumulate
+        total, count = 0.0, 0
+        for number, (batch, draws) in enumerate(passes, 1):
+            # LoRA dropout is the one draw that PyTorch makes itself.
+            torch.manual_seed(generator(self.config.seed, "dropout", step, draws.slots.start).initial_seed())
+            last = number == len(passes)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
+                with self.accelerator.autocast():
+                    loss = self._losses(batch, draws).sum()
+                self.accelerator.backward(loss / usual)
+            total += loss.item()
+            count += len(batch.latents)
+        return total / count, count
+
+    def _losses(self, batch: Batch, draws: Draws) -> Tensor:
+        if self.lessons.read:
+            read = self.lessons.read(batch.captions)
+            batch = Batch(
+                batch.latents, read | batch.conditioning, batch.weights, batch.masks, batch.captions, batch.names
+            )
+        return image_losses(self.config, self.family, self.process, self.net, batch, draws, self.lessons.generic)
 
 
 def _must_be_finite(step: int, **values: float) -> None:

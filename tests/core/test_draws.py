@@ -19,7 +19,7 @@ def test_a_batch_split_anywhere_draws_the_same(seed: int, step: int, size: int, 
     for draw in (lambda draws: draws.normal("a", (2, 3)), lambda draws: draws.uniform("a"), Draws.numbers):
         parts = [draw(part) for part in (left, right) if len(part.slots)]
         assert torch.equal(torch.cat(parts), draw(whole))
-    assert whole.first(cut) == Draws(seed, step, range(cut), size)
+    assert whole.part(cut, size - cut) == Draws(seed, step, range(cut, size), size)
 
 
 @given(seeds, steps)

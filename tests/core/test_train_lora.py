@@ -73,7 +73,8 @@ def test_run_folder_holds_settings_metrics_samples_sheet_and_lora(tiny_models: d
     reports, trained = run(settings(tiny_models["sd1"], data, tmp_path / "run"))
     found = sorted(str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file())
     samples = [f"samples/step-{step:06d}-{number}.png" for step in (0, 3) for number in (1, 2)]
-    assert found == ["before-after.png", "discs.safetensors", "metrics.jsonl", "run.toml", *samples]
+    names = ["before-after.png", "discs.safetensors", "inputs.png", "metrics.jsonl", "run.toml"]
+    assert found == [*names, *samples]
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == [step.loss for step in steps_of(reports)]
     told = tomllib.loads((tmp_path / "run/run.toml").read_text())
@@ -173,9 +174,9 @@ def test_what_is_no_number_ends_the_training(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, calls = training.step_loss, count(1)
+    real, calls = training.image_losses, count(1)
     monkeypatch.setattr(
-        training, "step_loss", lambda *given: (fault if next(calls) == 3 else Tensor.clone)(real(*given))
+        training, "image_losses", lambda *given: (fault if next(calls) == 3 else Tensor.clone)(real(*given))
     )
     data = pictures.folder(tmp_path / "discs")
     with pytest.raises(TrainingError, match=told):
@@ -188,17 +189,17 @@ def test_small_images_are_told(tiny_models: dict[str, Path], tmp_path: Path) -> 
     data = pictures.folder(tmp_path / "discs", 2, ((64, 64), (40, 40)))
     reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True}))
     assert [report.text for report in reports if isinstance(report, Warned)] == [
-        "1 image is smaller than 64 x 64 and is enlarged (1.png)"
+        "1 image of less than 64 x 64 in smaller buckets (1.png)"
     ]
     assert any("attention: sdpa" in report.text for report in reports if isinstance(report, Note))
 
 
 @pytest.mark.parametrize(
-    ("images", "a_step", "passes", "steps"),
-    [(2, 1, None, 600), (10, 1, None, 1000), (56, 1, None, 2000), (56, 4, None, 1400), (10, 4, 150, 375), (3, 2, 1, 2)],
+    ("steps_a_pass", "passes", "steps"),
+    [(1, None, 600), (10, None, 1000), (7.5, None, 750), (1000, None, 2000), (10, 3, 30), (2.5, 3, 8), (0.1, 1, 1)],
 )
-def test_usual_steps(images: int, a_step: int, passes: int | None, steps: int) -> None:
-    assert usual_steps(images, a_step, passes) == steps
+def test_usual_steps(steps_a_pass: float, passes: int | None, steps: int) -> None:
+    assert usual_steps(steps_a_pass, passes) == steps
 
 
 def test_trainings_of_other_precision_follow_each_other(tiny_models: dict[str, Path], tmp_path: Path) -> None:

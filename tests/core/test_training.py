@@ -13,7 +13,7 @@ from sdtune.core.data.batches import Batch
 from sdtune.core.diffusion import Prediction, Process
 from sdtune.core.draws import Draws
 from sdtune.core.families import family_named
-from sdtune.core.training import step_loss
+from sdtune.core.training import image_losses
 
 ALPHAS = torch.linspace(0.999, 0.005, 1000, dtype=torch.float64)
 
@@ -34,7 +34,7 @@ def test_step_loss_is_the_weighted_squared_error(prediction: Prediction) -> None
     weights = torch.tensor([1.0, 2.0, 0.5])
     draws = Draws(5, 11, range(3), 3)
     batch = Batch(x_0, {"encoder_hidden_states": torch.zeros(3, 1, 1)}, weights)
-    loss = step_loss(config, family_named("sd1"), process, Half(), batch, draws)
+    loss = image_losses(config, family_named("sd1"), process, Half(), batch, draws).mean()
 
     expected = torch.zeros(())
     noise = draws.normal("noise", (4, 8, 8))
@@ -65,7 +65,7 @@ def test_a_step_does_not_depend_on_how_its_batch_is_split() -> None:
             {"encoder_hidden_states": torch.zeros(len(slots), 1, 1)},
             torch.ones(len(slots)),
         )
-        return step_loss(config, family_named("sd1"), process, Half(), part, Draws(5, 3, slots, 4))
+        return image_losses(config, family_named("sd1"), process, Half(), part, Draws(5, 3, slots, 4)).mean()
 
     whole = loss_of(range(4))
     parts = [loss_of(range(start, start + 2)) for start in (0, 2)]

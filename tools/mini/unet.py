@@ -10,7 +10,7 @@ from sdtune.config import TrainLora
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import Draws
 from sdtune.core.families.sd1 import SD1
-from sdtune.core.training import step_loss
+from sdtune.core.training import image_losses
 from sdtune.tables import Captions, Data
 from tools.mini import parallel
 from tools.mini.encode import EncodedSet
@@ -67,7 +67,7 @@ def train(folder: Path, data: EncodedSet, pace: Pace, unet: UNet2DConditionModel
         draws = Draws(config.seed, stage.step, range(rank * share, (rank + 1) * share), pace.batch)
         batch = data.batch(draws, config.captions.dropout).to(device, torch.float32)
         with torch.autocast(device.type, torch.bfloat16):
-            loss = step_loss(config, family, process, unet, batch, draws)
+            loss = image_losses(config, family, process, unet, batch, draws).mean()
         stage.learn(loss)
         if stage.due(10):
             stage.tell()

@@ -1,17 +1,24 @@
-"""Batches: which images a step sees, as a pure function of (seed, step), and what it sees of them."""
+"""Batches: what a step sees of its images, as a pure function of (seed, step) and the plan."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from sdtune.core.data.encode import Conditioning, Encoded, stack
+from sdtune.core.data.cache import Store
+from sdtune.core.data.conditioning import Conditioning, stack
+from sdtune.core.data.encode import Encoded, Version
+from sdtune.core.data.plan import Stream
+from sdtune.core.data.wordings import worded, wordings
 from sdtune.core.draws import Draws, generator
+from sdtune.tables import Captions
+
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -21,56 +28,127 @@ class Batch:
     latents: Tensor
     """[B, C, h, w] x_0, drawn afresh from each image's distribution"""
     conditioning: Conditioning
-    """{argument name of the denoiser: [B, ...]}"""
+    """{argument name of the denoiser: [B, ...]}; without what captions tell where they are read at each step"""
     weights: Tensor
     """[B]"""
+    masks: Tensor | None = None
+    """[B, 1, h, w] from 0 to 1, how much each place counts; None: all alike"""
+    captions: tuple[str, ...] = ()
+    """as drawn, for each image"""
+    names: tuple[str, ...] = field(default=(), repr=False)
+    """the images' files"""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """On a device; the latents and weights stay fp32, the conditioning takes the denoiser's type."""
+        """On a device; latents, weights and masks stay fp32, the conditioning takes the denoiser's type."""
         conditioning = {name: value.to(device, dtype) for name, value in self.conditioning.items()}
-        return Batch(self.latents.to(device), conditioning, self.weights.to(device))
+        masks = self.masks if self.masks is None else self.masks.to(device)
+        return Batch(self.latents.to(device), conditioning, self.weights.to(device), masks, self.captions, self.names)
 
 
 class Batches:
-    """The endless stream of batches over a data set, by number."""
+    """The endless stream of steps over a data set, by number."""
 
     def __init__(
-        self, images: Sequence[Encoded], blank: Conditioning, *, batch_size: int, seed: int, caption_dropout: float
+        self,
+        images: Sequence[Encoded],
+        stream: Stream,
+        store: Store,
+        settings: Captions,
+        *,
+        seed: int,
+        told: Callable[[str], Conditioning] | None,
     ) -> None:
+        """`told` gives the conditioning of a caption; None: captions are read at each step."""
         self.images = images
-        self.blank = blank
-        self.batch_size = batch_size
+        self.stream = stream
+        self.store = store
+        self.settings = settings
         self.seed = seed
-        self.caption_dropout = caption_dropout
-        self._by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
-            self._by_size[tuple(image.mean.shape)] += [index] * image.repeats
-        self._plan = lru_cache(maxsize=2)(self._plan_epoch)
-        self.an_epoch = sum(-(-len(group) // batch_size) for group in self._by_size.values())
+        self.told = told
+        self._wordings = cache(lambda caption: wordings(caption, settings))
 
-    def members(self, number: int) -> list[int]:
-        """Which images the batch of this number holds: every image once an epoch, one size a batch."""
-        epoch, place = divmod(number, self.an_epoch)
-        return self._plan(epoch)[place]
+    def at(self, number: int, draws: Draws) -> list[tuple[Batch, Draws]]:
+        """The passes of this number, each with the draws of its own slots."""
+        passes = []
+        start = 0
+        for places in self.stream.at(number):
+            here = draws.part(start, len(places))
+            passes.append(
+                (self._batch([self.images[image] for image, _ in places], [n for _, n in places], here), here)
+            )
+            start += len(places)
+        return passes
 
-    def at(self, number: int, draws: Draws) -> Batch:
-        """The batch of this number, with its latents and dropped captions drawn for the step of `draws`."""
-        chosen = [self.images[index] for index in self.members(number)]
-        draws = draws.first(len(chosen))
-        mean, std = (torch.stack([getattr(image, name) for image in chosen]) for name in ("mean", "std"))
-        latents = mean + std * draws.normal("vae", tuple(mean.shape[1:]))
-        dropped = draws.uniform("caption dropout") < self.caption_dropout
-        which = draws.uniform("caption")
-        told = [
-            {**(self.blank if drop else image.conditionings[int(u * len(image.conditionings))]), **image.sizes}
-            for image, drop, u in zip(chosen, dropped.tolist(), which.tolist(), strict=True)
-        ]
-        return Batch(latents, stack(told), torch.tensor([image.weight for image in chosen]))
+    def _batch(self, images: Sequence[Encoded], which: Sequence[int], draws: Draws) -> Batch:
+        shapes = [image.shapes[number] for image, number in zip(images, which, strict=True)]
+        versions = [_one_of(shape, u) for shape, u in zip(shapes, _uniform(draws, "version", shapes), strict=True)]
+        entries = [self.store.get(version.latents) for version in versions]
+        mean, std = (torch.stack([entry[name] for entry in entries]) for name in ("mean", "std"))
+        latents = mean + std * draws.normal("vae", tuple(mean.shape[1:])).to(mean.device)
+        captions = self._captions(images, versions, draws)
+        told = [self.told(caption) if self.told else {} for caption in captions]
+        holes = self._holes(versions, draws)
+        conditioning = stack(
+            [{**text, **hole, **version.sizes} for text, hole, version in zip(told, holes, versions, strict=True)]
+        )
+        weights = torch.tensor([image.weight for image in images])
+        names = tuple(image.name for image in images)
+        return Batch(latents, conditioning, weights, self._masks(versions, mean), captions, names)
 
-    def _plan_epoch(self, epoch: int) -> list[list[int]]:
-        random = generator(self.seed, "order", epoch)
-        batches = []
-        for _, group in sorted(self._by_size.items()):
-            shuffled = [group[place] for place in torch.randperm(len(group), generator=random).tolist()]
-            batches += [shuffled[start : start + self.batch_size] for start in range(0, len(shuffled), self.batch_size)]
-        return [batches[place] for place in torch.randperm(len(batches), generator=random).tolist()]
+    def _captions(self, images: Sequence[Encoded], versions: Sequence[Version], draws: Draws) -> tuple[str, ...]:
+        dropped = draws.uniform("caption dropout") < self.settings.dropout
+        which = _uniform(draws, "caption", [image.captions for image in images])
+        drawn = []
+        for image, version, drop, u, slot in zip(images, versions, dropped.tolist(), which, draws.slots, strict=True):
+            if drop and not image.prior:
+                drawn.append("")
+                continue
+            caption = _one_of(image.captions, u)
+            random = generator(self.seed, "wording", draws.step, slot)
+            drawn.append(_with(self._worded(caption, random), version.said))
+        return tuple(drawn)
+
+    def _worded(self, caption: str, random: torch.Generator) -> str:
+        """A wording of the caption: any, where captions are read at each step, else one of those encoded."""
+        if self.told is None:
+            return worded(caption, self.settings, random)
+        drawn = self._wordings(caption)
+        return drawn[int(torch.randint(len(drawn), (), generator=random))] if len(drawn) > 1 else drawn[0]
+
+    def _holes(self, versions: Sequence[Version], draws: Draws) -> list[Conditioning]:
+        if not versions[0].holes:
+            return [{} for _ in versions]
+        drawn = _uniform(draws, "hole", [version.holes for version in versions])
+        return [self.store.get(_one_of(version.holes, u)) for version, u in zip(versions, drawn, strict=True)]
+
+    def _masks(self, versions: Sequence[Version], like: Tensor) -> Tensor | None:
+        if all(version.mask is None for version in versions):
+            return None
+        whole = torch.ones((1, *like.shape[2:]), device=like.device)
+        return torch.stack([self.store.get(one.mask)["mask"] if one.mask else whole for one in versions])
+
+
+def said_of(images: Sequence[Encoded], settings: Captions) -> list[str]:
+    """Every text that steps may draw, each once; for encoding them in advance."""
+    texts = dict.fromkeys([""])
+    for image in images:
+        said = dict.fromkeys(version.said for shape in image.shapes for version in shape)
+        for caption in image.captions:
+            texts.update(dict.fromkeys(_with(text, more) for text in wordings(caption, settings) for more in said))
+    return list(texts)
+
+
+def _uniform(draws: Draws, purpose: str, choices: Sequence[Sequence[object]]) -> list[float]:
+    """A number in [0, 1) for each image; none are drawn where there is nothing to choose."""
+    if all(len(one) == 1 for one in choices):
+        return [0.0] * len(choices)
+    return draws.uniform(purpose).tolist()
+
+
+def _one_of(things: Sequence[Thing], u: float) -> Thing:
+    return things[int(u * len(things))]
+
+
+def _with(caption: str, said: str) -> str:
+    """The caption with what a version adds, ", mirrored"; of an empty one nothing but that."""
+    return (caption + said).removeprefix(", ")

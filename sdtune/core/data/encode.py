@@ -1,93 +1,220 @@
-"""Encoding once: each image as the mean and spread of its latents, each caption as what the denoiser is told."""
+"""Encoding once: each version of an image as the mean and spread of its latents, in a store by its content."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import hashlib
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
+from PIL import Image
 
-from sdtune.core.autoencoder import encode_images
-from sdtune.core.data.buckets import bucket_for
-from sdtune.core.data.folder import Example
-from sdtune.core.data.images import fit, open_image
+from sdtune.core import inpainting
+from sdtune.core.autoencoder import encode_images, pixels_a_latent
+from sdtune.core.data.ahead import ahead
+from sdtune.core.data.cache import Store, identity_of, key_of
+from sdtune.core.data.conditioning import Conditioning, is_whole
+from sdtune.core.data.image_file import read
+from sdtune.core.data.images import decode
+from sdtune.core.data.masks import latent_mask, mask_for
+from sdtune.core.data.seen import Seen
+from sdtune.core.data.views import View, show, show_mask
 from sdtune.core.families import Family
-from sdtune.core.reports import Progress
+from sdtune.core.reports import Progress, Telling, Warned
+from sdtune.errors import DataError
+from sdtune.tables import Masking
 
-Conditioning = dict[str, Tensor]
 PIXELS_AT_ONCE = 2**20  # four images of 512 x 512, one of 1024 x 1024: encoding shall not need more than training
-CAPTIONS_AT_ONCE = 16
+LAST_IMAGES = 4  # decoded ones that are kept, as versions of one image follow each other
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Version:
+    """One way in which an image is shown: where its tensors lie in the store."""
+
+    latents: str
+    """{"mean": [C, h, w], "std": [C, h, w]} of the latents' distribution, fp32"""
+    mask: str | None
+    """{"mask": [1, h, w]} from 0 to 1; None: all of it counts"""
+    holes: tuple[str, ...]
+    """{"inpainting": [1 + C, h, w]}: masks with the latents of what they leave, of which each step draws one"""
+    sizes: Conditioning
+    """what the denoiser is told of the image's size and crop"""
+    said: str
+    """what its captions add"""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One image as training sees it, on the CPU in fp32."""
+    """One image as training draws from it."""
 
-    mean: Tensor
-    """[C, h, w] of the latents' distribution"""
-    std: Tensor
-    """[C, h, w]"""
-    conditionings: tuple[Conditioning, ...]
-    """{argument name of the denoiser: [...]} of each caption"""
-    sizes: Conditioning
-    """the same of the image's sizes and crop, which a dropped caption leaves standing"""
+    name: str
+    shapes: tuple[tuple[Version, ...], ...]
+    """for each of its sizes its versions"""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of each, pixels"""
+    captions: tuple[str, ...]
     weight: float = 1.0
     repeats: int = 1
     """how often it comes in an epoch"""
+    prior: bool = False
 
 
-def encode_examples(
-    examples: Sequence[Example], told: dict[str, Conditioning], family: Family, vae: Any, resolution: int
-) -> Generator[Progress, None, list[Encoded]]:
-    """Tells how many images are encoded; returns one Encoded an example, in the examples' order.
+@dataclass(frozen=True)
+class Holes:
+    """How many masks are drawn of each version for inpainting, and which share covers all of it."""
 
-    `told` holds the conditioning of each caption.
-    """
-    sizes = [bucket_for(example.width, example.height, resolution) for example in examples]
-    order = sorted(range(len(examples)), key=lambda index: sizes[index])
-    encoded: dict[int, Encoded] = {}
-    for size, group in groupby(order, key=lambda index: sizes[index]):
-        indices = list(group)
-        at_once = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
-        for start in range(0, len(indices), at_once):
-            chunk = indices[start : start + at_once]
-            fitted = [fit(open_image(examples[index].path), size) for index in chunk]
-            means, stds = encode_images(vae, [image for image, _ in fitted])
-            for index, (_, crop), mean, std in zip(chunk, fitted, means, stds, strict=True):
-                example = examples[index]
-                sizes_told = family.condition_on_size((example.width, example.height), crop, size)
-                conditionings = tuple(told[caption] for caption in example.captions)
-                encoded[index] = Encoded(mean, std, conditionings, sizes_told, example.weight, example.repeats)
-            yield Progress("encoding images", len(encoded), len(examples))
-    return [encoded[index] for index in range(len(examples))]
+    count: int
+    full: float
 
 
-def encode_captions(
-    captions: Sequence[str], family: Family, pipe: Any, device: torch.device
-) -> Generator[Progress, None, list[Conditioning]]:
-    """Tells how many captions are encoded; returns one conditioning a caption, equal captions encoded once.
+def encode_images_of(
+    seen: Sequence[Seen], family: Family, vae: Any, store: Store, masking: Masking, holes: Holes | None
+) -> Telling[list[Encoded]]:
+    """Encodes what the store lacks, with the VAE in fp32, and tells how many; one Encoded for each in `seen`."""
+    encoder = _Encoder(family, vae, store, masking, holes)
+    encoded, wanted = [], []
+    for one in seen:
+        shapes = tuple(tuple(encoder.version(one, view) for view in views) for views in one.versions)
+        example = one.example
+        encoded.append(
+            Encoded(
+                str(example.path),
+                shapes,
+                tuple(one.sizes),
+                example.captions,
+                example.weight,
+                example.repeats,
+                example.prior,
+            )
+        )
+        wanted += [
+            (one, view, version)
+            for views, versions in zip(one.versions, shapes, strict=True)
+            for view, version in zip(views, versions, strict=True)
+        ]
+    missing = [job for job in wanted if not encoder.is_there(job[2])]
+    if store.damaged:
+        yield Warned(f"cache: {len(store.damaged)} damaged, of those that are needed; they are encoded again")
+    yield from encoder.encode(missing, len(wanted) - len(missing))
+    for notice, names in encoder.notices.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield Warned(f"{', '.join(names[:NAMED])}{more}: {notice}")
+    return encoded
 
-    The text encoders are needed for nothing else, so they are put on the device and then let go, out of the pipeline.
-    """
-    for part in family.text_encoders:
-        if getattr(pipe, part) is not None:
-            getattr(pipe, part).to(device)
-    unique = list(dict.fromkeys(captions))
-    found: dict[str, Conditioning] = {}
-    for start in range(0, len(unique), CAPTIONS_AT_ONCE):
-        chunk = unique[start : start + CAPTIONS_AT_ONCE]
-        told = {name: value.float().cpu() for name, value in family.encode_captions(pipe, chunk).items()}
-        for index, caption in enumerate(chunk):
-            found[caption] = {name: value[index].clone() for name, value in told.items()}
-        yield Progress("encoding captions", len(found), len(unique))
-    for part in family.text_encoders:
-        setattr(pipe, part, None)
-    return [found[caption] for caption in captions]
+
+Job = tuple[Seen, View, Version]
 
 
-def stack(conditionings: Sequence[Conditioning]) -> Conditioning:
-    """{name: [...]} of several as {name: [B, ...]}."""
-    return {name: torch.stack([one[name] for one in conditionings]) for name in conditionings[0]}
+class _Encoder:
+    """What all images are encoded with."""
+
+    def __init__(self, family: Family, vae: Any, store: Store, masking: Masking, holes: Holes | None) -> None:
+        self.family, self.vae, self.store, self.masking, self.holes = family, vae, store, masking, holes
+        self.notices: dict[str, list[str]] = {}
+        self.image = lru_cache(maxsize=LAST_IMAGES)(self._image)
+
+    @cached_property
+    def identity(self) -> str:
+        """Of the VAE."""
+        return identity_of(self.vae)
+
+    @cached_property
+    def down(self) -> int:
+        """Pixels a side of each latent."""
+        return pixels_a_latent(self.vae)
+
+    def version(self, one: Seen, view: View) -> Version:
+        """Where the tensors of this version lie, or will lie."""
+        example = one.example
+        facts = (example.sha256, *view.facts())
+        latents = key_of("latents", *facts, self.identity, "fp32")
+        masked = self.masking.use == "alpha" or (example.mask is not None and self.masking.use == "files")
+        mask = key_of("mask", *facts, self._of_mask(one), self.down) if masked else None
+        count, full = (self.holes.count, self.holes.full) if self.holes else (0, 0.0)
+        holes = [key_of("holes", *facts, self.identity, "fp32", number, count, full) for number in range(count)]
+        sizes = self.family.condition_on_size((example.width, example.height), view.corner(), view.size)
+        return Version(latents, mask, tuple(holes), sizes, view.said)
+
+    def is_there(self, version: Version) -> bool:
+        """Whether all of it is in the store and undamaged."""
+        return all(
+            is_whole(self.store, key) for key in (version.latents, version.mask, *version.holes) if key is not None
+        )
+
+    def encode(self, jobs: Sequence[Job], before: int) -> Telling[None]:
+        """Puts into the store what is missing, several of one size at once."""
+        began, done = time.monotonic(), 0
+        ordered = sorted(jobs, key=lambda job: job[1].size)
+        chunks: list[list[Job]] = []
+        for size, group in groupby(ordered, key=lambda job: job[1].size):
+            at_once = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
+            of_size = list(group)
+            chunks += [of_size[start : start + at_once] for start in range(0, len(of_size), at_once)]
+        for chunk, images in zip(chunks, ahead(self._images, chunks, depth=2), strict=True):
+            means, stds = encode_images(self.vae, images)
+            for (one, view, version), image, mean, std in zip(chunk, images, means, stds, strict=True):
+                self._put_mask(one, view, version)
+                self._put_holes(one, view, version, image)
+                self.store.put(version.latents, {"mean": mean, "std": std})
+            done += len(chunk)
+            speed = done / (time.monotonic() - began)
+            yield Progress("encoding images", before + done, before + len(jobs), speed)
+
+    def _images(self, chunk: Sequence[Job]) -> list[Image.Image]:
+        return [show(self.image(one)[0], view) for one, view, _ in chunk]
+
+    def _image(self, one: Seen) -> tuple[Image.Image, Image.Image | None]:
+        """The whole upright image, and its transparency where it has one."""
+        path = one.example.path
+        try:
+            data = read(path)
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            what = "is gone since it was looked at" if gone else f"cannot be read any more ({error.strerror})"
+            raise DataError(f"{path}: {what}; start again with the images as they are now") from None
+        if hashlib.sha256(data).hexdigest() != one.example.sha256:
+            raise DataError(f"{path}: has changed since it was looked at; start again with the images as they are now")
+        decoded = decode(data, str(path))
+        return decoded.image, decoded.alpha
+
+    def _of_mask(self, one: Seen) -> str:
+        """The mask file's hash; that of an image's own transparency is the image's."""
+        path = one.example.mask
+        if path is None:
+            return "alpha"
+        try:
+            return hashlib.sha256(read(path)).hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); mend the mask or remove it") from None
+
+    def _put_mask(self, one: Seen, view: View, version: Version) -> None:
+        if version.mask is None:
+            return
+        example = one.example
+        mask, notices = mask_for(example.path, example.mask, self.masking.use)
+        for notice in notices:
+            names = self.notices.setdefault(notice, [])
+            if example.path.name not in names:
+                names.append(example.path.name)
+        width, height = view.size
+        shape = (1, height // self.down, width // self.down)
+        if mask is None:
+            self.store.put(version.mask, {"mask": torch.ones(shape)})
+            return
+        shown = show_mask(mask, view, (example.width, example.height))
+        self.store.put(version.mask, {"mask": latent_mask(shown, self.down)})
+
+    def _put_holes(self, one: Seen, view: View, version: Version, image: Image.Image) -> None:
+        if self.holes is None:
+            return
+        masks = inpainting.masks_of(one.example.sha256, view.size, self.holes.count, self.holes.full)
+        for key, mask in zip(version.holes, masks, strict=True):
+            known, _ = encode_images(self.vae, [inpainting.masked(image, mask)])
+            told = torch.cat([inpainting.mask_latent(mask, self.down), known[0]])
+            self.store.put(key, {"inpainting": told})

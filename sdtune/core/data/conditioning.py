@@ -1,0 +1,112 @@
+"""Conditioning: what the denoiser is told of each caption, by its own argument names, encoded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdtune.core.data.cache import Store, identity_of, key_of
+from sdtune.core.families import Family
+from sdtune.core.reports import Progress, Telling
+from sdtune.errors import DataError
+
+Conditioning = dict[str, Tensor]
+CHUNK = 75  # tokens that CLIP reads at once, beside its begin and end
+AT_ONCE = 16  # captions
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How captions are read."""
+
+    chunks: int = 1
+    """of 75 tokens that every caption is given, empty ones among them"""
+    clip_skip: int | None = None
+    weighted: bool = False
+    """whether brackets weigh words"""
+
+
+@dataclass(frozen=True)
+class Told:
+    """The conditioning of every caption of a run."""
+
+    keys: Mapping[str, str]
+    """{caption: where its conditioning lies in the store}"""
+    store: Store
+
+    def __call__(self, caption: str) -> Conditioning:
+        """{argument name of the denoiser: [...]} in the text encoders' own dtype, on the CPU."""
+        return self.store.get(self.keys[caption])
+
+
+def reading_for(
+    captions: Sequence[str], family: Family, pipe: Any, *, longest: int, clip_skip: int | None, weighted: bool
+) -> Reading:
+    """As many chunks as the longest caption needs; raises DataError where one has over `longest` tokens."""
+    counts = family.count_tokens(pipe, captions)
+    over = [(caption, count) for caption, count in zip(captions, counts, strict=True) if count > longest]
+    if over:
+        most = max(count for _, count in over)
+        named = "; ".join(f'"{caption[:60]}..." ({count})' for caption, count in over[:NAMED])
+        more = f" and {len(over) - NAMED} more" if len(over) > NAMED else ""
+        raise DataError(
+            f"{len(over)} captions have over {longest} tokens: {named}{more}; shorten them (sdtune caption DATASET "
+            f"--mode edit --max-tokens {longest}), or read more with --captions.longest {-(-most // CHUNK) * CHUNK}"
+        )
+    return Reading(max(family.count_chunks(pipe, captions, weighted=weighted)), clip_skip, weighted)
+
+
+def encode_captions(
+    captions: Sequence[str], family: Family, pipe: Any, device: torch.device, reading: Reading, store: Store
+) -> Telling[Told]:
+    """Encodes what the store lacks, telling how many; the text encoders are left on the device."""
+    encoders = [(name, part) for name in family.text_encoders if (part := getattr(pipe, name)) is not None]
+    identity = tuple(identity_of(part) for _, part in encoders) if store.folder else ()
+    facts = (family.name, identity, reading.chunks, reading.clip_skip, reading.weighted)
+    keys = {caption: key_of("caption", caption, *facts) for caption in captions}
+    missing = [caption for caption, key in keys.items() if not is_whole(store, key)]
+    if missing:
+        for _, part in encoders:
+            part.to(device)
+    began = time.monotonic()
+    for start in range(0, len(missing), AT_ONCE):
+        chunk = missing[start : start + AT_ONCE]
+        with torch.no_grad():
+            told = family.encode_captions(
+                pipe, chunk, chunks=reading.chunks, clip_skip=reading.clip_skip, weighted=reading.weighted
+            )
+        cpu = {name: value.cpu() for name, value in told.items()}
+        for index, caption in enumerate(chunk):
+            store.put(keys[caption], {name: value[index].clone() for name, value in cpu.items()})
+        done = start + len(chunk)
+        speed = done / (time.monotonic() - began)
+        yield Progress("encoding captions", len(keys) - len(missing) + done, len(keys), speed)
+    return Told(keys, store)
+
+
+def let_go(family: Family, pipe: Any) -> None:
+    """Frees the text encoders' memory."""
+    for name in family.text_encoders:
+        setattr(pipe, name, None)
+
+
+def is_whole(store: Store, key: str) -> bool:
+    """Whether an entry is there and undamaged."""
+    if key not in store:
+        return False
+    try:
+        store.get(key)
+    except KeyError:
+        return False
+    return True
+
+
+def stack(conditionings: Sequence[Mapping[str, Tensor]]) -> Conditioning:
+    """{name: [...]} of several as {name: [B, ...]}."""
+    return {name: torch.stack([one[name] for one in conditionings]) for name in conditionings[0]}

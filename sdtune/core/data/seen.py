@@ -1,0 +1,158 @@
+"""Seen: an example with the sizes and versions in which the training shows it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdtune.core.data.augmentation import guard
+from sdtune.core.data.buckets import Tally, bucket_for, tally
+from sdtune.core.data.folder import Example
+from sdtune.core.data.views import View, views_of
+from sdtune.core.reports import Bucketed, Skipped, Telling, Warned
+from sdtune.errors import ConfigError, DataError
+from sdtune.tables import Augment, Buckets
+
+NAMED = 5  # files named in one message about many
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image as training shows it."""
+
+    example: Example
+    versions: tuple[tuple[View, ...], ...]
+    """for each of its sizes, one a resolution: the versions in which it is shown"""
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(width, height) of each of its buckets, pixels."""
+        return [views[0].size for views in self.versions]
+
+
+def see(
+    examples: Sequence[Example],
+    resolution: int,
+    unit: int,
+    buckets: Buckets,
+    augment: Augment,
+    task: str,
+    *,
+    skip_bad: bool,
+) -> Telling[list[Seen]]:
+    """Tells the buckets and what augmentation is kept from; `unit` is the pixels of which sides are multiples."""
+    guarded = guard(examples, augment, task)
+    if guarded.refusals:
+        raise ConfigError(*guarded.refusals)
+    for warning in guarded.warnings:
+        yield Warned(warning)
+    resolutions = dict.fromkeys((resolution, *buckets.also))
+    for one in resolutions:
+        if one % unit:
+            name = "data.resolution (--resolution)" if one == resolution else "buckets.also"
+            raise ConfigError(f"{name}: {one} is no multiple of {unit} pixels; choose another")
+    found, small = [], []
+    for example, may_flip in zip(examples, guarded.may_flip, strict=True):
+        sizes = _sizes(example, resolution, buckets)
+        if not sizes:
+            small.append(example)
+            continue
+        asked = _augmented(augment, example)
+        found.append(
+            Seen(
+                example,
+                tuple(
+                    views_of(
+                        example.width,
+                        example.height,
+                        example.sha256,
+                        size,
+                        asked,
+                        upscale=buckets.upscale,
+                        may_flip=may_flip,
+                    )
+                    for size in sizes
+                ),
+            )
+        )
+    yield from _tell_of_small(small, resolution, buckets, skip_bad=skip_bad)
+    if not any(not seen.example.prior for seen in found):
+        raise DataError("no image is large enough for any bucket; lower --resolution, or give larger images")
+    rows = _tallies(found)
+    yield Bucketed(tuple(resolutions), rows)
+    yield from _warn_of_enlarged(found, resolution, rows)
+    return found
+
+
+def _augmented(augment: Augment, example: Example) -> Augment:
+    """Prior images show what the base model draws, and are not augmented."""
+    return Augment() if example.prior else augment
+
+
+def manifest_of(seen: Sequence[Seen]) -> str:
+    """A hash of all that the order of batches depends on: what the images are, and what is said of them."""
+    rows = [
+        (
+            one.example.sha256,
+            one.example.captions,
+            one.example.repeats,
+            one.example.weight,
+            one.example.prior,
+            one.sizes,
+        )
+        for one in seen
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _sizes(example: Example, resolution: int, buckets: Buckets) -> list[tuple[int, int]]:
+    """The bucket of each resolution that the image is large enough for, the first one's in any case."""
+    width, height = example.width, example.height
+    step, square = buckets.step, buckets.square
+    first = bucket_for(width, height, resolution, step=step, upscale=buckets.upscale, square=square)
+    if first is None:
+        return []
+    more = (bucket_for(width, height, one, step=step, square=square) for one in buckets.also)
+    fitting = (size for size in more if max(size[0] / width, size[1] / height) <= buckets.upscale)
+    return list(dict.fromkeys((first, *fitting)))
+
+
+def _tallies(seen: Sequence[Seen]) -> tuple[Tally, ...]:
+    pairs = [((one.example.width, one.example.height), size) for one in seen for size in one.sizes]
+    return tally([size for size, _ in pairs], [bucket for _, bucket in pairs])
+
+
+def _tell_of_small(small: Sequence[Example], resolution: int, buckets: Buckets, *, skip_bad: bool) -> Telling[None]:
+    """An image that the smallest bucket would enlarge too much shows nothing that the model could learn."""
+    if not small:
+        return
+    if skip_bad:
+        for example in small:
+            yield Skipped(example.path, f"{example.width} x {example.height} is too small for any bucket")
+        return
+    named = ", ".join(f"{one.path} ({one.width} x {one.height})" for one in small[:NAMED])
+    more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+    raise DataError(
+        f"{named}{more}: too small for any bucket at {resolution} px without being enlarged over {buckets.upscale:g} "
+        "times; leave them out with --skip-bad, or allow more with --buckets.upscale"
+    )
+
+
+def _warn_of_enlarged(seen: Sequence[Seen], resolution: int, rows: Sequence[Tally]) -> Telling[None]:
+    small = [one.example for one in seen if one.sizes[0][0] * one.sizes[0][1] < 0.7 * resolution**2]
+    enlarged = sum(row.enlarged for row in rows)
+    told = []
+    if enlarged:
+        most = max(row.enlarged_most for row in rows)
+        told.append(f"{_images(enlarged)} {'is' if enlarged == 1 else 'are'} enlarged, at most {most:.2f} times")
+    if small:
+        named = ", ".join(one.path.name for one in small[:3])
+        told.append(f"{_images(len(small))} of less than {resolution} x {resolution} in smaller buckets ({named})")
+    if told:
+        yield Warned("; ".join(told))
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"

@@ -1,0 +1,132 @@
+"""Feeding: all that a training learns from, made of its examples before the denoiser is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from sdtune.choices.tasks import Inpainting
+from sdtune.config import TrainLora
+from sdtune.core.data.batches import Batches, said_of
+from sdtune.core.data.cache import Store, usual_folder
+from sdtune.core.data.conditioning import Conditioning, encode_captions, let_go, reading_for
+from sdtune.core.data.encode import Holes, encode_images_of
+from sdtune.core.data.plan import Stream
+from sdtune.core.data.seen import Seen
+from sdtune.core.data.wordings import wordings
+from sdtune.core.embedding import add_word
+from sdtune.core.everyday import PROMPTS
+from sdtune.core.families import Family
+from sdtune.core.live_text import LiveText
+from sdtune.core.reports import Note, Telling, Warned
+from sdtune.core.training import Lessons
+
+FREE_SHARE = 4  # of the free memory, this part of it holds what is encoded
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What a training learns from."""
+
+    batches: Batches
+    told: Callable[[str], Conditioning]
+    """what the denoiser is told of a prompt, now"""
+    generic: Sequence[Conditioning]
+    """what everyday prompts tell it, for keeping the base"""
+    live: LiveText | None
+    """text encoders that are trained"""
+
+    @property
+    def lessons(self) -> Lessons:
+        """What the training loop is given of it, beside the batches."""
+        if self.live is None:
+            return Lessons(self.generic)
+        return Lessons(self.generic, self.live.read, tuple(self.live.groups()), tuple(self.live.parts.values()))
+
+
+def store_for(config: TrainLora) -> Store:
+    """Where encoded images and captions are kept."""
+    told = config.cache
+    room = int(told.memory * 1e9) if told.memory else psutil.virtual_memory().available // FREE_SHARE
+    return Store((told.folder or usual_folder()) if told.place == "disk" else None, room)
+
+
+def feed(
+    config: TrainLora,
+    family: Family,
+    pipe: Any,
+    seen: Sequence[Seen],
+    stream: Stream,
+    prompts: Sequence[str],
+    device: torch.device,
+) -> Telling[Fed]:
+    """Encodes images and captions where the cache lacks them, and lets the encoders go that are needed no more."""
+    store = store_for(config)
+    holes = Holes(config.task.masks, config.task.full) if isinstance(config.task, Inpainting) else None
+    images = yield from encode_images_of(seen, family, pipe.vae.to(device), store, config.mask, holes)
+    pipe.vae.to("cpu")
+
+    fixed = [*prompts, "", config.samples.negative]
+    everyday = list(config.keep_base.prompts or PROMPTS) if config.keep_base.weight else []
+    every = said_of(images, config.captions)
+    live = config.text.train or config.token.word is not None
+    if live:
+        yield from _tell_of_live(config)
+    if config.token.word:
+        add_word(pipe, family, config.token.word, config.token.vectors)
+    reading = reading_for(
+        [*every, *fixed, *everyday],
+        family,
+        pipe,
+        longest=config.captions.longest,
+        clip_skip=config.text.clip_skip,
+        weighted=config.captions.weights,
+    )
+    texts = [*everyday, *([] if live else [*every, *fixed])]
+    told = yield from encode_captions(texts, family, pipe, device, reading, store)
+    trained = LiveText(pipe, family, config, device, reading.chunks) if live else None
+    if trained is None:
+        let_go(family, pipe)
+    yield from _tell_of_store(config, store)
+    if device.type == "cuda":
+        store.to(device)
+    batches = Batches(images, stream, store, config.captions, seed=config.seed, told=None if trained else told)
+    return Fed(batches, _now(trained) if trained else told, [told(text) for text in everyday], trained)
+
+
+def plain_wording(caption: str, config: TrainLora) -> str:
+    """A caption as a prompt for samples: one of its wordings."""
+    return wordings(caption, config.captions)[0]
+
+
+def _now(live: LiveText) -> Callable[[str], Conditioning]:
+    """What the denoiser is told of a prompt by text encoders as far as they have come."""
+
+    def told(prompt: str) -> Conditioning:
+        for part in live.parts.values():
+            part.eval()
+        with torch.no_grad():
+            return {name: value[0].cpu() for name, value in live.read([prompt]).items()}
+
+    return told
+
+
+def _tell_of_store(config: TrainLora, store: Store) -> Telling[None]:
+    if store.why_not:
+        yield Warned(f"cache: cannot be written ({store.why_not}), so all is kept in memory for this run alone")
+        return
+    held, size = store.held / 1e6, store.on_disk / 1e6
+    if config.cache.place == "memory":
+        yield Note(f"cache: {store.entries} entries, {held:.0f} MB in memory")
+        return
+    where = "all in memory" if store.held >= 0.9 * store.on_disk else f"{held:.0f} MB in memory, the rest read ahead"
+    yield Note(f"cache: {store.entries} entries, {size:.0f} MB in {store.folder}, {where}")
+
+
+def _tell_of_live(config: TrainLora) -> Telling[None]:
+    told = "trained too" if config.text.train else f'read at each step, to learn "{config.token.word}"'
+    yield Note(f"text encoders: {told}; they stay in memory")
