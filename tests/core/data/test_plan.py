@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,3 +244,18 @@ def test_with_full_steps_one_epoch_goes_on_where_the_last_ended(told: Images, si
 def test_a_plan_of_nothing_is_refused() -> None:
     with pytest.raises(AssertionError, match="some images"):
         Plan([], [], batch_size=1, seed=0, manifest="")
+
+
+def test_memory_stays_flat_however_long_it_goes_on() -> None:
+    told = Images([[SIZES[n % 5]] for n in range(20_000)], [1] * 20_000, [False] * 20_000)
+    plan = told.plan(4)
+    held = []
+    tracemalloc.start()
+    try:
+        for epoch in range(12):
+            plan.at(epoch * plan.steps_an_epoch)
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[0] > 8 * 20_000
+    assert max(held[2:]) < 1.1 * held[1]
