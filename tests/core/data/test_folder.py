@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -695,3 +697,11 @@ def test_what_there_is_in_place_of_images_is_told(name: str, words: str, tmp_pat
     (tmp_path / name).write_text("something")
     (line,) = problems(tmp_path)
     assert words in line
+
+
+def test_the_example_in_the_docs_is_one() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    config = resolve(TrainLora, [tomllib.loads(block)])
+    assert [folder.weight for folder in config.data.all_folders] == [1.0, 0.5, 1.0]
+    assert [folder.prior for folder in config.data.all_folders] == [False, False, True]
