@@ -137,6 +137,7 @@ def test_what_is_not_its_own_stays(tmp_path: Path) -> None:
         other / f"{key}.safetensors",
         tmp_path / "AB" / f"ab{key[2:]}.safetensors",
         tmp_path / "abc" / f"ab{key[2:]}.safetensors",
+        tmp_path / ".facts-ab12.jsonl",
         tmp_path / "priors" / "notes.txt",
         tmp_path / "priors" / "dogs" / "1.png",
         tmp_path / "priors" / f"{key}0" / "1.png",
@@ -166,6 +167,21 @@ def test_facts_without_a_cache_are_somebody_elses(tmp_path: Path) -> None:
     (tmp_path / "facts.jsonl").write_text("mine")
     assert told(tmp_path, prune=True, days=0).removed == 0
     assert (tmp_path / "facts.jsonl").read_text() == "mine"
+
+
+def test_facts_are_known_and_removed_without_entries_too(tmp_path: Path) -> None:
+    line = '\n{"key": "' + key_of("fact") + '", "facts": {}}\n'
+    facts, unfinished_facts = tmp_path / "facts.jsonl", tmp_path / ".facts-ab_12xyz.jsonl"
+    for path in (facts, unfinished_facts):
+        path.write_text(line)
+    assert told(tmp_path).size == 2 * len(line)
+    assert told(tmp_path, prune=True).removed == 0
+    aged(unfinished_facts, 1.1 / 24)
+    assert told(tmp_path, prune=True).removed == 1
+    assert files_in(tmp_path) == [facts]
+    assert told(tmp_path, prune=True, days=0).removed == 1
+    assert tmp_path.is_dir()
+    assert files_in(tmp_path) == []
 
 
 def test_a_run_goes_on_while_its_cache_is_emptied(tmp_path: Path) -> None:

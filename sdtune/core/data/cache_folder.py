@@ -3,7 +3,7 @@
 ab/<key>.safetensors    an entry, where ab begins the key; its time of change is that of its last use, to the day
 ab/.<16 digits>.part    an entry that is being written, or all that a killed process left of it
 priors/<key>/           images that the base model drew
-facts.jsonl             what images are, by their content
+facts.jsonl             what images are, by their content; .facts-<8 letters>.jsonl while it is written anew
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _SHELF = re.compile(r"[0-9a-f]{2}")
 _KEY = re.compile(r"[0-9a-f]{40}")
 _ENTRY = re.compile(r"[0-9a-f]{40}\.safetensors")
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.part")
+_PARTIAL_FACTS = re.compile(r"\.facts-[a-z0-9_]{8}\.jsonl")
+_FACT = re.compile(rb'\s*\{"key": "[0-9a-f]{40}"')
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Kept:
                 shutil.rmtree(self.path)
             else:
                 self.path.unlink()
-        if self.kind != "facts":
+        if self.kind != "facts" and self.path.suffix != ".jsonl":
             with contextlib.suppress(OSError):  # others lie beside it
                 self.path.parent.rmdir()
 
@@ -93,9 +95,10 @@ def kept_in(folder: Path) -> Iterator[Kept]:
     for one in drawn:
         if one.is_dir(follow_symlinks=False):
             yield _prior(one)
-    facts = folder / FACTS
-    if (shelves or drawn) and facts.is_file() and not facts.is_symlink():  # else it may be anybody's
-        yield Kept("facts", facts, facts.stat().st_size, facts.stat().st_mtime)
+    for one in _listed(folder):
+        found = _looked_at(one) if one.name == FACTS or _PARTIAL_FACTS.fullmatch(one.name) else None
+        if found and stat.S_ISREG(found.st_mode) and (shelves or drawn or _holds_facts(one.path)):
+            yield Kept("facts" if one.name == FACTS else "unfinished", Path(one.path), found.st_size, found.st_mtime)
 
 
 def _prior(folder: os.DirEntry[str]) -> Kept:
@@ -103,6 +106,13 @@ def _prior(folder: os.DirEntry[str]) -> Kept:
     found = [told for one in [folder, *_listed(Path(folder.path))] if (told := _looked_at(one))]
     size = sum(one.st_size for one in found if stat.S_ISREG(one.st_mode))
     return Kept("prior", Path(folder.path), size, max((one.st_mtime for one in found), default=0.0))
+
+
+def _holds_facts(path: str) -> bool:
+    """Whether a file of that name is the cache's also where nothing else of it is there."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return _FACT.match(file.read(100)) is not None
+    return False
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:

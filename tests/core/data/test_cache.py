@@ -79,7 +79,8 @@ def test_every_fact_matters(told: list[object], data: st.DataObject) -> None:
 
 def test_what_looks_alike_has_keys_of_its_own() -> None:
     alike: list[tuple[object, ...]] = [
-        ("ab", "c"), ("a", "bc"), ("abc",), (("ab", "c"),), (("ab",), "c"), (b"ab", "c"), ("a", ("b", "c")), ("ab,c",),
+        ("ab", "c"), ("a", "bc"), ("as", "b"), ("a", "sb"),
+        ("abc",), (("ab", "c"),), (("ab",), "c"), (b"ab", "c"), ("a", ("b", "c")), ("ab,c",),
         (1,), (1.0,), (True,), ("1",), (b"1",), ("True",), (None,), ("None",), (), ((),), ("",), (b"",), (0,), (0.0,),
         (-0.0,), (False,), ("s1:a",), ("é",), ("e\u0301",), (10**40,), (-1,), (float("inf"),),
     ]  # fmt: skip
