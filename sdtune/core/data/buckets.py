@@ -121,7 +121,7 @@ def _bucket_for(
     if upscale is None or covering_scale(width, height, best) <= upscale + EXACT:
         return best
     widest, highest = (int(side * upscale / step + EXACT) * step for side in (width, height))
-    smaller = _squares(widest, highest, resolution, step) if square else _within(widest, highest, resolution, step)
+    smaller = _square(min(widest, highest)) if square else _within(widest, highest, resolution, step)
 
     def pixels_left(size: Size) -> tuple[float, int]:
         """Of the image, after cropping and scaling down: cropping alone would favour tiny buckets of its shape."""
@@ -130,8 +130,7 @@ def _bucket_for(
     return max(smaller, key=pixels_left, default=None)
 
 
-def _squares(widest: int, highest: int, resolution: int, step: int) -> list[Size]:
-    side = min(widest, highest, resolution // step * step)
+def _square(side: int) -> list[Size]:
     return [(side, side)] if side else []
 
 
