@@ -79,15 +79,6 @@ def open_image(path: Path) -> Image.Image:
     return _of_file(path).image
 
 
-def fit(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
-    """The middle of the image scaled to `size` (width, height), and what the crop took at the (left, top), scaled."""
-    scale = max(size[0] / image.width, size[1] / image.height)
-    left, top = max(0.0, (image.width - size[0] / scale) / 2), max(0.0, (image.height - size[1] / scale) / 2)
-    # Cropping and scaling in one, since the whole of a very long image would be huge once it is scaled.
-    box = (left, top, image.width - left, image.height - top)
-    return image.resize(size, Image.Resampling.LANCZOS, box=box), (round(left * scale), round(top * scale))
-
-
 def decode(
     file: Path | bytes,
     name: str,

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy
 import pytest
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
-from sdtune.core.data.images import SMALLEST, decode, fit, open_image, suffixes_shown
+from sdtune.core.data.images import SMALLEST, decode, open_image, suffixes_shown
 from sdtune.errors import DataError
 from tests.handmade import ftyp, ink_profile, swapped_profile
 
@@ -274,15 +274,6 @@ def test_images_without_room_for_anything_are_refused(size: tuple[int, int], tmp
     assert "too small" in refused(saved(Image.new("RGB", size), tmp_path / "a.png"))
 
 
-def test_a_very_long_image_is_cropped_without_much_memory() -> None:
-    image = Image.new("RGB", (20_000, SMALLEST), "red")
-    image.paste("blue", (9_990, 0, 10_010, SMALLEST))
-    fitted, crop = fit(image, (512, 256))
-    assert fitted.size == (512, 256)
-    assert fitted.getpixel((256, 100)) == (0, 0, 255)
-    assert crop[1] == 0
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -296,17 +287,6 @@ def test_what_is_no_file_is_refused_and_does_not_hang(make: Callable[[Path], Non
     path = tmp_path / "a.png"
     make(path)
     assert words in refused(path)
-
-
-def test_fit_scales_to_cover_and_crops_from_the_middle() -> None:
-    wide = ImageOps.expand(Image.new("RGB", (100, 100), "red"), border=(100, 0), fill="blue")
-    fitted, crop = fit(wide, (64, 64))
-    assert crop == (64, 0)
-    whole = wide.resize((192, 64), Image.Resampling.LANCZOS)
-    assert difference(fitted, whole.crop((64, 0, 128, 64))) <= 1
-    same, crop = fit(picture(), picture().size)
-    assert crop == (0, 0)
-    assert difference(same, picture()) == 0
 
 
 def test_text_bombs_in_chunks_are_refused(tmp_path: Path) -> None:

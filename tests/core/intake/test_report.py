@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdtune.core.data.buckets import Tally, bucket_for, bucket_sizes
-from sdtune.core.data.images import fit
+from sdtune.core.data.views import views_of
 from sdtune.core.intake import report
 from sdtune.core.intake.report import Kept, ReportView, SetAside, Skipped, bucket_table, html
 from sdtune.core.reports import Problem
+from sdtune.tables import Augment
 
 HARMLESS = """html head meta title style body header h1 h2 h3 p nav a div b span small main section ul li strong details
     summary table caption tr th td i figure figcaption em img wbr
@@ -273,7 +274,7 @@ def test_what_is_as_a_bucket_loses_nothing(resolution: int) -> None:
 
 def test_cropping_is_as_training_crops() -> None:
     (row,) = bucket_table([(2000, 500)], 512)
-    _, (left, top) = fit(Image.new("L", (2000, 500)), row.size)
+    left, top = views_of(2000, 500, "", row.size, Augment())[0].corner()
     seen = row.size[0] / (row.size[0] + 2 * left) * row.size[1] / (row.size[1] + 2 * top)
     assert row.cropped == pytest.approx(1 - seen, abs=0.003)
     assert bucket_table([(400, 400), (410, 410), (2000, 500)], 512)[0] == Tally((512, 512), 2, 0.0, 0.0, 1, 1.28)
