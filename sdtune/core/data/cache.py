@@ -32,7 +32,7 @@ from sdtune.core.data.cache_folder import usual_folder as usual_folder
 FORMAT = 1
 """of keys and entries; a higher one makes everything anew"""
 ENTRY_BYTES = 2**30  # an image of 4096 x 4096 takes 10 MB, sixteen wordings for T5 130 MB
-HEADER_BYTES = 2**16
+HEADER_BYTES = 2**20
 _DIGEST = 20  # bytes
 _NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,512}")
 _CHECKSUM = b'"blake2b":"'

@@ -250,8 +250,8 @@ def test_a_set_that_fits_is_read_once_and_one_that_does_not_is_read_again(tmp_pa
 
 
 def test_what_is_put_again_counts_once(tmp_path: Path) -> None:
-    for folder in (tmp_path, None):
-        store = Store(folder, AMPLE)
+    for folder, room in ((tmp_path, AMPLE), (tmp_path, 512), (None, 0)):
+        store = Store(folder, room)
         store.put(KEY, made(1))
         store.put(KEY, made(2, 128))
         assert same(store.get(KEY), made(2, 128))
