@@ -156,7 +156,7 @@ class Augment(Spec):
     colour: float = Field(0.0, ge=0, le=0.5)
     """Up to this share brightness, contrast and saturation change."""
     versions: int | None = Field(None, ge=1, le=64)
-    """Versions of each image that are encoded. Not given: 8 where anything above is on."""
+    """Versions of each image that are encoded. Not given: 8, or 2 where images are mirrored alone."""
     tag: bool = False
     """Say in the caption what was done (", mirrored"), so that it does not leak into samples."""
 
@@ -168,7 +168,8 @@ class Augment(Spec):
     @property
     def count(self) -> int:
         """How many versions of each image there are."""
-        return (self.versions or 8) if self.on else 1
+        usual = 8 if any((self.crop, self.rotate, self.colour)) else 2
+        return (self.versions or usual) if self.on else 1
 
 
 class Masking(Spec):

@@ -17,7 +17,8 @@ from sdtune.errors import DataError
 
 Conditioning = dict[str, Tensor]
 CHUNK = 75  # tokens that CLIP reads at once, beside its begin and end
-AT_ONCE = 16  # captions
+AT_ONCE = {"cuda": 16, "cpu": 1}
+"""captions; on the CPU one, so that the last digits do not depend on which others were encoded with it"""
 NAMED = 3
 
 
@@ -55,8 +56,9 @@ def reading_for(
         most = max(count for _, count in over)
         named = "; ".join(f'"{caption[:60]}..." ({count})' for caption, count in over[:NAMED])
         more = f" and {len(over) - NAMED} more" if len(over) > NAMED else ""
+        have = "1 caption has" if len(over) == 1 else f"{len(over)} captions have"
         raise DataError(
-            f"{len(over)} captions have over {longest} tokens: {named}{more}; shorten them (sdtune caption DATASET "
+            f"{have} over {longest} tokens: {named}{more}; shorten them (sdtune caption DATASET "
             f"--mode edit --max-tokens {longest}), or read more with --captions.longest {-(-most // CHUNK) * CHUNK}"
         )
     return Reading(max(family.count_chunks(pipe, captions, weighted=weighted)), clip_skip, weighted)
@@ -75,8 +77,9 @@ def encode_captions(
         for _, part in encoders:
             part.to(device)
     began = time.monotonic()
-    for start in range(0, len(missing), AT_ONCE):
-        chunk = missing[start : start + AT_ONCE]
+    at_once = AT_ONCE[device.type]
+    for start in range(0, len(missing), at_once):
+        chunk = missing[start : start + at_once]
         with torch.no_grad():
             told = family.encode_captions(
                 pipe, chunk, chunks=reading.chunks, clip_skip=reading.clip_skip, weighted=reading.weighted

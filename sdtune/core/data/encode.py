@@ -28,7 +28,9 @@ from sdtune.core.reports import Progress, Telling, Warned
 from sdtune.errors import DataError
 from sdtune.tables import Masking
 
-PIXELS_AT_ONCE = 2**20  # four images of 512 x 512, one of 1024 x 1024: encoding shall not need more than training
+PIXELS_AT_ONCE = {"cuda": 2**20, "cpu": 1}
+"""four images of 512 x 512, one of 1024 x 1024, so that encoding does not need more than training; on the CPU one image,
+since that is no slower, and the last digits then do not depend on which others were encoded with it"""
 LAST_IMAGES = 4  # decoded ones that are kept, as versions of one image follow each other
 NAMED = 3
 
@@ -100,7 +102,9 @@ def encode_images_of(
         ]
     missing = [job for job in wanted if not encoder.is_there(job[2])]
     if store.damaged:
-        yield Warned(f"cache: {len(store.damaged)} damaged, of those that are needed; they are encoded again")
+        count = len(store.damaged)
+        told = "1 damaged entry, which is" if count == 1 else f"{count} damaged entries, which are"
+        yield Warned(f"cache: {told} encoded again")
     yield from encoder.encode(missing, len(wanted) - len(missing))
     for notice, names in encoder.notices.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -153,7 +157,7 @@ class _Encoder:
         ordered = sorted(jobs, key=lambda job: job[1].size)
         chunks: list[list[Job]] = []
         for size, group in groupby(ordered, key=lambda job: job[1].size):
-            at_once = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
+            at_once = max(1, PIXELS_AT_ONCE[self.vae.device.type] // (size[0] * size[1]))
             of_size = list(group)
             chunks += [of_size[start : start + at_once] for start in range(0, len(of_size), at_once)]
         for chunk, images in zip(chunks, ahead(self._images, chunks, depth=2), strict=True):

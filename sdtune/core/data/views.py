@@ -42,7 +42,7 @@ class View:
 
     def facts(self) -> tuple[float, ...]:
         """All numbers that change the pixels, for a cache's key."""
-        return (*self.size, *self.box, self.angle, int(self.mirrored), *self.colours)
+        return (*self.size, *self.box, self.angle + 0.0, int(self.mirrored), *self.colours)  # -0.0 + 0.0 is 0.0
 
     def corner(self) -> tuple[int, int]:
         """What the crop took at the (left, top) as shown, in pixels of the scaled image."""

@@ -1,0 +1,98 @@
+"""Captions are encoded once, at the length that the longest needs, and none is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdtune.core.data import conditioning
+from sdtune.core.data.cache import Store
+from sdtune.core.data.conditioning import Reading, encode_captions, let_go, reading_for, stack
+from sdtune.core.families import family_named
+from sdtune.core.reports import Progress
+from sdtune.errors import DataError
+from tests import tiny
+from tests.core.data.test_encode import files, result
+
+CPU = torch.device("cpu")
+FAMILY = family_named("sd1")
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return tiny.pipeline("sd1")
+
+
+def reading(pipe: Any, captions: list[str], longest: int = 225) -> Reading:
+    return reading_for(captions, FAMILY, pipe, longest=longest, clip_skip=None, weighted=False)
+
+
+def test_equal_captions_are_encoded_once_each_as_it_would_be_alone(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditioning, "AT_ONCE", {"cpu": 2})
+    captions = ["a red apple", "", "a blue disc", "a red apple"]
+    told, reports = result(encode_captions(captions, FAMILY, pipe, CPU, Reading(), Store(None, 0)))
+    assert [(one.phase, one.number, one.of) for one in reports] == [
+        ("encoding captions", 2, 3),
+        ("encoding captions", 3, 3),
+    ]
+    assert all(isinstance(one, Progress) for one in reports)
+    states = {caption: told(caption)["encoder_hidden_states"] for caption in captions}
+    assert not torch.equal(states["a red apple"], states[""])
+    for caption, state in states.items():
+        alone, _ = result(encode_captions([caption], FAMILY, pipe, CPU, Reading(), Store(None, 0)))
+        assert torch.allclose(alone(caption)["encoder_hidden_states"], state, atol=1e-5)
+
+
+def test_a_run_reads_all_at_the_length_of_the_longest(pipe: Any) -> None:
+    long = "red apple " * 60
+    captions = ["a red apple", long]
+    how = reading(pipe, captions)
+    assert how.chunks > 1
+    told, _ = result(encode_captions(captions, FAMILY, pipe, CPU, how, Store(None, 0)))
+    both = stack([told(caption) for caption in captions])["encoder_hidden_states"]
+    assert both.shape[:2] == (2, 77 * how.chunks)
+    first, second = both[1, :77], both[1, 77:154]
+    assert not torch.allclose(first, second, atol=1e-3), "what comes after 75 tokens is read"
+
+
+def test_too_long_captions_are_refused_by_name_with_what_would_do(pipe: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        reading(pipe, ["a red apple", "zebra " * 100], longest=75)
+    (line,) = caught.value.problems
+    assert line.startswith("1 caption has over 75 tokens")
+    assert '"zebra zebra' in line
+    assert "--captions.longest" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "new"),
+    [
+        ({}, 0),
+        ({"captions": ["a red apple", "another"]}, 1),
+        ({"reading": Reading(2)}, 2),
+        ({"reading": Reading(1, 2)}, 2),
+        ({"reading": Reading(1, None, True)}, 2),
+        ({"seed": 1}, 2),
+    ],
+)
+def test_one_entry_a_caption_and_way_of_reading(change: dict[str, Any], new: int, tmp_path: Path) -> None:
+    def encode(captions: list[str], how: Reading, seed: int) -> None:
+        store = Store(tmp_path / "cache", 0)
+        result(encode_captions(captions, FAMILY, tiny.pipeline("sd1", seed=seed), CPU, how, store))
+
+    encode(["a red apple", "a blue disc"], Reading(), 0)
+    before = files(tmp_path / "cache")
+    assert len(before) == 2
+    encode(
+        change.get("captions", ["a red apple", "a blue disc"]), change.get("reading", Reading()), change.get("seed", 0)
+    )
+    assert len(files(tmp_path / "cache")) == 2 + new
+
+
+def test_encoders_are_let_go() -> None:
+    pipe = tiny.pipeline("sdxl")
+    let_go(family_named("sdxl"), pipe)
+    assert (pipe.text_encoder, pipe.text_encoder_2) == (None, None)
