@@ -18,6 +18,7 @@ from sdtune.cli.app import main
 from sdtune.config import CacheFolder
 from sdtune.core.cache import cache
 from sdtune.core.data.cache import Store, key_of
+from sdtune.core.data.cache_folder import kept_in
 from sdtune.core.reports import Cached
 from sdtune.errors import ConfigError, OutputError
 from tests.core.data.entries import file_of, files_in, made, same
@@ -161,6 +162,15 @@ def test_what_is_not_its_own_stays(tmp_path: Path) -> None:
     assert not prior.exists()
     assert all(path.read_text() == "mine" for path in [*mine, outside / f"fe{key[2:]}.safetensors"])
     assert all(path.is_symlink() for path in links)
+
+
+def test_what_another_process_has_removed_is_no_matter(tmp_path: Path) -> None:
+    put(tmp_path, 0)
+    drawn(tmp_path, 0)
+    for one in list(kept_in(tmp_path)):
+        one.remove()
+        one.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_facts_without_a_cache_are_somebody_elses(tmp_path: Path) -> None:
