@@ -17,6 +17,7 @@ from sdtune.core.reports import Step
 from sdtune.errors import LoraError, OutputError
 
 RUNS = Path("runs")
+EMBEDDINGS = "embeddings"
 NAME_BYTES = 100  # file systems take 255, and numbers and endings are added
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 """names that Windows gives to devices, with any ending"""
@@ -75,7 +76,7 @@ class RunFolder:
     @property
     def embeddings(self) -> Path:
         """Folder of what a new word has learned."""
-        return self.path / "embeddings"
+        return self.path / EMBEDDINGS
 
     def sample(self, step: int, number: int) -> Path:
         """A sample picture after so many steps."""
@@ -165,6 +166,12 @@ def lora_in(path: Path) -> Path:
     if len(finished) > 1:
         raise LoraError(f"{path}: holds several LoRAs; give one of {', '.join(file.name for file in finished)}")
     return finished[0] if finished else found[-1]
+
+
+def embeddings_beside(lora: Path) -> list[Path]:
+    """The files of new words that were learned with a LoRA in a run folder."""
+    folder = lora.parent / EMBEDDINGS
+    return sorted(folder.glob("*.safetensors")) if (lora.parent / "run.toml").is_file() else []
 
 
 def _next_free(name: str) -> Path:

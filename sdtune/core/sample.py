@@ -15,19 +15,19 @@ from sdtune.config import Sample, drawing_settings, refine
 from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.data.cache import Store
-from sdtune.core.data.conditioning import encode_captions, let_go, reading_for
+from sdtune.core.data.conditioning import LONGEST, encode_captions, let_go, reading_for
 from sdtune.core.drawing import Wish, draw
+from sdtune.core.embedding import load_embedding
 from sdtune.core.families import family_named
 from sdtune.core.lora import Lora, check_family, load_into
 from sdtune.core.picture_file import Names, parameters, save_png
 from sdtune.core.reports import Drawn, Note, Saved, Telling
-from sdtune.core.run_folder import lora_in, write_atomically
+from sdtune.core.run_folder import embeddings_beside, lora_in, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.errors import ConfigError, LoraError
 
 GRID = range(2, 101)  # so many pictures get a sheet of all, too
 STRONGEST = 100
-LONGEST = 750  # tokens of a prompt
 STYLE = "style.safetensors:0.8"
 
 
@@ -64,6 +64,9 @@ def sample(config: Sample) -> Telling[None]:
             load_into(pipe, one.lora, one.strength, f"lora{number}")
         except LoraError as problem:
             raise LoraError(f"{one.path}: {problem}") from None
+    for path in sorted({path for one in applied for path in embeddings_beside(one.path)}):
+        word = load_embedding(pipe, family, path)
+        yield Note(f'new word: "{word}" ({path.name})')
     texts = [*config.prompt, config.negative]
     reading = reading_for(texts, family, pipe, longest=LONGEST, clip_skip=None, weighted=False)
     told_of = yield from encode_captions(texts, family, pipe, device, reading, Store(None, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
 
     # The encoders first, the denoiser once they are gone.
     pipe = model.load(identity, dtype, without=(family.denoiser,))
+    family.check_clip_skip(pipe, config.text.clip_skip)
     process = family.process(pipe)
     shape = model.denoiser_config(identity)
     resolution = config.data.resolution or native_side(shape, pipe.vae, family.resolution)
@@ -227,14 +229,16 @@ class _Training:
         assert side is not None, "the resolution is settled with the model"
         self.net.eval()
         self.pipe.vae.to(self.net.device)
-        negative = self.fed.told(told.negative)
-        wishes = [
-            Wish(self.fed.told(prompt), negative, self.config.seed + number, (side, side))
-            for number, prompt in enumerate(self.prompts)
-        ]
         phase = "samples after training" if step else "samples before training"
         sampler = DPMpp2M().build(self.pipe.scheduler)
-        with at_strength(self.net, told.strength):
+        with contextlib.ExitStack() as acting:
+            for part in (self.net, *self.fed.lessons.parts):
+                acting.enter_context(at_strength(part, told.strength))
+            negative = self.fed.told(told.negative)
+            wishes = [
+                Wish(self.fed.told(prompt), negative, self.config.seed + number, (side, side))
+                for number, prompt in enumerate(self.prompts)
+            ]
             images = yield from draw(
                 self.family,
                 self.net,

@@ -20,6 +20,7 @@ from sdtune.config import TrainLora
 from sdtune.core.data.ahead import ahead
 from sdtune.core.data.batches import Batch, Batches
 from sdtune.core.data.conditioning import Conditioning, stack
+from sdtune.core.data.masks import weights_of
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import Draws, generator
 from sdtune.core.families import Family
@@ -29,6 +30,7 @@ from sdtune.errors import TrainingError
 
 MEMORY = 0.98  # of the loss average: about the last 50 steps
 SPEED_OVER = 50  # steps
+NOTHING = 1e-6  # of a mask's sum, whose least other value is a 255th of a pixel in a latent one
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,10 @@ def mean_over(errors: Tensor, masks: Tensor | None, floor: float) -> Tensor:
     """The mean of each image's errors [B, C, h, w] over its mask [B, 1, h, w], of which 0 counts as `floor`; [B]."""
     if masks is None:
         return errors.mean(dim=(1, 2, 3))
-    counts = floor + (1 - floor) * masks
-    return (errors.mean(dim=1, keepdim=True) * counts).sum(dim=(1, 2, 3)) / counts.sum(dim=(1, 2, 3))
+    counts = weights_of(masks, floor)
+    # A crop may hold nothing of what counts: then there is nothing to learn from it.
+    whole = counts.sum(dim=(1, 2, 3)).clamp(min=NOTHING)
+    return (errors.mean(dim=1, keepdim=True) * counts).sum(dim=(1, 2, 3)) / whole
 
 
 def _drift(

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from sdtune.choices.samplers import DDIM, DPMpp2M, Euler, EulerAncestral, Sampler
-from sdtune.core.data.encode import encode_captions
+from sdtune.core.data.cache import Store
+from sdtune.core.data.conditioning import Reading, encode_captions, let_go
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.families import family_named
 from tests import tiny
@@ -30,7 +31,10 @@ def result_of(work: Iterator[Any]) -> Any:
 def drawn(pipe: Any, name: str, sampler: Sampler, seeds: list[int], guidance: float = 4.0) -> list[Image.Image]:
     family = family_named(name)
     encoders = {part: getattr(pipe, part) for part in family.text_encoders}
-    told, negative = result_of(encode_captions(["a red apple", "blurred"], family, pipe, torch.device("cpu")))
+    texts = ["a red apple", "blurred"]
+    told_of = result_of(encode_captions(texts, family, pipe, torch.device("cpu"), Reading(), Store(None, 0)))
+    told, negative = (told_of(text) for text in texts)
+    let_go(family, pipe)
     for part, encoder in encoders.items():
         assert getattr(pipe, part) is None
         setattr(pipe, part, encoder)

@@ -84,7 +84,7 @@ def estimate(config: TrainLora, family: Family) -> Estimate:
         drawing = 0.0 if config.samples.off else denoising(net, config, family, resolution)
         vae = shapes.vae(family.name).eval()
         vae_weights = sum(weight.numel() for weight in vae.parameters()) * 4.0
-        encoding = _vae_peak(vae, max(1, PIXELS_AT_ONCE // resolution**2), resolution, "encode")
+        encoding = _vae_peak(vae, max(1, PIXELS_AT_ONCE["cuda"] // resolution**2), resolution, "encode")
         decoding = _vae_peak(vae, 1, resolution, "decode")
     moments = 2 if config.optimizer.kind == "adamw8bit" else 8  # bytes a number
     parts = {

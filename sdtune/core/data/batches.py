@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdtune.core.data.cache import Store
-from sdtune.core.data.conditioning import Conditioning, stack
+from sdtune.core.data.conditioning import Conditioning, entry, stack
 from sdtune.core.data.encode import Encoded, Version
 from sdtune.core.data.plan import Stream
 from sdtune.core.data.wordings import worded, wordings
@@ -82,7 +82,7 @@ class Batches:
     def _batch(self, images: Sequence[Encoded], which: Sequence[int], draws: Draws) -> Batch:
         shapes = [image.shapes[number] for image, number in zip(images, which, strict=True)]
         versions = [_one_of(shape, u) for shape, u in zip(shapes, _uniform(draws, "version", shapes), strict=True)]
-        entries = [self.store.get(version.latents) for version in versions]
+        entries = [self._entry(version.latents) for version in versions]
         mean, std = (torch.stack([entry[name] for entry in entries]) for name in ("mean", "std"))
         latents = mean + std * draws.normal("vae", tuple(mean.shape[1:])).to(mean.device)
         captions = self._captions(images, versions, draws)
@@ -119,13 +119,16 @@ class Batches:
         if not versions[0].holes:
             return [{} for _ in versions]
         drawn = _uniform(draws, "hole", [version.holes for version in versions])
-        return [self.store.get(_one_of(version.holes, u)) for version, u in zip(versions, drawn, strict=True)]
+        return [self._entry(_one_of(version.holes, u)) for version, u in zip(versions, drawn, strict=True)]
 
     def _masks(self, versions: Sequence[Version], like: Tensor) -> Tensor | None:
         if all(version.mask is None for version in versions):
             return None
         whole = torch.ones((1, *like.shape[2:]), device=like.device)
-        return torch.stack([self.store.get(one.mask)["mask"] if one.mask else whole for one in versions])
+        return torch.stack([self._entry(one.mask)["mask"] if one.mask else whole for one in versions])
+
+    def _entry(self, key: str) -> Conditioning:
+        return entry(self.store, key)
 
 
 def said_of(images: Sequence[Encoded], settings: Captions) -> list[str]:

@@ -20,6 +20,8 @@ CHUNK = 75  # tokens that CLIP reads at once, beside its begin and end
 AT_ONCE = {"cuda": 16, "cpu": 1}
 """captions; on the CPU one, so that the last digits do not depend on which others were encoded with it"""
 NAMED = 3
+LONGEST = 750
+"""tokens of a caption at most, as --captions.longest says"""
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,27 @@ class Told:
 
     def __call__(self, caption: str) -> Conditioning:
         """{argument name of the denoiser: [...]} in the text encoders' own dtype, on the CPU."""
-        return self.store.get(self.keys[caption])
+        return entry(self.store, self.keys[caption])
 
 
 def reading_for(
     captions: Sequence[str], family: Family, pipe: Any, *, longest: int, clip_skip: int | None, weighted: bool
 ) -> Reading:
     """As many chunks as the longest caption needs; raises DataError where one has over `longest` tokens."""
-    counts = family.count_tokens(pipe, captions)
+    longest = min(longest, family.most_tokens(pipe) or longest)
+    counts = family.count_tokens(pipe, captions, weighted=weighted)
     over = [(caption, count) for caption, count in zip(captions, counts, strict=True) if count > longest]
     if over:
         most = max(count for _, count in over)
         named = "; ".join(f'"{caption[:60]}..." ({count})' for caption, count in over[:NAMED])
         more = f" and {len(over) - NAMED} more" if len(over) > NAMED else ""
         have = "1 caption has" if len(over) == 1 else f"{len(over)} captions have"
+        wanted = -(-most // CHUNK) * CHUNK
+        room = LONGEST if family.most_tokens(pipe) is None else longest
+        remedy = f", or read more with --captions.longest {wanted}" if wanted <= room else ""
         raise DataError(
-            f"{have} over {longest} tokens: {named}{more}; shorten them (sdtune caption DATASET "
-            f"--mode edit --max-tokens {longest}), or read more with --captions.longest {-(-most // CHUNK) * CHUNK}"
+            f"{have} over {longest} tokens: {named}{more}; shorten them (sdtune caption DATASET --mode edit "
+            f"--max-tokens {longest}){remedy}"
         )
     return Reading(max(family.count_chunks(pipe, captions, weighted=weighted)), clip_skip, weighted)
 
@@ -97,6 +103,15 @@ def let_go(family: Family, pipe: Any) -> None:
     """Frees the text encoders' memory."""
     for name in family.text_encoders:
         setattr(pipe, name, None)
+
+
+def entry(store: Store, key: str) -> Conditioning:
+    """What was put into the store; DataError where it is there no more."""
+    try:
+        return store.get(key)
+    except KeyError:
+        told = f"{store.folder}: what was encoded for this run is gone or damaged ({key[:8]})"
+        raise DataError(f"{told}; start the run again, which encodes it anew") from None
 
 
 def is_whole(store: Store, key: str) -> bool:

@@ -50,6 +50,11 @@ class Version:
     said: str
     """what its captions add"""
 
+    @property
+    def keys(self) -> tuple[str | None, ...]:
+        """Of all its entries."""
+        return self.latents, self.mask, *self.holes
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -100,7 +105,8 @@ def encode_images_of(
             for views, versions in zip(one.versions, shapes, strict=True)
             for view, version in zip(views, versions, strict=True)
         ]
-    missing = [job for job in wanted if not encoder.is_there(job[2])]
+    # Versions may be alike, as all that are mirrored and nothing else.
+    missing = [job for job in {job[2].keys: job for job in wanted}.values() if not encoder.is_there(job[2])]
     if store.damaged:
         count = len(store.damaged)
         told = "1 damaged entry, which is" if count == 1 else f"{count} damaged entries, which are"
@@ -122,6 +128,7 @@ class _Encoder:
         self.family, self.vae, self.store, self.masking, self.holes = family, vae, store, masking, holes
         self.notices: dict[str, list[str]] = {}
         self.image = lru_cache(maxsize=LAST_IMAGES)(self._image)
+        self.mask = lru_cache(maxsize=LAST_IMAGES)(self._mask)
 
     @cached_property
     def identity(self) -> str:
@@ -147,9 +154,7 @@ class _Encoder:
 
     def is_there(self, version: Version) -> bool:
         """Whether all of it is in the store and undamaged."""
-        return all(
-            is_whole(self.store, key) for key in (version.latents, version.mask, *version.holes) if key is not None
-        )
+        return all(is_whole(self.store, key) for key in version.keys if key is not None)
 
     def encode(self, jobs: Sequence[Job], before: int) -> Telling[None]:
         """Puts into the store what is missing, several of one size at once."""
@@ -187,6 +192,16 @@ class _Encoder:
         decoded = decode(data, str(path))
         return decoded.image, decoded.alpha
 
+    def _mask(self, one: Seen) -> Image.Image | None:
+        """The whole image's mask, mode L."""
+        example = one.example
+        mask, notices = mask_for(example.path, example.mask, self.masking.use)
+        for notice in notices:
+            names = self.notices.setdefault(notice, [])
+            if example.path.name not in names:
+                names.append(example.path.name)
+        return mask
+
     def _of_mask(self, one: Seen) -> str:
         """The mask file's hash; that of an image's own transparency is the image's."""
         path = one.example.mask
@@ -200,12 +215,7 @@ class _Encoder:
     def _put_mask(self, one: Seen, view: View, version: Version) -> None:
         if version.mask is None:
             return
-        example = one.example
-        mask, notices = mask_for(example.path, example.mask, self.masking.use)
-        for notice in notices:
-            names = self.notices.setdefault(notice, [])
-            if example.path.name not in names:
-                names.append(example.path.name)
+        example, mask = one.example, self.mask(one)
         width, height = view.size
         shape = (1, height // self.down, width // self.down)
         if mask is None:
