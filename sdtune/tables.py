@@ -135,7 +135,7 @@ class Token(Spec):
     """A new word for the text encoders, whose embedding is trained with the LoRA (pivotal tuning)."""
 
     word: str | None = setting(None, "--new-token", metavar="WORD", place=18, min_length=1, max_length=100)
-    """The word in captions that stands for it; saved as an embedding of that name beside the LoRA."""
+    """New word that the text encoders learn with the LoRA (pivotal tuning); also saved as an embedding for UIs."""
     init: str | None = Field(None, min_length=1)
     """Known words that it starts from, as "cat". Not given: the mean of all words."""
     vectors: int = Field(2, ge=1, le=32)

@@ -15,6 +15,7 @@ from sdtune.choices.optimizers import AdamW, AdamW8bit
 from sdtune.choices.schedules import Constant, Cosine
 from sdtune.choices.spec import Spec, words_of
 from sdtune.config import (
+    CacheFolder,
     Caption,
     Prepare,
     Sample,
@@ -101,7 +102,7 @@ def test_a_layer_that_says_everything_has_the_last_word(first: Tables, second: T
 # ---- TOML
 
 
-@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare])
+@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare, CacheFolder])
 @given(data=st.data())
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_settings_come_back_from_their_own_toml(spec: type[Spec], data: st.DataObject) -> None:
@@ -329,7 +330,7 @@ def test_one_spoilt_setting_gives_a_config_or_a_config_error_of_it(config: Table
 # ---- the classes
 
 
-@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare, Caption])
+@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare, Caption, CacheFolder])
 def test_every_setting_has_its_help_and_a_flag_of_its_own(spec: type[Spec]) -> None:
     flags: list[str] = []
     for path, field in everywhere(spec):

@@ -65,7 +65,10 @@ def plain(field: FieldInfo) -> st.SearchStrategy[Any]:
     if get_origin(inner) is tuple and get_args(inner)[0] not in (str, Path):
         return st.lists(st.integers(4, 64).map(lambda number: 8 * number), max_size=3)
     if get_origin(inner) is tuple:
-        return st.lists(texts, min_size=bounds.get("min_length", 0), max_size=3)
+        members = paths if get_args(inner)[0] is Path else texts
+        return st.lists(members, min_size=bounds.get("min_length", 0), max_size=3)
+    if isinstance(field.default, str) and "{" in field.default:  # a template, which must have its gap
+        return words.map(lambda text: text + field.default)
     return paths if inner is Path else words
 
 

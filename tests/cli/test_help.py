@@ -13,7 +13,7 @@ from sdtune.choices.spec import Spec
 from sdtune.cli.app import main
 from sdtune.cli.commands import COMMANDS
 from sdtune.cli.flags import flags_of
-from sdtune.config import Caption, Sample, TrainLora
+from sdtune.config import CacheFolder, Caption, Sample, TrainLora
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "PIL", "accelerate", "bitsandbytes", "rich")
 
@@ -61,7 +61,9 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"sdtune \d+\.\d+\.\d+\n", shown(capsys, "--version"))
 
 
-@pytest.mark.parametrize(("name", "spec"), [("caption", Caption), ("train-lora", TrainLora), ("sample", Sample)])
+@pytest.mark.parametrize(
+    ("name", "spec"), [("caption", Caption), ("train-lora", TrainLora), ("sample", Sample), ("cache", CacheFolder)]
+)
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_help_shows_every_day_and_help_all_everything(
     name: str, spec: type[Spec], columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -189,7 +189,7 @@ def test_small_images_are_told(tiny_models: dict[str, Path], tmp_path: Path) -> 
     data = pictures.folder(tmp_path / "discs", 2, ((64, 64), (40, 40)))
     reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True}))
     assert [report.text for report in reports if isinstance(report, Warned)] == [
-        "1 image of less than 64 x 64 in smaller buckets (1.png)"
+        "1 image is too small for 64 x 64 and in smaller buckets (1.png)"
     ]
     assert any("attention: sdpa" in report.text for report in reports if isinstance(report, Note))
 

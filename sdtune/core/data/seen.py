@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdtune.core.data.augmentation import guard
-from sdtune.core.data.buckets import Tally, bucket_for, tally
+from sdtune.core.data.buckets import Tally, bucket_for, cropped, tally
 from sdtune.core.data.folder import Example
 from sdtune.core.data.views import View, views_of
 from sdtune.core.reports import Bucketed, Skipped, Telling, Warned
@@ -16,6 +16,8 @@ from sdtune.errors import ConfigError, DataError
 from sdtune.tables import Augment, Buckets
 
 NAMED = 5  # files named in one message about many
+MUCH = 1 / 3  # of an image's area, cut away
+SMALL = 0.7  # of the area at the resolution; buckets of other shapes have 0.75 of it and more
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def see(
         raise DataError("no image is large enough for any bucket; lower --resolution, or give larger images")
     rows = _tallies(found)
     yield Bucketed(tuple(resolutions), rows)
-    yield from _warn_of_enlarged(found, resolution, rows)
+    yield from _warn_of_losses(found, resolution)
     return found
 
 
@@ -140,18 +142,20 @@ def _tell_of_small(small: Sequence[Example], resolution: int, buckets: Buckets, 
     )
 
 
-def _warn_of_enlarged(seen: Sequence[Seen], resolution: int, rows: Sequence[Tally]) -> Telling[None]:
-    small = [one.example for one in seen if one.sizes[0][0] * one.sizes[0][1] < 0.7 * resolution**2]
-    enlarged = sum(row.enlarged for row in rows)
-    told = []
-    if enlarged:
-        most = max(row.enlarged_most for row in rows)
-        told.append(f"{_images(enlarged)} {'is' if enlarged == 1 else 'are'} enlarged, at most {most:.2f} times")
+def _warn_of_losses(seen: Sequence[Seen], resolution: int) -> Telling[None]:
+    """Images of which much is cut away, or that are seen smaller than the others."""
+    lost = [(cropped(one.example.width, one.example.height, one.sizes[0]), one.example.path.name) for one in seen]
+    much = sorted(((share, name) for share, name in lost if share > MUCH), reverse=True)
+    if much:
+        named = ", ".join(f"{name} {share:.0%}" for share, name in much[:NAMED])
+        more = f" and {len(much) - NAMED} more" if len(much) > NAMED else ""
+        yield Warned(f"much is cropped away of {_images(len(much))} ({named}{more}); cut them into several pictures")
+    small = [one.example for one in seen if one.sizes[0][0] * one.sizes[0][1] < SMALL * resolution**2]
     if small:
-        named = ", ".join(one.path.name for one in small[:3])
-        told.append(f"{_images(len(small))} of less than {resolution} x {resolution} in smaller buckets ({named})")
-    if told:
-        yield Warned("; ".join(told))
+        named = ", ".join(one.path.name for one in small[:NAMED])
+        are = "is" if len(small) == 1 else "are"
+        told = f"{_images(len(small))} {are} too small for {resolution} x {resolution} and in smaller buckets"
+        yield Warned(f"{told} ({named})")
 
 
 def _images(count: int) -> str:
