@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdtune.core.data.cache import Store, identity_of, key_of
 from sdtune.core.families import Family
-from sdtune.core.reports import Progress, Telling
+from sdtune.core.reports import Progress, Telling, Warned
 from sdtune.errors import DataError
 
 Conditioning = dict[str, Tensor]
@@ -78,7 +78,9 @@ def encode_captions(
     identity = tuple(identity_of(part) for _, part in encoders) if store.folder else ()
     facts = (family.name, identity, reading.chunks, reading.clip_skip, reading.weighted)
     keys = {caption: key_of("caption", caption, *facts) for caption in captions}
+    damaged = len(store.damaged)
     missing = [caption for caption, key in keys.items() if not is_whole(store, key)]
+    yield from tell_of_damaged(len(store.damaged) - damaged)
     if missing:
         for _, part in encoders:
             part.to(device)
@@ -123,6 +125,13 @@ def is_whole(store: Store, key: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def tell_of_damaged(count: int) -> Telling[None]:
+    """That so many entries are encoded again."""
+    if count:
+        told = "1 damaged entry, which is" if count == 1 else f"{count} damaged entries, which are"
+        yield Warned(f"cache: {told} encoded again")
 
 
 def stack(conditionings: Sequence[Mapping[str, Tensor]]) -> Conditioning:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -17,7 +17,8 @@ from sdtune.core import inpainting
 from sdtune.core.autoencoder import encode_images, pixels_a_latent
 from sdtune.core.data.ahead import ahead
 from sdtune.core.data.cache import Store, identity_of, key_of
-from sdtune.core.data.conditioning import Conditioning, is_whole
+from sdtune.core.data.conditioning import Conditioning, is_whole, tell_of_damaged
+from sdtune.core.data.folder import Example
 from sdtune.core.data.image_file import read
 from sdtune.core.data.images import decode
 from sdtune.core.data.masks import latent_mask, mask_for
@@ -29,7 +30,7 @@ from sdtune.errors import DataError
 from sdtune.tables import Masking
 
 PIXELS_AT_ONCE = {"cuda": 2**20, "cpu": 1}
-"""four images of 512 x 512, one of 1024 x 1024, so that encoding does not need more than training; on the CPU one image,
+"""four images of 512 x 512, one of 1024 x 1024, so that encoding needs no more than training; on the CPU one image,
 since that is no slower, and the last digits then do not depend on which others were encoded with it"""
 LAST_IMAGES = 4  # decoded ones that are kept, as versions of one image follow each other
 NAMED = 3
@@ -107,10 +108,7 @@ def encode_images_of(
         ]
     # Versions may be alike, as all that are mirrored and nothing else.
     missing = [job for job in {job[2].keys: job for job in wanted}.values() if not encoder.is_there(job[2])]
-    if store.damaged:
-        count = len(store.damaged)
-        told = "1 damaged entry, which is" if count == 1 else f"{count} damaged entries, which are"
-        yield Warned(f"cache: {told} encoded again")
+    yield from tell_of_damaged(len(store.damaged))
     yield from encoder.encode(missing, len(wanted) - len(missing))
     for notice, names in encoder.notices.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -129,6 +127,7 @@ class _Encoder:
         self.notices: dict[str, list[str]] = {}
         self.image = lru_cache(maxsize=LAST_IMAGES)(self._image)
         self.mask = lru_cache(maxsize=LAST_IMAGES)(self._mask)
+        self.of_mask = cache(_of_mask)
 
     @cached_property
     def identity(self) -> str:
@@ -146,7 +145,7 @@ class _Encoder:
         facts = (example.sha256, *view.facts())
         latents = key_of("latents", *facts, self.identity, "fp32")
         masked = self.masking.use == "alpha" or (example.mask is not None and self.masking.use == "files")
-        mask = key_of("mask", *facts, self._of_mask(one), self.down) if masked else None
+        mask = key_of("mask", *facts, self.of_mask(one.example), self.down) if masked else None
         count, full = (self.holes.count, self.holes.full) if self.holes else (0, 0.0)
         holes = [key_of("holes", *facts, self.identity, "fp32", number, count, full) for number in range(count)]
         sizes = self.family.condition_on_size((example.width, example.height), view.corner(), view.size)
@@ -200,17 +199,11 @@ class _Encoder:
             names = self.notices.setdefault(notice, [])
             if example.path.name not in names:
                 names.append(example.path.name)
+        if _of_mask(example) != self.of_mask(example):
+            raise DataError(
+                f"{example.mask}: has changed since it was looked at; start again with the masks as they are now"
+            )
         return mask
-
-    def _of_mask(self, one: Seen) -> str:
-        """The mask file's hash; that of an image's own transparency is the image's."""
-        path = one.example.mask
-        if path is None:
-            return "alpha"
-        try:
-            return hashlib.sha256(read(path)).hexdigest()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); mend the mask or remove it") from None
 
     def _put_mask(self, one: Seen, view: View, version: Version) -> None:
         if version.mask is None:
@@ -232,3 +225,13 @@ class _Encoder:
             known, _ = encode_images(self.vae, [inpainting.masked(image, mask)])
             told = torch.cat([inpainting.mask_latent(mask, self.down), known[0]])
             self.store.put(key, {"inpainting": told})
+
+
+def _of_mask(example: Example) -> str:
+    """The mask file's hash; that of an image's own transparency is the image's."""
+    if example.mask is None:
+        return "alpha"
+    try:
+        return hashlib.sha256(read(example.mask)).hexdigest()
+    except OSError as error:
+        raise DataError(f"{example.mask}: cannot be read ({error.strerror}); mend the mask or remove it") from None
