@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import overload
 
-WIDEST = 2.0  # side to side; what is longer is cropped
+WIDEST = 4.0  # side to side, as prepare keeps them; what is longer is cropped
 EXACT = 1e-9  # shares and factors nearer than this are equal
 
 Size = tuple[int, int]
