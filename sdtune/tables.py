@@ -143,6 +143,11 @@ class Token(Spec):
     lr: float = Field(1e-3, ge=1e-12, le=100)
     """Learning rate of the embedding."""
 
+    @field_validator("word")
+    @classmethod
+    def _one_word(cls, word: str | None) -> str | None:
+        return Data._one_word(word)
+
 
 class Augment(Spec):
     """Images shown in several versions, so that few of them teach more; a step draws one."""

@@ -48,11 +48,8 @@ class Vocabulary(nn.Module):
         return torch.where(is_new.unsqueeze(-1), own, known)
 
 
-def add_word(pipe: Any, family: Family, word: str, vectors: int) -> None:
-    """Makes the tokenizers of CLIP read it as so many tokens: word, word_1, word_2 ...; ConfigError where it cannot be.
-
-    Those who count a caption's tokens do so after it; the encoders learn of it with `put`.
-    """
+def check_word(pipe: Any, family: Family, word: str, init: str | None = None) -> None:
+    """Stop at a word that cannot be new, and at an `init` without words; looks at the pipeline's tokenizers alone."""
     for tokenizer in _tokenizers(pipe, family).values():
         ids = tokenizer(word, add_special_tokens=False).input_ids
         if not ids:
@@ -61,7 +58,18 @@ def add_word(pipe: Any, family: Family, word: str, vectors: int) -> None:
             raise ConfigError(
                 f'token.word (--new-token): the model knows "{word}" already; give a new word, such as {word}-new'
             )
-    _add(pipe, family, word, vectors)
+        if init and not tokenizer(init, add_special_tokens=False).input_ids:
+            raise ConfigError(f'token.init: "{init}" has nothing to read; give known words, such as cat')
+
+
+def add_word(pipe: Any, family: Family, word: str, vectors: int) -> None:
+    """Makes the tokenizers of CLIP read it as so many tokens: word, word_1, word_2 ...
+
+    Those who count a caption's tokens do so after it; the encoders learn of it with `put`.
+    """
+    names = [word, *(f"{word}_{number}" for number in range(1, vectors))]
+    for tokenizer in _tokenizers(pipe, family).values():
+        tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
 
 
 def has_word(pipe: Any, family: Family, word: str) -> bool:
@@ -122,15 +130,9 @@ def load_embedding(pipe: Any, family: Family, path: Path) -> str:
     word = header.metadata.get(WORD) or path.stem
     if has_word(pipe, family, word):
         raise LoraError(f'{path}: "{word}" was taught by another embedding already; give one of them')
-    _add(pipe, family, word, *counts)
+    add_word(pipe, family, word, *counts)
     put(pipe, family, word, rows)
     return word
-
-
-def _add(pipe: Any, family: Family, word: str, vectors: int) -> None:
-    names = [word, *(f"{word}_{number}" for number in range(1, vectors))]
-    for tokenizer in _tokenizers(pipe, family).values():
-        tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
 
 
 def _tokenizers(pipe: Any, family: Family) -> dict[str, Any]:

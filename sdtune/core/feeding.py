@@ -35,8 +35,10 @@ class Fed:
     batches: Batches
     told: Callable[[str], Conditioning]
     """what the denoiser is told of a prompt, now"""
+    everyday: Sequence[str]
+    """prompts for keeping the base"""
     generic: Sequence[Conditioning]
-    """what everyday prompts tell it, for keeping the base"""
+    """what they tell the base's denoiser"""
     live: LiveText | None
     """text encoders that are trained"""
 
@@ -45,7 +47,9 @@ class Fed:
         """What the training loop is given of it, beside the batches."""
         if self.live is None:
             return Lessons(self.generic)
-        return Lessons(self.generic, self.live.read, tuple(self.live.groups()), tuple(self.live.parts.values()))
+        parts = tuple(self.live.parts.values())
+        everyday = self.everyday if parts else ()  # a new word alone changes nothing of them
+        return Lessons(self.generic, everyday, self.live.read, tuple(self.live.groups()), parts)
 
 
 def store_for(config: TrainLora) -> Store:
@@ -76,6 +80,9 @@ def feed(
     live = config.text.train or config.token.word is not None
     if live:
         yield from _tell_of_live(config)
+    if everyday:
+        told_of = f"{len(everyday)} prompt" + ("" if len(everyday) == 1 else "s")
+        yield Note(f"keep-base: {config.keep_base.weight:g} x the distance to the base's own answer to {told_of}")
     if config.token.word:
         add_word(pipe, family, config.token.word, config.token.vectors)
     reading = reading_for(
@@ -95,7 +102,7 @@ def feed(
     if device.type == "cuda":
         store.to(device)
     batches = Batches(images, stream, store, config.captions, seed=config.seed, told=None if trained else told)
-    return Fed(batches, _now(trained) if trained else told, [told(text) for text in everyday], trained)
+    return Fed(batches, _now(trained) if trained else told, everyday, [told(text) for text in everyday], trained)
 
 
 def plain_wording(caption: str, config: TrainLora) -> str:
@@ -128,5 +135,12 @@ def _tell_of_store(config: TrainLora, store: Store) -> Telling[None]:
 
 
 def _tell_of_live(config: TrainLora) -> Telling[None]:
-    told = "trained too" if config.text.train else f'read at each step, to learn "{config.token.word}"'
+    text, token = config.text, config.token
+    second = "" if text.lr_2 is None else f", the second at {text.lr_2:.1e}"
+    told = f"trained too, at {text.lr:.1e}{second}" if text.train else "read at each step"
     yield Note(f"text encoders: {told}; they stay in memory")
+    if token.word:
+        vectors = "1 vector" if token.vectors == 1 else f"{token.vectors} vectors"
+        start = f'"{token.init}"' if token.init else "the mean of all words"
+        put = ", put before captions that lack it" if config.data.trigger == token.word else ""
+        yield Note(f'new word: "{token.word}", {vectors} learned at {token.lr:.1e} from {start}{put}')

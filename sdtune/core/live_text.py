@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from sdtune.config import TrainLora
 from sdtune.core.draws import generator
-from sdtune.core.embedding import Vocabulary, add_word, has_word, put
+from sdtune.core.embedding import Vocabulary, add_word, check_word, has_word, put
 from sdtune.core.families import Family
-from sdtune.errors import ConfigError
 from sdtune.tables import Token
 
 _ATTENTION = r"self_attn\.(q|k|v|out)_proj"
@@ -83,6 +82,7 @@ def _new_word(pipe: Any, family: Family, token: Token, seed: int) -> dict[str, V
     """Gives the word its first vectors: those of known words in turn, else the mean of all, each a bit off."""
     assert token.word is not None, "there is no new word"
     if not has_word(pipe, family, token.word):
+        check_word(pipe, family, token.word, token.init)
         add_word(pipe, family, token.word, token.vectors)
     rows = {}
     for part in family.clips:
@@ -91,8 +91,6 @@ def _new_word(pipe: Any, family: Family, token: Token, seed: int) -> dict[str, V
         if token.init:
             tokenizer = getattr(pipe, part.replace("text_encoder", "tokenizer"))
             ids = tokenizer(token.init, add_special_tokens=False).input_ids
-            if not ids:
-                raise ConfigError(f'token.init: "{token.init}" has nothing to read; give known words, such as cat')
             start = known[[ids[number % len(ids)] for number in range(token.vectors)]]
         else:  # the mean is far shorter than any word
             start = (known.mean(dim=0) * usual / known.mean(dim=0).norm()).expand(token.vectors, -1)

@@ -65,8 +65,6 @@ def draw_priors(config: TrainLora, identity: Identity, family: Family) -> Tellin
             if isinstance(report, Drawn):
                 there[report.seed] = report.path
                 yield Progress("drawing prior images", sum(seed in there for seed in wanted), len(wanted))
-            else:
-                yield report
     return [there[seed] for seed in wanted]
 
 

@@ -17,25 +17,26 @@ from sdtune.choices.samplers import DPMpp2M
 from sdtune.config import Tables, TrainLora, model_settings, refine, to_toml
 from sdtune.core import lora_file, memory, model
 from sdtune.core.autoencoder import native_side, pixels_a_patch
+from sdtune.core.data.encode import as_looked_at
 from sdtune.core.data.folder import read_folders
-from sdtune.core.data.images import open_image
 from sdtune.core.data.inputs_sheet import chosen, inputs_sheet
 from sdtune.core.data.plan import plan_for
 from sdtune.core.data.seen import Seen, manifest_of, see
 from sdtune.core.data.views import show
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.draws import generator
-from sdtune.core.embedding import embedding_path, save_embedding
+from sdtune.core.embedding import check_word, embedding_path, save_embedding
 from sdtune.core.families import Family, family_named
 from sdtune.core.feeding import Fed, feed, plain_wording
 from sdtune.core.inpainting import check_task
 from sdtune.core.lora import at_strength, from_peft
+from sdtune.core.new_word import check_said, check_word_early
 from sdtune.core.priors import as_examples, check_priors, draw_priors
 from sdtune.core.reports import Note, Saved, Step, Telling, Trained, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.core.training import accelerator_for, images_a_step, train
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, DataError
 
 
 def train_lora(config: TrainLora) -> Telling[None]:
@@ -46,18 +47,24 @@ def train_lora(config: TrainLora) -> Telling[None]:
     _check(config, family)
     check_task(config.task.kind, identity, family.title)
     check_priors(config, identity)
+    yield from check_word_early(config, identity, family)
     run = RunFolder.planned(config.data.all_folders[0].path, config.out)
     device = memory.device_for(config.memory)
     dtype = memory.dtype_for(config.memory, device)
     yield Note(f"model: {_title(identity.name)} ({family.title})")
     if not model.is_here(identity):
         yield Note("the model will be fetched from the hub once the images are read: some GB, kept for later runs")
+    if identity.inpainting:
+        yield Note("task: inpainting, which the model is made for; samples are drawn anew as a whole")
     examples = yield from read_folders(config)
+    check_said(config, examples)
     examples += as_examples((yield from draw_priors(config, identity, family)), config)
 
     # The encoders first, the denoiser once they are gone.
     pipe = model.load(identity, dtype, without=(family.denoiser,))
     family.check_clip_skip(pipe, config.text.clip_skip)
+    if config.token.word:
+        check_word(pipe, family, config.token.word, config.token.init)
     process = family.process(pipe)
     shape = model.denoiser_config(identity)
     resolution = config.data.resolution or native_side(shape, pipe.vae, family.resolution)
@@ -77,7 +84,8 @@ def train_lora(config: TrainLora) -> Telling[None]:
     )
     steps = config.steps or usual_steps(stream.steps_an_epoch / config.accumulate, config.passes)
     config = settled(config, family, resolution, steps)
-    prompts = _prompts(config, seen)
+    usual = _prompts(config, seen)
+    prompts = [] if config.samples.off else usual
     fed = yield from feed(config, family, pipe, seen, stream, prompts, device)
 
     net: Any = model.load_denoiser(identity, dtype).to(device)
@@ -86,6 +94,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     if config.memory.gradient_checkpointing:
         net.enable_gradient_checkpointing()
     count = add_lora(net, config, family)
+    count += sum(one.numel() for group in fed.lessons.groups for one in group["params"])
     yield Note(_plan(config, count, dtype, device))
     run = run.create(to_toml(config, without=("out",)))
     facts = _facts(config, run.name, identity, process.prediction, len(seen))
@@ -101,11 +110,14 @@ def train_lora(config: TrainLora) -> Telling[None]:
     loop = train(config, accelerator, family, process, net, fed.batches, steps, fed.lessons)
     seconds = yield from training.learn(loop)
     yield Saved("saved", run.lora)
+    if config.token.word:
+        yield Saved("embedding", embedding_path(run.embeddings, config.token.word))
     after = yield from training.draw(steps)
     if prompts:
-        picture = sheet([before, after], prompts, ["before", _after(config)])
+        columns = [prompt or "(no prompt)" for prompt in prompts]
+        picture = sheet([before, after], columns, ["before", _after(config)])
         write_atomically(run.sheet, lambda path: picture.save(path))
-    yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, prompts))
+    yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, usual[0]))
 
 
 def usual_steps(steps_a_pass: float, passes: int | None = None) -> int:
@@ -174,19 +186,30 @@ def _with_batches_that_fill(config: TrainLora, seen: Sequence[Seen]) -> Telling[
 
 
 def _prompts(config: TrainLora, seen: Sequence[Seen]) -> list[str]:
-    """What to draw: as told, else the captions a third and two thirds of the way through the data set."""
-    if config.samples.off:
-        return []
+    """What to draw: as told, else the captions a third and two thirds of the way through the data set.
+
+    Without captions it is two pictures of no prompt, each from noise of its own.
+    """
+    if config.samples.prompts:
+        return list(config.samples.prompts)
     own = [plain_wording(one.example.caption, config) for one in seen if not one.example.prior]
     third = len(own) // 3
-    return list(config.samples.prompts or dict.fromkeys(own[place] for place in (third, 2 * third)))
+    return list(dict.fromkeys(own[place] for place in (third, 2 * third))) if any(own) else ["", ""]
 
 
 def _show_inputs(run: RunFolder, seen: Sequence[Seen]) -> Telling[None]:
     """Up to 16 images as the model sees them, on one sheet."""
     views = [[view for views in one.versions for view in views] for one in seen]
     cells = [(seen[image].example, views[image][view]) for image, view in chosen([len(one) for one in views])]
-    shown = [(show(open_image(example.path), view), view, example.caption) for example, view in cells]
+    shown = []
+    for example, view in cells:
+        try:
+            shown.append((show(as_looked_at(example).image, view), view, example.caption))
+        except DataError as error:
+            what = str(error).partition(";")[0]
+            yield Warned(f"{what}; training goes on with it as it was, and {run.inputs.name} leaves it out")
+    if not shown:
+        return
     picture = inputs_sheet(shown)
     write_atomically(run.inputs, lambda path: picture.save(path))
     yield Saved("inputs", run.inputs)
@@ -299,8 +322,7 @@ def _facts(config: TrainLora, name: str, identity: model.Identity, prediction: s
     return facts | ({"modelspec.trigger_phrase": config.data.trigger} if config.data.trigger else {})
 
 
-def _try_next(config: TrainLora, run: RunFolder, prompts: Sequence[str]) -> str:
-    prompt = prompts[0] if prompts else config.data.trigger or "a red apple"
+def _try_next(config: TrainLora, run: RunFolder, prompt: str) -> str:
     strength = config.samples.strength
     lora = str(run.path) if strength == 1 else f"{run.path}:{strength:g}"
     return f"sdtune sample --prompt {shlex.quote(prompt)} --lora {shlex.quote(lora)}"

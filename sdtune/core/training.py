@@ -21,7 +21,7 @@ from sdtune.core.data.ahead import ahead
 from sdtune.core.data.batches import Batch, Batches
 from sdtune.core.data.conditioning import Conditioning, stack
 from sdtune.core.data.masks import weights_of
-from sdtune.core.diffusion import Process
+from sdtune.core.diffusion import Noisy, Process
 from sdtune.core.draws import Draws, generator
 from sdtune.core.families import Family
 from sdtune.core.lora import at_strength
@@ -38,7 +38,9 @@ class Lessons:
     """What a training learns from, beside the batches."""
 
     generic: Sequence[Conditioning] = ()
-    """what prompts that keep the base tell the denoiser; one is drawn for each image"""
+    """what everyday prompts tell the base's denoiser; one is drawn for each image"""
+    everyday: Sequence[str] = ()
+    """these prompts, where text encoders that are trained read them anew"""
     read: Callable[[Sequence[str]], Conditioning] | None = None
     """captions as text encoders read them that are trained too; None: batches bring their conditioning"""
     groups: tuple[dict[str, Any], ...] = ()
@@ -54,7 +56,7 @@ def image_losses(
     net: nn.Module,
     batch: Batch,
     draws: Draws,
-    generic: Sequence[Conditioning] = (),
+    lessons: Lessons | None = None,
 ) -> Tensor:
     """The loss of each image of a batch, [B]: noise it, let the denoiser say what it sees, and weigh its errors."""
     u = config.timesteps.sample(draws)
@@ -64,8 +66,8 @@ def image_losses(
     errors = config.loss(prediction.float(), noisy.target.float())
     weighting = config.weighting(noisy.snr, process.prediction)
     losses = mean_over(errors, batch.masks, config.mask.floor) * batch.weights
-    if generic:
-        losses = losses + config.keep_base.weight * _drift(family, net, noisy, batch, draws, generic)
+    if lessons and lessons.generic:
+        losses = losses + config.keep_base.weight * _drift(family, net, noisy, batch, draws, lessons)
     return losses * weighting
 
 
@@ -79,16 +81,16 @@ def mean_over(errors: Tensor, masks: Tensor | None, floor: float) -> Tensor:
     return (errors.mean(dim=1, keepdim=True) * counts).sum(dim=(1, 2, 3)) / whole
 
 
-def _drift(
-    family: Family, net: nn.Module, noisy: Any, batch: Batch, draws: Draws, generic: Sequence[Conditioning]
-) -> Tensor:
+def _drift(family: Family, net: nn.Module, noisy: Noisy, batch: Batch, draws: Draws, lessons: Lessons) -> Tensor:
     """How far the denoiser has gone from the base model where other prompts are given, [B]."""
-    drawn = [generic[int(u * len(generic))] for u in draws.uniform("generic prompt").tolist()]
-    texts = {name: value.to(noisy.latents.device) for name, value in stack(drawn).items()}
+    drawn = [int(u * len(lessons.generic)) for u in draws.uniform("generic prompt").tolist()]
     like = batch.conditioning
-    told = {name: texts[name].to(like[name].dtype) if name in texts else value for name, value in like.items()}
+    texts = stack([lessons.generic[number] for number in drawn])
+    told = like | {name: value.to(like[name]) for name, value in texts.items()}
     with torch.no_grad(), at_strength(net, 0.0):
         base = family.denoise(net, noisy.latents, noisy.timesteps, told)
+    if lessons.read and lessons.everyday:
+        told = told | lessons.read([lessons.everyday[number] for number in drawn])
     now = family.denoise(net, noisy.latents, noisy.timesteps, told)
     return ((now.float() - base.float()) ** 2).mean(dim=(1, 2, 3))
 
@@ -191,7 +193,7 @@ class _Learner:
         total, count = 0.0, 0
         for number, (batch, draws) in enumerate(passes, 1):
             # LoRA dropout is the one draw that PyTorch makes itself.
-            torch.manual_seed(generator(self.config.seed, "dropout", step, draws.slots.start).initial_seed())
+            _seed(generator(self.config.seed, "dropout", step, draws.slots.start).initial_seed(), batch.latents.device)
             last = number == len(passes)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
                 with self.accelerator.autocast():
@@ -207,7 +209,14 @@ class _Learner:
             batch = Batch(
                 batch.latents, read | batch.conditioning, batch.weights, batch.masks, batch.captions, batch.names
             )
-        return image_losses(self.config, self.family, self.process, self.net, batch, draws, self.lessons.generic)
+        return image_losses(self.config, self.family, self.process, self.net, batch, draws, self.lessons)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """What `torch.manual_seed` does, which on a machine without CUDA takes ten times as long to note who asked."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _must_be_finite(step: int, **values: float) -> None:
