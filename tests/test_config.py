@@ -180,7 +180,7 @@ def test_every_problem_is_told_at_once_with_its_path_flag_and_preset(preset: Any
         [
             f"{name}: data.resolutoin: no such setting; did you mean data.resolution?",
             f"{name}: network.rank (--rank): should be greater than or equal to 1; it was 0",
-            f"{name}: samples.prompts: should be a list of texts; it was 'a'",
+            f"{name}: samples.prompts: should be a list; it was 'a'",
             "optimizer: no such kind as 'adamv'; did you mean adamw?",
             "seed (--seed): should be a whole number; it was 'x'",
         ]

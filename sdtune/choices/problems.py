@@ -22,8 +22,8 @@ _SHOULD = {
     "bool": "should be true or false",
     "string": "should be text",
     "path": "should be a path",
-    "tuple": "should be a list of texts",
-    "list": "should be a list of texts",
+    "tuple": "should be a list",
+    "list": "should be a list",
 }
 """first word of pydantic's error type -> what it means"""
 

@@ -19,13 +19,13 @@ from sdtune.core.data.ahead import ahead
 from sdtune.core.data.cache import Store, identity_of, key_of
 from sdtune.core.data.conditioning import Conditioning, is_whole, tell_of_damaged
 from sdtune.core.data.folder import Example
-from sdtune.core.data.image_file import read
-from sdtune.core.data.images import decode
+from sdtune.core.data.image_file import contents, read
+from sdtune.core.data.images import Decoded, decode
 from sdtune.core.data.masks import latent_mask, mask_for
 from sdtune.core.data.seen import Seen
 from sdtune.core.data.views import View, show, show_mask
 from sdtune.core.families import Family
-from sdtune.core.reports import Progress, Telling, Warned
+from sdtune.core.reports import Progress, Telling
 from sdtune.errors import DataError
 from sdtune.tables import Masking
 
@@ -33,7 +33,6 @@ PIXELS_AT_ONCE = {"cuda": 2**20, "cpu": 1}
 """four images of 512 x 512, one of 1024 x 1024, so that encoding needs no more than training; on the CPU one image,
 since that is no slower, and the last digits then do not depend on which others were encoded with it"""
 LAST_IMAGES = 4  # decoded ones that are kept, as versions of one image follow each other
-NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,6 @@ def encode_images_of(
     missing = [job for job in {job[2].keys: job for job in wanted}.values() if not encoder.is_there(job[2])]
     yield from tell_of_damaged(len(store.damaged))
     yield from encoder.encode(missing, len(wanted) - len(missing))
-    for notice, names in encoder.notices.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        yield Warned(f"{', '.join(names[:NAMED])}{more}: {notice}")
     return encoded
 
 
@@ -124,7 +120,6 @@ class _Encoder:
 
     def __init__(self, family: Family, vae: Any, store: Store, masking: Masking, holes: Holes | None) -> None:
         self.family, self.vae, self.store, self.masking, self.holes = family, vae, store, masking, holes
-        self.notices: dict[str, list[str]] = {}
         self.image = lru_cache(maxsize=LAST_IMAGES)(self._image)
         self.mask = lru_cache(maxsize=LAST_IMAGES)(self._mask)
         self.of_mask = cache(_of_mask)
@@ -179,26 +174,13 @@ class _Encoder:
 
     def _image(self, one: Seen) -> tuple[Image.Image, Image.Image | None]:
         """The whole upright image, and its transparency where it has one."""
-        path = one.example.path
-        try:
-            data = read(path)
-        except OSError as error:
-            gone = isinstance(error, FileNotFoundError)
-            what = "is gone since it was looked at" if gone else f"cannot be read any more ({error.strerror})"
-            raise DataError(f"{path}: {what}; start again with the images as they are now") from None
-        if hashlib.sha256(data).hexdigest() != one.example.sha256:
-            raise DataError(f"{path}: has changed since it was looked at; start again with the images as they are now")
-        decoded = decode(data, str(path))
+        decoded = as_looked_at(one.example)
         return decoded.image, decoded.alpha
 
     def _mask(self, one: Seen) -> Image.Image | None:
         """The whole image's mask, mode L."""
         example = one.example
-        mask, notices = mask_for(example.path, example.mask, self.masking.use)
-        for notice in notices:
-            names = self.notices.setdefault(notice, [])
-            if example.path.name not in names:
-                names.append(example.path.name)
+        mask, _ = mask_for(example.path, example.mask, self.masking.use)
         if _of_mask(example) != self.of_mask(example):
             raise DataError(
                 f"{example.mask}: has changed since it was looked at; start again with the masks as they are now"
@@ -227,11 +209,24 @@ class _Encoder:
             self.store.put(key, {"inpainting": told})
 
 
+def as_looked_at(example: Example) -> Decoded:
+    """The image; raises DataError where it is not any more what it was when its size was read."""
+    what = None
+    try:
+        data = read(example.path)
+        if hashlib.sha256(data).hexdigest() != example.sha256:
+            what = "has changed"
+    except FileNotFoundError:
+        what = "is gone"
+    except (OSError, DataError):
+        what = "cannot be read any more"
+    if what:
+        raise DataError(f"{example.path}: {what} since it was looked at; start again with the images as they are now")
+    return decode(data, str(example.path))
+
+
 def _of_mask(example: Example) -> str:
     """The mask file's hash; that of an image's own transparency is the image's."""
     if example.mask is None:
         return "alpha"
-    try:
-        return hashlib.sha256(read(example.mask)).hexdigest()
-    except OSError as error:
-        raise DataError(f"{example.mask}: cannot be read ({error.strerror}); mend the mask or remove it") from None
+    return hashlib.sha256(contents(example.mask, str(example.mask))).hexdigest()

@@ -15,6 +15,7 @@ from sdtune.core.reports import Bucketed, Skipped, Telling, Warned
 from sdtune.errors import ConfigError, DataError
 from sdtune.tables import Augment, Buckets
 
+LARGER = "give larger images, or allow more enlarging with --buckets.upscale"
 NAMED = 5  # files named in one message about many
 MUCH = 1 / 3  # of an image's area, cut away
 SMALL = 0.7  # of the area at the resolution; buckets of other shapes have 0.75 of it and more
@@ -54,7 +55,9 @@ def see(
     for one in resolutions:
         if one % unit:
             name = "data.resolution (--resolution)" if one == resolution else "buckets.also"
-            raise ConfigError(f"{name}: {one} is no multiple of {unit} pixels; choose another")
+            below = one // unit * unit
+            near = f"{below} or {below + unit}" if below else str(unit)
+            raise ConfigError(f"{name}: {one} is no multiple of {unit} pixels; choose {near}")
     found, small = [], []
     for example, may_flip in zip(examples, guarded.may_flip, strict=True):
         sizes = _sizes(example, resolution, buckets)
@@ -79,9 +82,10 @@ def see(
                 ),
             )
         )
-    yield from _tell_of_small(small, resolution, buckets, skip_bad=skip_bad)
-    if not any(not seen.example.prior for seen in found):
-        raise DataError("no image is large enough for any bucket; lower --resolution, or give larger images")
+    some = any(not seen.example.prior for seen in found)
+    yield from _tell_of_small(small, resolution, buckets, skip_bad=skip_bad, some=some)
+    if not some:
+        raise DataError(f"no image is large enough for any bucket; {LARGER}")
     rows = _tallies(found)
     yield Bucketed(tuple(resolutions), rows)
     yield from _warn_of_losses(found, resolution)
@@ -126,7 +130,9 @@ def _tallies(seen: Sequence[Seen]) -> tuple[Tally, ...]:
     return tally([size for size, _ in pairs], [bucket for _, bucket in pairs])
 
 
-def _tell_of_small(small: Sequence[Example], resolution: int, buckets: Buckets, *, skip_bad: bool) -> Telling[None]:
+def _tell_of_small(
+    small: Sequence[Example], resolution: int, buckets: Buckets, *, skip_bad: bool, some: bool
+) -> Telling[None]:
     """An image that the smallest bucket would enlarge too much shows nothing that the model could learn."""
     if not small:
         return
@@ -136,9 +142,11 @@ def _tell_of_small(small: Sequence[Example], resolution: int, buckets: Buckets, 
         return
     named = ", ".join(f"{one.path} ({one.width} x {one.height})" for one in small[:NAMED])
     more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+    them = "it" if len(small) == 1 else "them"
+    remedy = f"leave {them} out with --skip-bad, or {LARGER}" if some else LARGER
     raise DataError(
         f"{named}{more}: too small for any bucket at {resolution} px without being enlarged over {buckets.upscale:g} "
-        "times; leave them out with --skip-bad, or allow more with --buckets.upscale"
+        f"times; {remedy}"
     )
 
 

@@ -14,6 +14,8 @@ from sdtune.core.intake.facts import Job
 Found = tuple[Image.Image | None, str | None, tuple[str, ...]]
 """the mask in mode L, where it came from, and notices"""
 
+BLACK = "its mask is wholly black: nothing of it would be learnt"
+
 
 def find_mask(job: Job, decoded: Decoded, payload: bytes | None) -> Found:
     """The mask of the whole upright image; none where it would be white or opaque all over.
@@ -27,5 +29,5 @@ def find_mask(job: Job, decoded: Decoded, payload: bytes | None) -> Found:
     if mask is None:
         return None, None, notices
     if is_empty(mask):
-        notices += ("its mask is wholly black: nothing of it would be learnt",)
+        notices += (BLACK,)
     return mask, "file", notices
