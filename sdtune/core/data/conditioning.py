@@ -67,7 +67,9 @@ def reading_for(
             f"{have} over {longest} tokens: {named}{more}; shorten them (sdtune caption DATASET --mode edit "
             f"--max-tokens {longest}){remedy}"
         )
-    return Reading(max(family.count_chunks(pipe, captions, weighted=weighted)), clip_skip, weighted)
+    long = [caption for caption, count in zip(captions, counts, strict=True) if count > CHUNK]
+    chunks = family.count_chunks(pipe, long, weighted=weighted) if long else [1]
+    return Reading(max(chunks), clip_skip, weighted)
 
 
 def encode_captions(
