@@ -60,6 +60,7 @@ mini-smoke: $(VENV)/.installed-dev ## the whole recipe of the built-in model, ti
 
 bench: $(VENV)/.installed-dev ## how fast it is beside the plain way
 	$(BIN)/python -m tools.bench.prepare
+	$(BIN)/python -m tools.bench.feeding steps
 
 clean: ## remove what was built, but no run
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
