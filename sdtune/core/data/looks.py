@@ -12,7 +12,7 @@ from sdtune.core.intake.workers import Workers
 from sdtune.core.reports import Progress, Telling
 
 OFTEN = 20  # images between two reports
-SIDE = 1024  # pixels; a JPEG is decoded as large as that needs, where the resolution is not known yet
+SIDE = 64  # pixels: nothing but the size is wanted, and a JPEG that is decoded small is read to its end all the same
 
 
 def look(items: Sequence[Item], config: TrainLora) -> Telling[list[Measured | str | None]]:
@@ -48,5 +48,5 @@ def _job(item: Item, config: TrainLora) -> Job:
         str(item.entry.path),
         None,
         mask_path=None if mask is None else str(mask),
-        resolution=config.data.resolution or SIDE,
+        resolution=SIDE,
     )
