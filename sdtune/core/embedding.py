@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AddedToken
 
 from sdtune.core.families import Family
 from sdtune.core.header import read_header
+from sdtune.core.lora_writer import serialised
 from sdtune.core.run_folder import safe_name, write_atomically
 from sdtune.errors import ConfigError, LoraError
 
@@ -100,7 +101,8 @@ def save_embedding(path: Path, family: Family, word: str, rows: Mapping[str, Ten
     """Writes the vectors {part: [vectors, width]} of a word, as A1111 and ComfyUI read them."""
     names = _names(family)
     tensors = {names[part]: value.detach().float().cpu().contiguous() for part, value in rows.items()}
-    write_atomically(path, lambda place: save_file(tensors, place, {WORD: word, "format": "pt"}))
+    data = serialised(tensors, {WORD: word, "format": "pt"})
+    write_atomically(path, lambda place: place.write_bytes(data))
 
 
 def load_embedding(pipe: Any, family: Family, path: Path) -> str:

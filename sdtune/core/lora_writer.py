@@ -62,7 +62,7 @@ def write(
         "sshs_legacy_hash": legacy_hash,
         "modelspec.hash_sha256": f"0x{model_hash}",
     }
-    data = _serialised(tensors, metadata)
+    data = serialised(tensors, metadata)
 
     def save(file: Path) -> None:
         file.write_bytes(data)
@@ -161,7 +161,7 @@ def _structure(lora: Lora, family: Family) -> dict[str, str]:
     }
 
 
-def _serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file: metadata in sorted order, tensors in that of size and name (the library keeps no order)."""
     entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     ordered = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
@@ -179,6 +179,6 @@ def _serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> b
 
 def _kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
     """sshs_model_hash: SHA-256 of all after the header; sshs_legacy_hash: of 64 KB at 1 MB, with ss_ metadata alone."""
-    data = _serialised(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    data = serialised(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     start = 8 + int.from_bytes(data[:8], "little")
     return hashlib.sha256(data[start:]).hexdigest(), hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
