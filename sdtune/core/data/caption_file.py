@@ -172,12 +172,12 @@ def _listed(folder: Path, *, follow_links: bool) -> _Lists:
             lists.closed[file] = str(error).removeprefix(f"{entry.told}: ")
             continue
         above = posixpath.dirname(entry.name)
-        found, wrong, at = rows(text, entry.told)
+        found = rows(text, entry.told)
         here: set[str] = set()
-        for name, captions in found.items():
-            line, inner = _Line(file, at[name] - 1, name), _inner(above, name)
+        for name, captions in found.captions.items():
+            line, inner = _Line(file, found.at[name] - 1, name), _inner(above, name)
             if inner in here and captions:
-                lists.odd.setdefault(inner, f"{file}:{at[name]}: {inner} has a line already; remove one of them")
+                lists.odd.setdefault(inner, f"{file}:{found.at[name]}: {inner} has a line already; remove one of them")
             elif inner in here or name.startswith("/"):
                 continue
             elif captions:
@@ -186,7 +186,7 @@ def _listed(folder: Path, *, follow_links: bool) -> _Lists:
                 lists.empty[inner] = line
             here.add(inner)
         if file.name == METADATA:
-            _add_odd(lists, file, above, text, [one.removeprefix(f"{entry.told}:") for one in wrong])
+            _add_odd(lists, file, above, text, [one.removeprefix(f"{entry.told}:") for one in found.wrong])
     return lists
 
 

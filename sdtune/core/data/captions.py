@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sdtune.errors import DataError
@@ -23,8 +25,21 @@ FORMS = {
     ".csv": "a row with a file_name and a text, caption or prompt, which the first row names",
 }
 
-Rows = dict[str, tuple[str, ...]]
-"""{file name as written: its captions}"""
+WEIGHT = "weight"
+MOST_WEIGHT = 1000.0
+
+
+@dataclass
+class Rows:
+    """What a list says of images, by their file names as written."""
+
+    captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    """how much the errors of an image count, where that is said"""
+    at: dict[str, int] = field(default_factory=dict)
+    """number of its line"""
+    wrong: list[str] = field(default_factory=list)
+    """`file:line: reason; remedy`"""
 
 
 def lines(text: str) -> tuple[str, ...]:
@@ -53,28 +68,25 @@ def decoded(data: bytes, name: object) -> str:
     return text
 
 
-def rows(text: str, name: str) -> tuple[Rows, list[str], dict[str, int]]:
-    """Hugging Face's imagefolder form, as JSON lines or CSV by the file's name.
-
-    Returns the captions, what is wrong as `file:line: reason; remedy`, and the line of each file name.
-    """
-    found: Rows = {}
-    at: dict[str, int] = {}
-    wrong = []
+def rows(text: str, name: str) -> Rows:
+    """Hugging Face's imagefolder form, as JSON lines or CSV by the file's name; a `weight` may stand there, too."""
+    found = Rows()
     csv_form = name.endswith(".csv")
     for number, row in _csv_rows(text) if csv_form else _json_rows(text):
         try:
-            file_name, captions = _row(row, FORMS[".csv" if csv_form else ".jsonl"])
-            if file_name in found:
+            file_name, captions, weight = _row(row, FORMS[".csv" if csv_form else ".jsonl"])
+            if file_name in found.captions:
                 raise ValueError(f"{file_name} has a line already; remove one of them")
             if any(len(caption.encode("utf-8", "surrogatepass")) > BYTES for caption in captions):
                 raise ValueError(f"the caption of {file_name} is over 8 kB; shorten it")
         except ValueError as error:
-            wrong.append(f"{name}:{number}: {error}")
+            found.wrong.append(f"{name}:{number}: {error}")
             continue
-        found[file_name] = tuple(caption for text in captions if (caption := clean(text)))
-        at[file_name] = number
-    return found, wrong, at
+        found.captions[file_name] = tuple(caption for text in captions if (caption := clean(text)))
+        found.at[file_name] = number
+        if weight is not None:
+            found.weights[file_name] = weight
+    return found
 
 
 def first_of(problems: Sequence[str], before: str, after: str) -> list[str]:
@@ -97,7 +109,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
         yield reader.reader.line_num, ValueError(f"not CSV ({error}); mend that line")
 
 
-def _row(row: Any, form: str) -> tuple[str, tuple[str, ...]]:
+def _row(row: Any, form: str) -> tuple[str, tuple[str, ...], float | None]:
     if isinstance(row, ValueError):
         raise row
     try:
@@ -112,7 +124,20 @@ def _row(row: Any, form: str) -> tuple[str, tuple[str, ...]]:
     captions = texts if isinstance(texts, list) else [texts]
     if not isinstance(name, str) or not all(isinstance(text, str) for text in captions) or not name:
         raise ValueError("file_name and text must be texts; mend that line")
-    return name, tuple(captions)
+    return name, tuple(captions), _weight(row.get(WEIGHT))
+
+
+def _weight(told: Any) -> float | None:
+    """The number that a row has as its weight; None for a row without, or with an empty column."""
+    if told in (None, ""):
+        return None
+    try:
+        weight = float(told) if isinstance(told, str | int | float) and not isinstance(told, bool) else math.nan
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight <= MOST_WEIGHT:
+        raise ValueError(f"weight must be a number from 0 to {MOST_WEIGHT:g}; mend that line")
+    return weight
 
 
 class _Doubled(Exception):  # noqa: N818 (a line's own, made into one of words)

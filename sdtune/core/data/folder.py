@@ -209,7 +209,7 @@ def _read(one: _Arranged, config: TrainLora) -> Telling[list[Example]]:
             facts.width,
             facts.height,
             item.repeats * one.folder.repeats,
-            one.folder.weight * (config.prior.weight if one.is_prior(item) else 1),
+            item.weight * one.folder.weight * (config.prior.weight if one.is_prior(item) else 1),
             one.is_prior(item),
             facts.sha256,
             item.mask.path if item.mask and config.mask.use != "off" else None,

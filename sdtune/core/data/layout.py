@@ -11,7 +11,7 @@ import json
 import posixpath
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from sdtune.core.data import captions
@@ -56,6 +56,8 @@ class Item:
     """a regularisation image"""
     held_out: bool = False
     mask: Entry | None = None
+    weight: float = 1.0
+    """how much its errors count"""
     troubles: tuple[str, ...] = ()
     """why it cannot be used, each with what to do"""
 
@@ -95,13 +97,14 @@ def arrange(source: Source) -> Layout:
         elif path.name not in OWN or len(path.parts) > 1:
             layout.left.append((entry.told, entry.trouble or "is no image"))
     masks = _masks(images, layout)
-    listed = _listed(source, lists, images, layout)
+    listed, weights = _listed(source, lists, images, layout)
     splits = any(name.startswith("train/") for name in images)
     used: set[str] = set()
     for name, entry in images.items():
         told, troubles = _captions(source, entry, texts.get(_stem(name), {}), listed.get(name))
         used.add(_stem(name))
-        layout.items.append(_item(source, entry, told, troubles, masks.get(_stem(name)), splits=splits))
+        item = _item(source, entry, told, troubles, masks.get(_stem(name)), splits=splits)
+        layout.items.append(replace(item, weight=weights[name]) if name in weights else item)
     for stem, found in texts.items():
         if stem not in used:
             layout.left.extend((entry.told, "no image of that name") for entry in found.values())
@@ -127,29 +130,32 @@ def _masks(images: dict[str, Entry], layout: Layout) -> dict[str, Entry]:
 
 def _listed(
     source: Source, lists: Sequence[Entry], images: dict[str, Entry], layout: Layout
-) -> dict[str, tuple[str, ...]]:
-    """{image: captions} of every metadata.jsonl and metadata.csv."""
+) -> tuple[dict[str, tuple[str, ...]], dict[str, float]]:
+    """{image: captions} and {image: weight} of every metadata.jsonl and metadata.csv."""
     found: dict[str, tuple[str, ...]] = {}
+    weights: dict[str, float] = {}
     for entry in lists:
         try:
             data = source.text(entry, captions.METADATA_BYTES, "which is too much; split the data set")
-            rows, wrong, at = captions.rows(captions.decoded(data, entry.told), entry.told)
+            rows = captions.rows(captions.decoded(data, entry.told), entry.told)
         except DataError as error:
             layout.troubles.extend(error.problems)
             continue
         here: set[str] = set()
-        for name, told in rows.items():
+        at, wrong = rows.at, rows.wrong
+        for name, told in rows.captions.items():
             inner = posixpath.normpath(posixpath.join(posixpath.dirname(entry.name), name))
             if inner not in images or name.startswith("/"):
                 reason = f"{name[:200]} is not a file in this folder; mend or remove that line"
                 wrong.append(f"{entry.told}:{at[name]}: {reason}")
             elif inner in here:
                 wrong.append(f"{entry.told}:{at[name]}: {inner} has a line already; remove one of them")
-            elif told:
-                found[inner] = told
+            else:
+                found |= {inner: told} if told else {}
+                weights |= {inner: rows.weights[name]} if name in rows.weights else {}
             here.add(inner)
         layout.troubles.extend(sorted(wrong, key=_line))
-    return found
+    return found, weights
 
 
 def _captions(

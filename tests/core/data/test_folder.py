@@ -21,6 +21,7 @@ from sdtune.core.data.folder import Example, read_folders, with_trigger
 from sdtune.core.reports import Note, Report, Skipped, Warned
 from sdtune.errors import ConfigError, DataError
 from sdtune.tables import Data, Limits
+from tests import pictures
 
 
 @pytest.fixture(autouse=True)
@@ -705,3 +706,30 @@ def test_the_example_in_the_docs_is_one() -> None:
     config = resolve(TrainLora, [tomllib.loads(block)])
     assert [folder.weight for folder in config.data.all_folders] == [1.0, 0.5, 1.0]
     assert [folder.prior for folder in config.data.all_folders] == [False, False, True]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_list_can_weigh_each_image(tmp_path: Path, form: str) -> None:
+    pictures.folder(tmp_path / "data", 3)
+    for text in (tmp_path / "data").glob("*.txt"):
+        text.unlink()
+    if form == "csv":
+        told = "file_name,text,weight\n0.png,a,0.5\n1.png,b,\n2.png,c,0\n"
+    else:
+        rows = [
+            {"file_name": f"{n}.png", "text": "abc"[n]} | more
+            for n, more in enumerate(({"weight": 0.5}, {}, {"weight": 0}))
+        ]
+        told = "\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "data" / f"metadata.{form}").write_text(told)
+    examples, _ = read(tmp_path / "data")
+    assert [example.weight for example in examples] == [0.5, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("weight", ["heavy", -1, 1e9, True, [1], "nan"])
+def test_a_weight_that_is_none_is_told_by_its_line(tmp_path: Path, weight: Any) -> None:
+    pictures.folder(tmp_path / "data", 1)
+    row = {"file_name": "0.png", "text": "a", "weight": weight}
+    (tmp_path / "data/metadata.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"metadata\.jsonl:1: weight must be a number from 0 to 1000; mend that line"):
+        read(tmp_path / "data")
