@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,10 @@ from sdtune.core.data.views import View
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import Draws
 from sdtune.core.families import family_named
-from sdtune.core.reports import Note, Progress, Report, Saved, Step, Trained, Warned
+from sdtune.core.reports import Note, Progress, Report, Saved, Skipped, Step, Trained, Warned
 from sdtune.core.train_lora import train_lora
 from sdtune.core.training import image_losses, mean_over, train
+from sdtune.errors import DataError, InputError
 from tests import pictures, tiny
 
 NO_ROOM = 1e-6  # GB
@@ -478,3 +481,317 @@ def test_a_run_of_all_settings_of_its_data_is_repeated_by_its_run_toml_to_the_by
     with Image.open(tmp_path / "first/inputs.png") as sheet:
         assert sheet.width > 4 * 96
     assert (tmp_path / "second/inputs.png").read_bytes() == (tmp_path / "first/inputs.png").read_bytes()
+
+
+def encode_as(caption: str, coding: str) -> Callable[[Path], object]:
+    return lambda data: (data / "0.txt").write_bytes(caption.encode(coding))
+
+
+def mask_of(size: tuple[int, int], white: int) -> Callable[[Path], object]:
+    """Of the first image: black, but for the left half of that grey."""
+
+    def make(data: Path) -> None:
+        mask = Image.new("L", size, 0)
+        mask.paste(white, (0, 0, size[0] // 2, size[1]))
+        mask.save(data / "0-masklabel.png")
+
+    return make
+
+
+def no_image(name: str) -> Callable[[Path], object]:
+    return lambda data: (data / name).write_bytes(b"nothing of the kind")
+
+
+def small(data: Path) -> None:
+    Image.new("RGB", (20, 24), "red").save(data / "0.png")
+
+
+def all_small(data: Path) -> None:
+    for path in data.glob("*.png"):
+        Image.new("RGB", (20, 20 + int(path.stem)), "red").save(path)
+
+
+def copied(data: Path) -> None:
+    shutil.copytree(data, data.parent / "priors")
+
+
+def priors(data: Path) -> dict[str, Any]:
+    return {"data": {"folders": [{"path": data.parent / "priors", "prior": True}]}}
+
+
+def nothing(_: Path) -> dict[str, Any]:
+    return {}
+
+
+def long_ones(data: Path) -> dict[str, Any]:
+    (data / "0.txt").write_text("apple " * 90)
+    return {"captions": {"longest": 75}}
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], Callable[[Path], dict[str, Any]], str]] = {
+    "latin-1": (
+        encode_as("a café", "latin-1"),
+        nothing,
+        r"0\.txt: not text in UTF-8.*; save it as UTF-8; .*--skip-bad",
+    ),
+    "utf-16": (
+        encode_as("a disc", "utf-16-le"),
+        nothing,
+        r"0\.txt: not text in UTF-8.*; save it as UTF-8; .*--skip-bad",
+    ),
+    "0 bytes": (
+        encode_as("", "ascii"),
+        nothing,
+        r"1 of 3 images have no caption, or an empty one \(0\.png\); write 0\.txt",
+    ),
+    "100 kB": (encode_as("a disc, " * 12_500, "ascii"), nothing, r"0\.txt: over 8 kB, which is no caption; shorten it"),
+    "over 75": (
+        nothing,
+        long_ones,
+        r'"apple apple .*\(90\); shorten them .*, or read more with --captions\.longest 150',
+    ),
+    "black mask": (
+        mask_of((64, 64), 0),
+        nothing,
+        r"0\.png: its mask is wholly black.*; paint what counts white, or remove",
+    ),
+    "no mask": (
+        no_image("0-masklabel.png"),
+        nothing,
+        r"0\.png: its mask: its content is not an image.*; put it right, or",
+    ),
+    "small": (
+        small,
+        nothing,
+        r"0\.png \(20 x 24\): too small for any bucket at 64 px .*; leave it out with --skip-bad, or",
+    ),
+    "all small": (all_small, nothing, r"too small for any bucket.*; give larger images, or .*--buckets\.upscale$"),
+    "colour": (
+        nothing,
+        lambda _: {"augment": {"colour": 0.1}, "task": "style"},
+        r"augment\.colour: .*; leave it out with",
+    ),
+    "reg empty": (
+        lambda data: (data / "reg").mkdir(),
+        nothing,
+        r"d/reg: holds no images; put images of the class there",
+    ),
+    "prior empty": (
+        lambda data: (data.parent / "priors").mkdir(),
+        priors,
+        r"priors: no images in this folder; put images",
+    ),
+    "priors the same": (copied, priors, r"priors: holds only images that are to be learned, too; .*: put such there"),
+    "prior the data": (
+        nothing,
+        lambda data: {"data": {"folders": [{"path": data, "prior": True}]}},
+        r"d: is the data itself .*; leave prior out",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_in_one_line_with_nothing_left(
+    case: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    make, more, words = REFUSED[case]
+    data, cache = pictures.folder(tmp_path / "d", 3), tmp_path / "cache"
+    make(data)
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", more(data), {"cache": {"folder": cache}})
+    with pytest.raises(InputError, match=words) as refused:
+        list(train_lora(config))
+    assert len(refused.value.problems) == 1
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+    assert not list(cache.rglob("*.part"))
+
+
+@pytest.mark.parametrize("case", ["latin-1", "100 kB", "black mask", "no mask", "small"])
+def test_what_cannot_be_used_can_be_left_out(case: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "d", 3)
+    REFUSED[case][0](data)
+    told = run(settings(tiny_models["sd1"], data, tmp_path / "run", {"data": {"folder": data, "skip_bad": True}}))
+    skipped = [report.path.name for report in told.reports if isinstance(report, Skipped)]
+    assert skipped in (["0.png"], ["0.txt"])
+    del told
+    for path in data.glob("0*"):
+        path.unlink()
+    without = run(settings(tiny_models["sd1"], data, tmp_path / "without"))
+    assert without.lora == (tmp_path / "run/d.safetensors").read_bytes()
+
+
+TOLD: dict[str, tuple[Callable[[Path], object], dict[str, Any], list[str]]] = {
+    "utf-16 that says so": (encode_as("a café", "utf-16"), {}, []),
+    "a mask of another size": (
+        mask_of((32, 40), 255),
+        {},
+        ["0.png: its mask is 32 x 40: scaled to the image"],
+    ),
+    "writing": (
+        encode_as('a sign that says "hi"', "ascii"),
+        {"augment": {"flip": True}},
+        ['augment.flip: 1 of 3 images are not mirrored, since captions speak of writing or of sides ("sign"): 0.png'],
+    ),
+    "a large batch": (nothing, {"batch_size": 9}, ["--batch-size 9: there are 3 images, so a batch holds 3"]),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_what_is_odd_is_told_once_a_run_and_used(case: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    make, more, warnings = TOLD[case]
+    data = pictures.folder(tmp_path / "d", 3)
+    make(data)
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", more, {"cache": {"folder": tmp_path / "cache"}})
+    first = run(config)
+    again = run(config.model_copy(update={"out": tmp_path / "again"}))
+    assert first.said(Warned) == again.said(Warned) == warnings
+    assert first.learned == again.learned
+
+
+def test_one_image_is_enough(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "d", 1)
+    assert len(run(settings(tiny_models["sd1"], data, tmp_path / "run", {"batch_size": 1})).losses) == 6
+
+
+def test_the_same_names_in_two_folders_are_different_images(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data, more = pictures.folder(tmp_path / "d", 3), pictures.folder(tmp_path / "e", 3, ((80, 64),))
+    told = run(settings(tiny_models["sd1"], data, tmp_path / "run", {"data": {"folders": [{"path": more}]}}))
+    assert "data: 6 images in all; a pass sees each once" in told.said(Note)
+    alone = run(settings(tiny_models["sd1"], data, tmp_path / "alone"))
+    assert told.losses != alone.losses
+
+
+def test_a_long_caption_is_read_to_its_last_word(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "d", 1)
+    runs = []
+    for last in ("red", "le"):
+        (data / "0.txt").write_text("apple " * 299 + last)
+        longest = {"captions": {"longest": 300, "dropout": 0.0}, "batch_size": 1, "steps": 2}
+        runs.append(run(settings(tiny_models["sd1"], data, tmp_path / last, longest)))
+    assert runs[0].losses != runs[1].losses
+
+
+def fails_after(config: TrainLora, when: Callable[[Report], bool], do: Callable[[], object]) -> list[str]:
+    """The problems of a training in which something happens after a report."""
+    work = train_lora(config)
+    next(report for report in work if when(report))
+    do()
+    with pytest.raises(DataError) as refused:
+        list(work)
+    return list(refused.value.problems)
+
+
+def looked_at(report: Report) -> bool:
+    return isinstance(report, Note) and report.text.startswith("data: ")
+
+
+def all_encoded(report: Report) -> bool:
+    return isinstance(report, Note) and report.text.startswith("cache: ")
+
+
+def goes(path: Path) -> None:
+    path.unlink()
+
+
+def changes(path: Path) -> None:
+    Image.new("RGB", (32, 20)).save(path)
+
+
+def becomes_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def is_emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (goes, "is gone"),
+        (changes, "has changed"),
+        (becomes_a_folder, "cannot be read any more"),
+        (is_emptied, "cannot be read any more"),
+    ],
+)
+def test_an_image_that_is_not_any_more_what_was_looked_at_is_named(
+    change: Callable[[Path], None], what: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    data = pictures.folder(tmp_path / "d", 3)
+    victim = data / "1.png"
+    own = {"cache": {"folder": tmp_path / "cache"}}
+    told = f"{victim}: {what} since it was looked at"
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", own)
+    problems = fails_after(config, looked_at, lambda: change(victim))
+    assert problems == [f"{told}; start again with the images as they are now"]
+    assert not (tmp_path / "run").exists()
+
+    # Once all is encoded, nothing of it is needed any more.
+    calm = run(settings(tiny_models["sd1"], pictures.folder(tmp_path / "e/d", 3), tmp_path / "calm", own))
+    if victim.is_dir():
+        victim.rmdir()
+    pictures.folder(data, 3)
+    work = train_lora(config)
+    next(report for report in work if all_encoded(report))
+    change(victim)
+    warned = [report.text for report in work if isinstance(report, Warned)]
+    assert warned == [f"{told}; training goes on with it as it was, and inputs.png leaves it out"]
+    assert (tmp_path / "run/d.safetensors").read_bytes() == calm.lora
+    assert (tmp_path / "run/inputs.png").is_file()
+
+
+def test_a_mask_that_changes_while_images_are_encoded_is_never_taken_for_what_it_was(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    data = pictures.folder(tmp_path / "d", 3)
+    with_mask(data, "2", (0, 0, 32, 64))
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", {"cache": {"folder": tmp_path / "cache"}})
+    problems = fails_after(
+        config,
+        lambda report: isinstance(report, Progress) and report.phase == "encoding images",
+        lambda: with_mask(data, "2", (32, 0, 64, 64)),
+    )
+    told = "has changed since it was looked at; start again with the masks as they are now"
+    assert problems == [f"{data / '2-masklabel.png'}: {told}"]
+    again = run(config)
+    with_mask(data, "2", (0, 0, 32, 64))
+    assert run(config.model_copy(update={"out": tmp_path / "other"})).losses != again.losses
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_cache_that_cannot_be_written_is_told_and_training_goes_on(
+    place: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    data = pictures.folder(tmp_path / "d", 3)
+    (tmp_path / "file").touch()
+    told = run(settings(tiny_models["sd1"], data, tmp_path / "run", {"cache": {"folder": tmp_path / place}}))
+    why = f"cache: cannot be written ({tmp_path / place}: Not a directory), so all is kept in memory for this run alone"
+    assert told.said(Warned) == [why]
+    kept = run(settings(tiny_models["sd1"], data, tmp_path / "kept", {"cache": {"folder": tmp_path / "cache"}}))
+    assert told.learned == kept.learned
+
+
+def test_a_disk_that_fills_up_while_images_are_encoded_is_told_and_training_goes_on(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of files of 3 kB latents fit and captions do not, as on a disk that has no room left for them."""
+    data = pictures.folder(tmp_path / "d", 3)
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", {"cache": {"folder": tmp_path / "cache"}})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    warned = []
+    try:
+        for report in train_lora(config):
+            if isinstance(report, Progress) and report.phase == "encoding images":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+            if isinstance(report, Warned):
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+                warned.append(report.text)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    why = f"{tmp_path / 'cache'}: File too large"
+    assert warned == [f"cache: cannot be written ({why}), so all is kept in memory for this run alone"]
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 3
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    calm = run(settings(tiny_models["sd1"], data, tmp_path / "calm", {"cache": {"place": "memory"}}))
+    assert (tmp_path / "run/d.safetensors").read_bytes() == calm.lora
