@@ -18,6 +18,7 @@ from sdtune.core.data import facts_memo
 from sdtune.core.data.cache_folder import FACTS
 from sdtune.core.data.facts_memo import memo_for
 from sdtune.core.data.folder import Example, read_folders
+from sdtune.core.data.looks import SIDE
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.intake.workers import Workers
 from sdtune.errors import DataError
@@ -106,11 +107,11 @@ def test_what_else_facts_depend_on_is_looked_at_anew(change: Any, tmp_path: Path
     assert looked == []
 
 
-def test_another_resolution_is_another_look(tmp_path: Path, looked: list[str]) -> None:
+def test_another_resolution_needs_no_other_look(tmp_path: Path, looked: list[str]) -> None:
     data = pictures.folder(tmp_path / "data", 1)
     read(config_for(tmp_path))
     read(config_for(tmp_path, data={"folder": data, "resolution": 512}))
-    assert len(looked) == 2
+    assert len(looked) == 1
 
 
 def test_what_cannot_be_read_is_not_remembered(tmp_path: Path, looked: list[str]) -> None:
@@ -178,7 +179,7 @@ def test_no_damage_brings_other_facts(tmp_path: Path) -> None:
         damaged.append(bytes(data))
     for data in damaged:
         file.write_bytes(data)
-        jobs = [Job(str(one.path), str(one.path), None) for one in first]
+        jobs = [Job(str(one.path), str(one.path), None, resolution=SIDE) for one in first]
         with memo_for(config_for(tmp_path)) as memo:
             found = list(memo.known_of(jobs))
         sizes = [None if one is None else (one.width, one.height) for one in found]
