@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import re
 import shlex
 from collections import Counter, defaultdict
@@ -167,8 +168,8 @@ def _must_hold_priors(folder: Folder, layout: Layout) -> None:
     """Stop at a reg/ that is there and holds nothing, as kohya's users make one and forget it."""
     if any(item.prior for item in layout.items):
         return
-    for inner in sorted(folder.path.iterdir()):
-        if inner.name.lower() in REGULARISATION and inner.is_dir():
+    for name in sorted(os.listdir(folder.path)):
+        if name.lower() in REGULARISATION and (inner := folder.path / name).is_dir():
             raise DataError(f"{inner}: holds no images; put images of the class there, remove it, or {DRAW_THEM}")
 
 
