@@ -13,7 +13,7 @@ from sdtune.choices.tasks import Inpainting
 from sdtune.config import TrainLora
 from sdtune.core.data.batches import Batches, said_of
 from sdtune.core.data.cache import Store, usual_folder
-from sdtune.core.data.conditioning import Conditioning, encode_captions, let_go, reading_for
+from sdtune.core.data.conditioning import Conditioning, Reading, encode_captions, let_go, reading_for
 from sdtune.core.data.encode import Holes, encode_images_of
 from sdtune.core.data.plan import Stream
 from sdtune.core.data.seen import Seen
@@ -85,16 +85,16 @@ def feed(
         yield Note(f"keep-base: {config.keep_base.weight:g} x the distance to the base's own answer to {told_of}")
     if config.token.word:
         add_word(pipe, family, config.token.word, config.token.vectors)
-    reading = reading_for(
-        [*every, *fixed, *everyday],
-        family,
-        pipe,
-        longest=config.captions.longest,
-        clip_skip=config.text.clip_skip,
-        weighted=config.captions.weights,
-    )
-    texts = [*everyday, *([] if live else [*every, *fixed])]
+
+    def reading_of(texts: Sequence[str]) -> Reading:
+        skip, weighted = config.text.clip_skip, config.captions.weights
+        return reading_for(texts, family, pipe, longest=config.captions.longest, clip_skip=skip, weighted=weighted)
+
+    # Prompts are read by themselves, as they will be where the LoRA is used.
+    reading, of_prompts = reading_of([*every, *everyday]), reading_of(fixed)
+    texts = [*everyday, *([] if live else every)]
     told = yield from encode_captions(texts, family, pipe, device, reading, store)
+    shown = yield from encode_captions([] if live else fixed, family, pipe, device, of_prompts, store)
     trained = LiveText(pipe, family, config, device, reading.chunks) if live else None
     if trained is None:
         let_go(family, pipe)
@@ -102,7 +102,13 @@ def feed(
     if device.type == "cuda":
         store.to(device)
     batches = Batches(images, stream, store, config.captions, seed=config.seed, told=None if trained else told)
-    return Fed(batches, _now(trained) if trained else told, everyday, [told(text) for text in everyday], trained)
+    return Fed(
+        batches,
+        _now(trained, of_prompts.chunks) if trained else shown,
+        everyday,
+        [told(text) for text in everyday],
+        trained,
+    )
 
 
 def plain_wording(caption: str, config: TrainLora) -> str:
@@ -110,14 +116,14 @@ def plain_wording(caption: str, config: TrainLora) -> str:
     return wordings(caption, config.captions)[0]
 
 
-def _now(live: LiveText) -> Callable[[str], Conditioning]:
+def _now(live: LiveText, chunks: int) -> Callable[[str], Conditioning]:
     """What the denoiser is told of a prompt by text encoders as far as they have come."""
 
     def told(prompt: str) -> Conditioning:
         for part in live.parts.values():
             part.eval()
         with torch.no_grad():
-            return {name: value[0].cpu() for name, value in live.read([prompt]).items()}
+            return {name: value[0].cpu() for name, value in live.read([prompt], chunks).items()}
 
     return told
 

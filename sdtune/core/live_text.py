@@ -47,12 +47,15 @@ class LiveText:
             groups.append({"params": [word.rows for word in self._words.values()], "lr": token.lr})
         return groups
 
-    def read(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """What the denoiser is told of each caption, with gradients to what is trained: {name: [n, ...]}."""
+    def read(self, captions: Sequence[str], chunks: int | None = None) -> dict[str, Tensor]:
+        """What the denoiser is told of each caption, with gradients to what is trained: {name: [n, ...]}.
+
+        `chunks`: other than those of the data set.
+        """
         return self._family.encode_captions(
             self._pipe,
             captions,
-            chunks=self._chunks,
+            chunks=chunks or self._chunks,
             clip_skip=self._config.text.clip_skip,
             weighted=self._config.captions.weights,
         )

@@ -40,10 +40,21 @@ class Applied:
     strength: float
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run tells of how its LoRA is to be used."""
+
+    model: str | None = None
+    clip_skip: int | None = None
+    weighted: bool = False
+    """whether brackets weigh words"""
+
+
 def sample(config: Sample) -> Telling[None]:
     """Draws every prompt `count` times, telling each picture when it is complete on disk."""
     applied = [_read(spec) for spec in config.lora]
-    asked = config.model or _model_of_run(applied) or "mini"
+    of_run = _settings_of_run(applied, config.model)
+    asked = config.model or of_run.model or "mini"
     identity = model.identify(asked)
     family = family_named(identity.family)
     config = refine(config, drawing_settings(asked))
@@ -68,7 +79,8 @@ def sample(config: Sample) -> Telling[None]:
         word = load_embedding(pipe, family, path)
         yield Note(f'new word: "{word}" ({path.name})')
     texts = [*config.prompt, config.negative]
-    reading = reading_for(texts, family, pipe, longest=LONGEST, clip_skip=None, weighted=False)
+    family.check_clip_skip(pipe, of_run.clip_skip)
+    reading = reading_for(texts, family, pipe, longest=LONGEST, clip_skip=of_run.clip_skip, weighted=of_run.weighted)
     told_of = yield from encode_captions(texts, family, pipe, device, reading, Store(None, 0))
     let_go(family, pipe)
     negative = told_of(config.negative)
@@ -135,17 +147,24 @@ def _strength(text: str, spec: str) -> float:
     return strength
 
 
-def _model_of_run(applied: Sequence[Applied]) -> str | None:
-    """The base model that the first LoRA in a run folder was trained on."""
+def _settings_of_run(applied: Sequence[Applied], asked: str | None) -> RunSettings:
+    """What the first LoRA in a run folder was trained on, and how captions were read."""
     for one in applied:
         settings = one.path.parent / "run.toml"
         if settings.is_file():
             try:
-                model_name = tomllib.loads(settings.read_text(encoding="utf-8"))["model"]
-            except (OSError, ValueError, KeyError):
+                told = tomllib.loads(settings.read_text(encoding="utf-8"))
+                clip_skip = told.get("text", {}).get("clip_skip")
+                return RunSettings(
+                    str(told["model"]),
+                    int(clip_skip) if clip_skip is not None else None,
+                    weighted=bool(told.get("captions", {}).get("weights")),
+                )
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                if asked:
+                    break
                 raise LoraError(f"{settings}: cannot be read; say with --model what the LoRA was trained on") from None
-            return str(model_name)
-    return None
+    return RunSettings()
 
 
 def _told(one: Applied) -> str:

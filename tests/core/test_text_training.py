@@ -219,6 +219,33 @@ def test_captions_are_worded_afresh_at_each_step(
     assert len(set(others)) > 0.8 * len(others), "not one of few that were encoded"
 
 
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"text": {"clip_skip": 2}},
+        {"captions": {"weights": True}, "samples": {"prompts": ["a (red:1.9) apple"]}},
+        {"long": True},
+    ],
+    ids=["clip skip", "weights", "captions of two chunks"],
+)
+def test_prompts_are_read_as_in_the_run(
+    tables: dict[str, Any], text: bool, tiny_models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    if "long" in tables:
+        (data / "0.txt").write_text("disc, " * 25)
+    tables = {"samples": {"prompts": [PROMPT]}, "text": {}} | tables
+    tables["text"] = tables["text"] | {"train": text, "lr": 0.1}
+    prompts = tables["samples"]["prompts"]
+    run(settings(tiny_models["sd1"], data, tmp_path / "run", **{k: v for k, v in tables.items() if k != "long"}))
+    again = drawn(str(tmp_path / "run"), tmp_path / "a.png", prompt=prompts)
+    assert numpy.abs(again - after(tmp_path / "run")).max() <= 1
+    if "long" not in tables:
+        (tmp_path / "run/run.toml").write_text(f'model = "{tiny_models["sd1"]}"')
+        other = drawn(str(tmp_path / "run"), tmp_path / "b.png", prompt=prompts)
+        assert numpy.abs(again - other).max() > 1, "how they are read can be seen"
+
+
 # ---- new words
 
 
