@@ -225,3 +225,24 @@ def test_a_training_goes_less_far_from_the_base(
         with torch.no_grad():
             distances.append(float(case.distance().mean()))
     assert distances[1] < 0.8 * distances[0], distances
+
+
+@pytest.mark.parametrize(
+    ("tables", "reads"), [({"text": {"train": True}}, True), ({"token": {"word": "sks-cat"}}, False)]
+)
+def test_text_encoders_read_everyday_prompts_where_they_are_trained(
+    tables: dict[str, Any], reads: bool, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = LiveText.read
+
+    def read(self: LiveText, captions: Any, *given: Any) -> Any:
+        seen.extend(captions)
+        return real(self, captions, *given)
+
+    monkeypatch.setattr(LiveText, "read", read)
+    data = pictures.folder(tmp_path / "discs", 2)
+    told = tables | {"keep_base": {"weight": 0.5}, "samples": {"off": True}, "captions": {"dropout": 0}}
+    run(settings(tiny_models["sd1"], data, tmp_path / "run", **told))
+    assert len([caption for caption in seen if caption in PROMPTS]) == (6 if reads else 0), "one for each image"
+    assert len(seen) == (12 if reads else 6)

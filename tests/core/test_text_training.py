@@ -201,9 +201,9 @@ def test_captions_are_worded_afresh_at_each_step(
     seen: list[str] = []
     real = live_text.LiveText.read
 
-    def read(self: live_text.LiveText, captions: Any) -> Any:
+    def read(self: live_text.LiveText, captions: Any, *given: Any) -> Any:
         seen.extend(captions)
-        return real(self, captions)
+        return real(self, captions, *given)
 
     monkeypatch.setattr(live_text.LiveText, "read", read)
     data = pictures.folder(tmp_path / "discs", 2)
@@ -346,9 +346,9 @@ def test_the_word_is_put_before_captions_that_lack_it(
     seen: list[str] = []
     real = live_text.LiveText.read
 
-    def read(self: live_text.LiveText, captions: Any) -> Any:
+    def read(self: live_text.LiveText, captions: Any, *given: Any) -> Any:
         seen.extend(captions)
-        return real(self, captions)
+        return real(self, captions, *given)
 
     monkeypatch.setattr(live_text.LiveText, "read", read)
     (data / "0.txt").write_text("one <sks> disc")
