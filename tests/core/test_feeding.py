@@ -145,6 +145,19 @@ def test_where_what_is_encoded_was_kept_changes_no_digit(
         assert one.learned == uncached.learned
 
 
+def test_other_settings_are_not_served_what_was_kept_of_these(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data, cache = pictures.folder(tmp_path / "discs", 3), {"cache": {"folder": tmp_path / "cache"}}
+
+    def told(name: str, colour: float, kept: dict[str, Any]) -> Run:
+        augment = {"augment": {"colour": colour, "versions": 4}, "steps": 3}
+        return run(settings(tiny_models["sd1"], data, tmp_path / name, augment, kept))
+
+    first = told("first", 0.1, cache)
+    second = told("second", 0.5, cache)
+    assert second.learned == told("uncached", 0.5, {"cache": {"place": "memory"}}).learned
+    assert second.losses != first.losses
+
+
 @pytest.mark.parametrize("what", ["latents", "captions"])
 def test_one_damaged_entry_is_encoded_again_and_told(what: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data, cache = pictures.folder(tmp_path / "discs", 3), tmp_path / "cache"
@@ -434,6 +447,15 @@ def test_each_image_counts_alike_whatever_passes_its_step_has(
     assert float(expected.abs().max()) > 1e-4
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-6)
     assert not torch.allclose(single[0], single[-1], rtol=0.1)
+
+
+def test_beside_an_image_with_a_mask_all_of_the_other_counts(four: tuple[Any, Batches]) -> None:
+    _, batches = four
+    stream = InTurn([[[(0, 0), (2, 0)]]])
+    fed = Batches(batches.images, stream, batches.store, batches.settings, seed=0, told=conditioning("sd1"))
+    ((batch, _),) = fed.at(0, Draws(0, 0, range(2), 2))
+    assert batch.masks is not None
+    assert batch.masks.mean(dim=(1, 2, 3)).tolist() == [0.25, 1.0]
 
 
 def test_a_batch_of_four_is_four_batches_of_one(four: tuple[Any, Batches]) -> None:
@@ -777,7 +799,9 @@ def test_a_disk_that_fills_up_while_images_are_encoded_is_told_and_training_goes
 ) -> None:
     """Of files of 3 kB latents fit and captions do not, as on a disk that has no room left for them."""
     data = pictures.folder(tmp_path / "d", 3)
-    config = settings(tiny_models["sd1"], data, tmp_path / "run", {"cache": {"folder": tmp_path / "cache"}})
+    config = settings(
+        tiny_models["sd1"], data, tmp_path / "run", {"cache": {"folder": tmp_path / "cache", "memory": NO_ROOM}}
+    )
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     warned = []
     try:
