@@ -264,6 +264,7 @@ def test_a_new_word_of_every_family_is_trained_saved_and_drawn_with(
     assert bool(text) == any(key.startswith(PREFIXES[family_name]) for key in load_file(trained.lora))
     again = drawn(str(out), tmp_path / "a.png", prompt=["a sks-cat"])
     assert numpy.abs(again - after(out)).max() <= 1
+    assert numpy.abs(again - after(out, 0)).max() > 1, "the word has learned"
     other = drawn(str(out), tmp_path / "b.png", prompt=["a sks-dog"])
     assert numpy.abs(again - other).max() > 1
 
