@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 
-from sdtune.choices.samplers import DPMpp2M
 from sdtune.config import Tables, TrainLora, model_settings, refine, to_toml
-from sdtune.core import lora_file, memory, model
+from sdtune.core import memory, model
 from sdtune.core.autoencoder import native_side, pixels_a_patch
-from sdtune.core.data.encode import as_looked_at
 from sdtune.core.data.folder import read_folders
-from sdtune.core.data.inputs_sheet import chosen, inputs_sheet
 from sdtune.core.data.plan import plan_for
 from sdtune.core.data.seen import Seen, manifest_of, see
-from sdtune.core.data.views import show
-from sdtune.core.drawing import Wish, draw
 from sdtune.core.draws import generator
-from sdtune.core.embedding import check_word, embedding_path, save_embedding
+from sdtune.core.embedding import check_word, embedding_path
 from sdtune.core.families import Family, family_named
-from sdtune.core.feeding import Fed, feed, plain_wording
+from sdtune.core.feeding import feed, plain_wording
 from sdtune.core.inpainting import check_task
-from sdtune.core.lora import at_strength, from_peft
 from sdtune.core.new_word import check_said, check_word_early
 from sdtune.core.priors import as_examples, check_priors, draw_priors
-from sdtune.core.reports import Note, Saved, Step, Telling, Trained, Warned
-from sdtune.core.run_folder import RunFolder, write_atomically
-from sdtune.core.sheet import sheet
+from sdtune.core.reports import Note, Saved, Telling, Trained, Warned
+from sdtune.core.results import Results, facts_of, show_inputs, try_next
+from sdtune.core.run_folder import RunFolder
 from sdtune.core.training import accelerator_for, images_a_step, train
-from sdtune.errors import ConfigError, DataError
+from sdtune.errors import ConfigError
 
 
 def train_lora(config: TrainLora) -> Telling[None]:
@@ -97,27 +86,24 @@ def train_lora(config: TrainLora) -> Telling[None]:
     count += sum(one.numel() for group in fed.lessons.groups for one in group["params"])
     yield Note(_plan(config, count, dtype, device))
     run = run.create(to_toml(config, without=("out",)))
-    facts = _facts(config, run.name, identity, process.prediction, len(seen))
-    training = _Training(config, family, pipe, net, fed, run, prompts, facts)
+    facts = facts_of(config, run.name, identity, process.prediction, len(seen))
+    results = Results(config, family, pipe, net, fed, run, prompts, facts)
     try:
-        yield from _show_inputs(run, seen)
-        before = yield from training.draw(0)
+        yield from show_inputs(run, seen)
+        before = yield from results.draw(0)
     except BaseException:
         run.discard()
         raise
 
     accelerator = accelerator_for(config, memory.MIXED[dtype])
     loop = train(config, accelerator, family, process, net, fed.batches, steps, fed.lessons)
-    seconds = yield from training.learn(loop)
+    seconds = yield from results.learn(loop)
     yield Saved("saved", run.lora)
     if config.token.word:
         yield Saved("embedding", embedding_path(run.embeddings, config.token.word))
-    after = yield from training.draw(steps)
-    if prompts:
-        columns = [prompt or "(no prompt)" for prompt in prompts]
-        picture = sheet([before, after], columns, ["before", _after(config)])
-        write_atomically(run.sheet, lambda path: picture.save(path))
-    yield Trained(run.lora, run.sheet if prompts else None, seconds, _try_next(config, run, usual[0]))
+    after = yield from results.draw(steps)
+    compared = results.compare(before, after)
+    yield Trained(run.lora, compared, seconds, try_next(config, run, usual[0]))
 
 
 def usual_steps(steps_a_pass: float, passes: int | None = None) -> int:
@@ -197,98 +183,6 @@ def _prompts(config: TrainLora, seen: Sequence[Seen]) -> list[str]:
     return list(dict.fromkeys(own[place] for place in (third, 2 * third))) if any(own) else ["", ""]
 
 
-def _show_inputs(run: RunFolder, seen: Sequence[Seen]) -> Telling[None]:
-    """Up to 16 images as the model sees them, on one sheet."""
-    views = [[view for views in one.versions for view in views] for one in seen]
-    cells = [(seen[image].example, views[image][view]) for image, view in chosen([len(one) for one in views])]
-    shown = []
-    for example, view in cells:
-        try:
-            shown.append((show(as_looked_at(example).image, view), view, example.caption))
-        except DataError as error:
-            what = str(error).partition(";")[0]
-            yield Warned(f"{what}; training goes on with it as it was, and {run.inputs.name} leaves it out")
-    if not shown:
-        return
-    picture = inputs_sheet(shown)
-    write_atomically(run.inputs, lambda path: picture.save(path))
-    yield Saved("inputs", run.inputs)
-
-
-@dataclass(frozen=True)
-class _Training:
-    """What a training works with once everything is loaded."""
-
-    config: TrainLora
-    family: Family
-    pipe: Any
-    net: Any
-    fed: Fed
-    run: RunFolder
-    prompts: Sequence[str]
-    facts: dict[str, str]
-
-    def learn(self, loop: Iterator[Step]) -> Telling[float]:
-        """Tells and records every step, and saves the LoRA at the end, wherever that is; returns the seconds."""
-        step = None
-        try:
-            for step in loop:
-                self.run.record(step)
-                yield step
-        except GeneratorExit:
-            if step is not None:
-                self._save(self.run.partial(step.number), {"ss_steps": str(step.number)})
-            raise
-        warning = self._save(self.run.lora, {})
-        if warning:
-            yield Warned(warning)
-        return step.seconds if step else 0.0
-
-    def draw(self, step: int) -> Telling[list[Image.Image]]:
-        """Samples after so many steps, each in its file; returns the images."""
-        if not self.prompts:
-            return []
-        told, side = self.config.samples, self.config.data.resolution
-        assert side is not None, "the resolution is settled with the model"
-        self.net.eval()
-        self.pipe.vae.to(self.net.device)
-        phase = "samples after training" if step else "samples before training"
-        sampler = DPMpp2M().build(self.pipe.scheduler)
-        with contextlib.ExitStack() as acting:
-            for part in (self.net, *self.fed.lessons.parts):
-                acting.enter_context(at_strength(part, told.strength))
-            negative = self.fed.told(told.negative)
-            wishes = [
-                Wish(self.fed.told(prompt), negative, self.config.seed + number, (side, side))
-                for number, prompt in enumerate(self.prompts)
-            ]
-            images = yield from draw(
-                self.family,
-                self.net,
-                self.pipe.vae,
-                sampler,
-                wishes,
-                steps=told.steps,
-                guidance=told.guidance,
-                phase=phase,
-            )
-        self.pipe.vae.to("cpu")
-        for number, image in enumerate(images, 1):
-            write_atomically(self.run.sample(step, number), image.save)
-        return images
-
-    def _save(self, path: Path, facts: dict[str, str]) -> str | None:
-        """Writes the LoRA; returns what the user should know of it."""
-        save, live = self.config.save, self.fed.live
-        parts = live.parts if live and self.config.text.train else None
-        lora = from_peft(self.net, self.family, self.facts | facts, text_encoders=parts)
-        used = lora_file.write(path, lora, form=save.form, dtype=save.dtype)
-        if live and self.config.token.word:
-            word = self.config.token.word
-            save_embedding(embedding_path(self.run.embeddings, word), self.family, word, live.embeddings())
-        return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
-
-
 def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.device) -> str:
     name = memory.MIXED[dtype] if dtype != torch.float32 else "fp32"
     steps, images = _counted(config.steps or 0, "step"), _counted(images_a_step(config), "image")
@@ -300,34 +194,3 @@ def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.devic
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def _facts(config: TrainLora, name: str, identity: model.Identity, prediction: str, images: int) -> dict[str, str]:
-    """What the LoRA's metadata tells of its training, in kohya's names; no path, no date, no machine."""
-    facts = {
-        "ss_output_name": name,
-        "ss_sd_model_name": identity.name,
-        "ss_steps": str(config.steps),
-        "ss_num_train_images": str(images),
-        "ss_seed": str(config.seed),
-        "ss_learning_rate": f"{config.optimizer.lr:g}",
-        "ss_optimizer": config.optimizer.kind,
-        "ss_lr_scheduler": config.schedule.kind,
-        "ss_total_batch_size": str(images_a_step(config)),
-        "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
-        "modelspec.title": name,
-        "modelspec.prediction_type": prediction,
-        "modelspec.resolution": f"{config.data.resolution}x{config.data.resolution}",
-    }
-    return facts | ({"modelspec.trigger_phrase": config.data.trigger} if config.data.trigger else {})
-
-
-def _try_next(config: TrainLora, run: RunFolder, prompt: str) -> str:
-    strength = config.samples.strength
-    lora = str(run.path) if strength == 1 else f"{run.path}:{strength:g}"
-    return f"sdtune sample --prompt {shlex.quote(prompt)} --lora {shlex.quote(lora)}"
-
-
-def _after(config: TrainLora) -> str:
-    strength = config.samples.strength
-    return f"after {config.steps} steps" + ("" if strength == 1 else f", at strength {strength:g}")

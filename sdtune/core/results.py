@@ -1,0 +1,162 @@
+"""Results: what a training leaves in its run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sdtune.choices.samplers import DPMpp2M
+from sdtune.config import TrainLora
+from sdtune.core import lora_file
+from sdtune.core.data.encode import as_looked_at
+from sdtune.core.data.inputs_sheet import chosen, inputs_sheet
+from sdtune.core.data.seen import Seen
+from sdtune.core.data.views import show
+from sdtune.core.drawing import Wish, draw
+from sdtune.core.embedding import embedding_path, save_embedding
+from sdtune.core.families import Family
+from sdtune.core.feeding import Fed
+from sdtune.core.identity import Identity
+from sdtune.core.lora import at_strength, from_peft
+from sdtune.core.reports import Saved, Step, Telling, Warned
+from sdtune.core.run_folder import RunFolder, write_atomically
+from sdtune.core.sheet import sheet
+from sdtune.core.training import images_a_step
+from sdtune.errors import DataError
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a training leaves, and what it is made of."""
+
+    config: TrainLora
+    family: Family
+    pipe: Any
+    net: Any
+    fed: Fed
+    run: RunFolder
+    prompts: Sequence[str]
+    """of samples; none where none are drawn"""
+    facts: dict[str, str]
+    """for the LoRA's metadata"""
+
+    def learn(self, loop: Iterator[Step]) -> Telling[float]:
+        """Tells and records every step, and saves the LoRA at the end, wherever that is; returns the seconds."""
+        step = None
+        try:
+            for step in loop:
+                self.run.record(step)
+                yield step
+        except GeneratorExit:
+            if step is not None:
+                self._save(self.run.partial(step.number), {"ss_steps": str(step.number)})
+            raise
+        warning = self._save(self.run.lora, {})
+        if warning:
+            yield Warned(warning)
+        return step.seconds if step else 0.0
+
+    def draw(self, step: int) -> Telling[list[Image.Image]]:
+        """Samples after so many steps, each in its file; returns the images."""
+        if not self.prompts:
+            return []
+        told, side = self.config.samples, self.config.data.resolution
+        assert side is not None, "the resolution is settled with the model"
+        self.net.eval()
+        self.pipe.vae.to(self.net.device)
+        phase = "samples after training" if step else "samples before training"
+        sampler = DPMpp2M().build(self.pipe.scheduler)
+        with contextlib.ExitStack() as acting:
+            for part in (self.net, *self.fed.lessons.parts):
+                acting.enter_context(at_strength(part, told.strength))
+            negative = self.fed.told(told.negative)
+            wishes = [
+                Wish(self.fed.told(prompt), negative, self.config.seed + number, (side, side))
+                for number, prompt in enumerate(self.prompts)
+            ]
+            images = yield from draw(
+                self.family,
+                self.net,
+                self.pipe.vae,
+                sampler,
+                wishes,
+                steps=told.steps,
+                guidance=told.guidance,
+                phase=phase,
+            )
+        self.pipe.vae.to("cpu")
+        for number, image in enumerate(images, 1):
+            write_atomically(self.run.sample(step, number), image.save)
+        return images
+
+    def compare(self, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Path | None:
+        """The sheet of samples before and after, where there are any."""
+        if not self.prompts:
+            return None
+        strength = self.config.samples.strength
+        told = f"after {self.config.steps} steps" + ("" if strength == 1 else f", at strength {strength:g}")
+        picture = sheet([before, after], [prompt or "(no prompt)" for prompt in self.prompts], ["before", told])
+        write_atomically(self.run.sheet, lambda path: picture.save(path))
+        return self.run.sheet
+
+    def _save(self, path: Path, facts: dict[str, str]) -> str | None:
+        """Writes the LoRA; returns what the user should know of it."""
+        save, live = self.config.save, self.fed.live
+        parts = live.parts if live and self.config.text.train else None
+        lora = from_peft(self.net, self.family, self.facts | facts, text_encoders=parts)
+        used = lora_file.write(path, lora, form=save.form, dtype=save.dtype)
+        if live and self.config.token.word:
+            word = self.config.token.word
+            save_embedding(embedding_path(self.run.embeddings, word), self.family, word, live.embeddings())
+        return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
+
+
+def show_inputs(run: RunFolder, seen: Sequence[Seen]) -> Telling[None]:
+    """Up to 16 images as the model sees them, on one sheet."""
+    views = [[view for views in one.versions for view in views] for one in seen]
+    cells = [(seen[image].example, views[image][view]) for image, view in chosen([len(one) for one in views])]
+    shown = []
+    for example, view in cells:
+        try:
+            shown.append((show(as_looked_at(example).image, view), view, example.caption))
+        except DataError as error:
+            what = str(error).partition(";")[0]
+            yield Warned(f"{what}; training goes on with it as it was, and {run.inputs.name} leaves it out")
+    if not shown:
+        return
+    picture = inputs_sheet(shown)
+    write_atomically(run.inputs, lambda path: picture.save(path))
+    yield Saved("inputs", run.inputs)
+
+
+def facts_of(config: TrainLora, name: str, identity: Identity, prediction: str, images: int) -> dict[str, str]:
+    """What the LoRA's metadata tells of its training, in kohya's names; no path, no date, no machine."""
+    facts = {
+        "ss_output_name": name,
+        "ss_sd_model_name": identity.name,
+        "ss_steps": str(config.steps),
+        "ss_num_train_images": str(images),
+        "ss_seed": str(config.seed),
+        "ss_learning_rate": f"{config.optimizer.lr:g}",
+        "ss_optimizer": config.optimizer.kind,
+        "ss_lr_scheduler": config.schedule.kind,
+        "ss_total_batch_size": str(images_a_step(config)),
+        "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
+        "modelspec.title": name,
+        "modelspec.prediction_type": prediction,
+        "modelspec.resolution": f"{config.data.resolution}x{config.data.resolution}",
+    }
+    return facts | ({"modelspec.trigger_phrase": config.data.trigger} if config.data.trigger else {})
+
+
+def try_next(config: TrainLora, run: RunFolder, prompt: str) -> str:
+    """A command that draws with the LoRA."""
+    strength = config.samples.strength
+    lora = str(run.path) if strength == 1 else f"{run.path}:{strength:g}"
+    return f"sdtune sample --prompt {shlex.quote(prompt)} --lora {shlex.quote(lora)}"
