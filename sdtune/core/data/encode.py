@@ -25,6 +25,7 @@ from sdtune.core.data.masks import latent_mask, mask_for
 from sdtune.core.data.seen import Seen
 from sdtune.core.data.views import View, show, show_mask
 from sdtune.core.families import Family
+from sdtune.core.memory import maker_of
 from sdtune.core.reports import Progress, Telling
 from sdtune.errors import DataError
 from sdtune.tables import Masking
@@ -125,9 +126,9 @@ class _Encoder:
         self.of_mask = cache(_of_mask)
 
     @cached_property
-    def identity(self) -> str:
-        """Of the VAE."""
-        return identity_of(self.vae)
+    def identity(self) -> tuple[str, ...]:
+        """Of the VAE, its arithmetic and where it works."""
+        return identity_of(self.vae), "fp32", *maker_of(self.vae.device)
 
     @cached_property
     def down(self) -> int:
@@ -138,11 +139,11 @@ class _Encoder:
         """Where the tensors of this version lie, or will lie."""
         example = one.example
         facts = (example.sha256, *view.facts())
-        latents = key_of("latents", *facts, self.identity, "fp32")
+        latents = key_of("latents", *facts, *self.identity)
         masked = self.masking.use == "alpha" or (example.mask is not None and self.masking.use == "files")
         mask = key_of("mask", *facts, self.of_mask(one.example), self.down) if masked else None
         count, full = (self.holes.count, self.holes.full) if self.holes else (0, 0.0)
-        holes = [key_of("holes", *facts, self.identity, "fp32", number, count, full) for number in range(count)]
+        holes = [key_of("holes", *facts, *self.identity, number, count, full) for number in range(count)]
         sizes = self.family.condition_on_size((example.width, example.height), view.corner(), view.size)
         return Version(latents, mask, tuple(holes), sizes, view.said)
 
@@ -222,7 +223,11 @@ def as_looked_at(example: Example) -> Decoded:
         what = "cannot be read any more"
     if what:
         raise DataError(f"{example.path}: {what} since it was looked at; start again with the images as they are now")
-    return decode(data, str(example.path))
+    decoded = decode(data, str(example.path))
+    if (decoded.width, decoded.height) != (example.width, example.height):
+        told = f"{decoded.width} x {decoded.height}, and was remembered as {example.width} x {example.height}"
+        raise DataError(f"{example.path}: is {told}; remove facts.jsonl from the cache's folder, and start again")
+    return decoded
 
 
 def _of_mask(example: Example) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from hashlib import blake2b, sha256
@@ -15,7 +17,8 @@ from typing import Any
 
 from sdtune.config import TrainLora
 from sdtune.core.data.cache_folder import FACTS, usual_folder
-from sdtune.core.data.image_file import contents
+from sdtune.core.data.image_file import FILE_BYTES, contents
+from sdtune.core.data.images import PIXELS, SMALLEST
 from sdtune.core.intake.facts import Job, Measured
 from sdtune.core.run_folder import write_atomically
 from sdtune.errors import DataError
@@ -27,6 +30,7 @@ MOST = 64 * 2**20
 THREADS = 4  # hashing leaves Python's lock
 _DIGEST = 20  # bytes
 _FIELDS = {field.name for field in fields(Measured)}
+_HASH = r"[0-9a-f]{64}"
 
 
 class Memo:
@@ -44,11 +48,13 @@ class Memo:
     def known(self, job: Job) -> Measured | None:
         """What was found of these bytes at an earlier time; reads the whole file, and decodes nothing."""
         try:
-            key = key_of(job, sha256(contents(Path(job.path or ""), job.name)).hexdigest())
+            digest = sha256(contents(Path(job.path or ""), job.name)).hexdigest()
+            key = key_of(job, digest)
         except DataError:  # a worker will tell
             return None
         line = self._lines.get(key)
-        return None if line is None else _facts(key, line)
+        found = None if line is None else _facts(key, line)
+        return found if found and found.sha256 == digest else None
 
     def known_of(self, jobs: Iterable[Job]) -> Iterator[Measured | None]:
         """The same of many, in their order, by a few threads."""
@@ -135,11 +141,13 @@ def _line(key: str, found: Measured) -> bytes:
 
 
 def _facts(key: str, line: bytes) -> Measured | None:
-    """The facts of a line; None where it is damaged."""
+    """The facts of a line; None where it is damaged, or tells what no look finds."""
     try:
         told = json.loads(line)
         facts = told["facts"]
         if told["key"] != key or told["check"] != _check(key, facts) or facts.keys() != _FIELDS:
+            return None
+        if not all(fits(facts[name]) for name, fits in _FITS.items()) or facts["width"] * facts["height"] > PIXELS:
             return None
         values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in facts.items()}
         return Measured(**values)
@@ -149,3 +157,46 @@ def _facts(key: str, line: bytes) -> Measured | None:
 
 def _check(key: str, facts: object) -> str:
     return blake2b((key + json.dumps(facts, sort_keys=True)).encode(), digest_size=8).hexdigest()
+
+
+def _whole(least: int, most: int) -> Callable[[object], bool]:
+    """Whether it is a whole number from `least` to `most`, as JSON has them: true is none."""
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _text(pattern: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _rows(each: Callable[[object], bool], count: int | None) -> Callable[[object], bool]:
+    """Whether it is a list of such, of `count` where that is given."""
+    return lambda value: isinstance(value, list) and count in (None, len(value)) and all(map(each, value))
+
+
+def _or_none(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or fits(value)
+
+
+_FITS: dict[str, Callable[[object], bool]] = {
+    "sha256": _text(_HASH),
+    "bytes": _whole(1, FILE_BYTES),
+    "kind": _text("[A-Z0-9]+"),
+    "width": _whole(SMALLEST, PIXELS // SMALLEST),
+    "height": _whole(SMALLEST, PIXELS // SMALLEST),
+    "border": _or_none(_rows(_whole(0, PIXELS), 4)),
+    "prepared": _rows(_whole(1, PIXELS), 2),
+    "sharpness": _number,
+    "contrast": _number,
+    "fingerprint": _text("[0-9a-f]{16}"),
+    "tints": _text("[0-9a-f]{384}"),
+    "notices": _rows(lambda value: isinstance(value, str) and value.isprintable(), None),
+    "mask": _or_none(_text("file|alpha")),
+    "written": _whole(0, 2**63),
+    "made": _text(f"|{_HASH}"),
+}
+"""{field of Measured: whether a value, as JSON tells it, is one that a look finds}"""
+assert _FITS.keys() == _FIELDS, "each is checked"

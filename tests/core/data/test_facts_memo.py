@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import random
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from PIL import Image
 from sdtune.config import TrainLora, resolve
 from sdtune.core.data import facts_memo
 from sdtune.core.data.cache_folder import FACTS
+from sdtune.core.data.encode import as_looked_at
 from sdtune.core.data.facts_memo import memo_for
 from sdtune.core.data.folder import Example, read_folders
 from sdtune.core.data.looks import SIDE
@@ -189,6 +194,64 @@ def test_no_damage_brings_other_facts(tmp_path: Path) -> None:
         assert None not in list(memo.known_of(jobs))
 
 
+def rewritten(file: Path, **values: Any) -> None:
+    """Other facts in the file's only line, with the checksum that belongs to them."""
+    told = json.loads(file.read_bytes())
+    told["facts"] |= values
+    told["check"] = facts_memo._check(told["key"], told["facts"])
+    file.write_text(json.dumps(told) + "\n")
+
+
+ODD: list[Any] = [
+    None,
+    "",
+    "64",
+    "é",
+    "a\nb",
+    True,
+    0,
+    -5,
+    15,
+    64.5,
+    1e999,
+    math.nan,
+    10**30,
+    10**400,
+    [],
+    [1],
+    [None],
+    {},
+]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Measured)])
+def test_what_no_look_finds_is_not_believed_though_its_checksum_is_right(name: str, tmp_path: Path) -> None:
+    pictures.folder(tmp_path / "data", 1)
+    (first,) = read(config_for(tmp_path))
+    file, job = memo_file(tmp_path), Job(str(first.path), str(first.path), None, resolution=SIDE)
+    whole = file.read_bytes()
+    right = json.loads(whole)["facts"][name]
+    with memo_for(config_for(tmp_path)) as memo:
+        assert memo.known(job) is not None
+    fine: dict[str, Any] = {"border": [None], "mask": [None], "notices": [[]], "made": [""], "kind": ["64"]}
+    fine |= {
+        "bytes": [15],
+        "written": [0, 15],
+        "sharpness": [0, 15, 64.5, 10**30, 10**400],
+        "contrast": [0, 15, 64.5, 10**30, 10**400],
+    }
+    for odd in ODD:
+        file.write_bytes(whole)
+        rewritten(file, **{name: odd})
+        with memo_for(config_for(tmp_path)) as memo:
+            found = memo.known(job)
+        known = any(type(odd) is type(one) and odd == one for one in [right, *fine.get(name, [])])
+        assert (found is not None) == known, odd
+    file.write_bytes(whole)
+    rewritten(file, sha256="0" * 64)
+    assert read(config_for(tmp_path)) == [first]
+
+
 def test_a_line_that_was_cut_short_costs_itself_alone(tmp_path: Path, looked: list[str]) -> None:
     data = pictures.folder(tmp_path / "data", 2)
     read(config_for(tmp_path))
@@ -208,14 +271,14 @@ LOOK: dict[str, Any] = dict.fromkeys(("border", "mask")) | {
     "sha256": "",
     "bytes": 1,
     "kind": "PNG",
-    "width": 1,
-    "height": 1,
+    "width": 16,
+    "height": 16,
 }
-LOOK |= {"prepared": (1, 1), "sharpness": 0.0, "contrast": 0.0, "fingerprint": "", "tints": "f" * 384}
+LOOK |= {"prepared": (1, 1), "sharpness": 0.0, "contrast": 0.0, "fingerprint": "0" * 16, "tints": "f" * 384}
 
 
-def facts(digest: str) -> Measured:
-    return Measured(**(LOOK | {"sha256": digest}))
+def facts(content: str) -> Measured:
+    return Measured(**(LOOK | {"sha256": sha256(content.encode()).hexdigest()}))
 
 
 WRITER = """
@@ -253,4 +316,17 @@ def test_the_file_is_bounded_and_tidied(tmp_path: Path, monkeypatch: pytest.Monk
     for _ in range(30):
         with memo_for(config_for(tmp_path)) as memo:
             memo.add(job, facts("the same"))
-    assert file.read_bytes().count(b"the same") <= 3
+    assert 1 <= file.read_bytes().count(facts("the same").sha256.encode()) <= 3
+
+
+def test_a_remembered_size_that_is_wrong_is_found_when_the_image_is_decoded(tmp_path: Path) -> None:
+    pictures.folder(tmp_path / "data", 1)
+    read(config_for(tmp_path))
+    rewritten(memo_file(tmp_path), width=96)
+    (wrong,) = read(config_for(tmp_path))
+    assert wrong.width == 96
+    with pytest.raises(DataError, match=r"0\.png: is 64 x 64, and was remembered as 96 x 64; remove facts\.jsonl"):
+        as_looked_at(wrong)
+    memo_file(tmp_path).unlink()
+    (right,) = read(config_for(tmp_path))
+    assert as_looked_at(right).width == 64
