@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b, sha256
 from itertools import groupby
 from pathlib import Path
@@ -17,16 +17,20 @@ from pathlib import Path
 from PIL import Image
 
 from sdtune.config import Sample, TrainLora, drawing_settings, refine
+from sdtune.core import hub
 from sdtune.core.data.cache_folder import PRIORS, usual_folder
 from sdtune.core.data.folder import Example, with_trigger
 from sdtune.core.data.image_file import contents
 from sdtune.core.families import Family
 from sdtune.core.identity import Identity
 from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling, Warned
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, DataError
 
 FORMAT = 1
 """of the key; a higher one draws everything anew"""
+READ = (".safetensors", ".bin", ".json", ".txt", ".model")
+"""what a model is read from; other files in its folder change nothing"""
+SMALL = 10**6  # bytes: configs and tokenizers
 OWN = "draw some with another model (sdtune sample) and give their folder in [[data.folders]], with prior = true"
 
 
@@ -51,9 +55,12 @@ def draw_priors(config: TrainLora, identity: Identity, family: Family) -> Tellin
     settings = _settings(config)
     folder = yield from _folder(config, _key(identity, settings))
     wanted = range(config.prior.count)
-    there = drawn_in(folder, config.prior.prompt, identity.name)
+    size = (settings.width, settings.height) if settings.width and settings.height else None
+    there = drawn_in(folder, config.prior.prompt, identity.name, size)
     missing = [seed for seed in wanted if seed not in there]
     told = f'prior images of "{config.prior.prompt}"'
+    if others := _others(folder, there):
+        yield Note(f"{told}: {others} in the cache damaged or of another size, removed")
     if trigger := _trigger_in(config):
         yield Warned(f'--class-prompt "{config.prior.prompt}": holds the trigger {trigger}, which the class is without')
     if not missing:
@@ -80,21 +87,39 @@ def drawing(settings: Sample) -> Telling[None]:
 
     for report in sample(settings):
         if isinstance(report, Saved):
-            report.path.unlink()
+            report.path.unlink(missing_ok=True)
         elif isinstance(report, Drawn | Note):
             yield report
 
 
-def drawn_in(folder: Path, prompt: str, model_name: str) -> dict[int, Path]:
-    """{seed: picture} of those in a folder that this model has drawn of this prompt."""
+def drawn_in(folder: Path, prompt: str, model_name: str, size: tuple[int, int] | None = None) -> dict[int, Path]:
+    """{seed: picture} of those in a folder that this model has drawn of this prompt, whole and of their size.
+
+    `size`: (width, height) in pixels; None: what each says of itself.
+    """
     found = {}
-    for path in sorted(folder.glob("*.png")):
-        with contextlib.suppress(OSError, ValueError, SyntaxError), Image.open(path) as image:
+    for path in _pictures(folder):
+        with contextlib.suppress(Exception), Image.open(path) as image:  # damage shows itself in many ways
             told, _, settings = str(image.info.get("parameters", "")).rpartition("\n")
-            seed = re.search(r"Seed: (\d+), ", settings)
-            if told.split("\n")[0] == prompt and seed and f", Model: {model_name}, Version: " in settings:
-                found[int(seed[1])] = path
+            is_ours = told.split("\n")[0] == prompt and f", Model: {model_name}, Version: " in settings
+            drawn = re.search(r"Seed: (\d+), Size: (\d+)x(\d+), ", settings)
+            if is_ours and drawn and image.size == (size or (int(drawn[2]), int(drawn[3]))):
+                image.load()
+                found[int(drawn[1])] = path
     return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """All but those that are being written, which are hidden."""
+    return sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+
+
+def _others(folder: Path, there: Mapping[int, Path]) -> int:
+    """Removes what lies in the cache beside pictures that can be used; returns how many files that were."""
+    others = [path for path in _pictures(folder) if path not in there.values()]
+    for path in others:
+        path.unlink(missing_ok=True)
+    return len(others)
 
 
 def _settings(config: TrainLora) -> Sample:
@@ -107,19 +132,37 @@ def _settings(config: TrainLora) -> Sample:
 
 def _key(identity: Identity, settings: Sample) -> str:
     """What the pictures depend on, but for their seeds: 40 hex digits."""
+    from sdtune.core import memory
+
     how = settings.model_dump(mode="json", include={"prompt", "negative", "steps", "guidance", "sampler"})
-    told = [FORMAT, identity.name, identity.location, _stamp(identity), settings.width, settings.height, how]
+    device = memory.device_for(settings.memory)
+    numbers = (device.type, str(memory.dtype_for(settings.memory, device)))
+    told = [FORMAT, identity.name, identity.location, _stamp(identity), settings.width, settings.height, how, numbers]
     return blake2b(json.dumps(told, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
-def _stamp(identity: Identity) -> list[tuple[str, int, int]]:
-    """Names, bytes and times of change of a local model's weights, so that another model at its place is another."""
+def _stamp(identity: Identity) -> list[tuple[str, ...]]:
+    """What tells a model from another at its place.
+
+    On the hub its commit; here the bytes of its small files, and sizes and times of change of its weights.
+    """
     if identity.source == "hub":
-        return []
+        folder = hub.cached(identity.location)
+        return [(folder.name,)] if folder else []
     place = Path(identity.location)
-    files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
-    found = [(os.path.relpath(file, place), file.stat()) for file in files if file.exists()]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+    # Where parts are links, what lies in them counts.
+    files = sorted([*place.glob("*"), *place.glob("*/*")]) if place.is_dir() else [place]
+    return [
+        (os.path.relpath(file, place), *_stamp_of(file)) for file in files if file.suffix in READ and file.is_file()
+    ]
+
+
+def _stamp_of(file: Path) -> tuple[str, ...]:
+    """A small file's bytes, else how many they are and when they changed."""
+    found = file.stat()
+    if found.st_size < SMALL:
+        return (sha256(file.read_bytes()).hexdigest(),)
+    return (str(found.st_size), str(found.st_mtime_ns))
 
 
 def _folder(config: TrainLora, key: str) -> Telling[Path]:
@@ -153,7 +196,12 @@ def _trigger_in(config: TrainLora) -> str | None:
 
 
 def _example(path: Path, captions: tuple[str, ...], weight: float) -> Example:
-    data = contents(path, str(path))
+    try:
+        data = contents(path, str(path))
+    except DataError:
+        if path.exists():
+            raise
+        raise DataError("prior images in the cache were removed meanwhile; run again") from None
     with Image.open(path) as image:
         width, height = image.size
     return Example(path, captions, width, height, weight=weight, prior=True, sha256=sha256(data).hexdigest())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from PIL import Image
 from sdtune.config import TrainLora, resolve
 from sdtune.core import priors
 from sdtune.core.families import family_named
+from sdtune.core.identity import Identity
 from sdtune.core.model import identify
+from sdtune.core.picture_file import save_png
 from sdtune.core.priors import as_examples, check_priors, draw_priors, drawn_in
 from sdtune.core.reports import Note, Report, Warned
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, DataError
 
 
 def config_for(tmp_path: Path, model: Path, **tables: Any) -> TrainLora:
@@ -85,9 +88,17 @@ def test_what_makes_other_pictures_has_another_place(model: Path, tmp_path: Path
     keys = [key_of(config_for(tmp_path, place, **change)) for place, change in changes]
     assert len(set(keys)) == len(keys)
     assert key_of(config_for(tmp_path, model, seed=7, batch_size=4, prior={"count": 1, "weight": 0.5})) == keys[0]
-    weights = next(other.rglob("unet/*.safetensors"))
-    weights.write_bytes(weights.read_bytes())
-    assert key_of(config_for(tmp_path, other)) not in keys
+    keys.append(key_of(config_for(tmp_path, model, memory={"precision": "bf16"})))
+    linked = tmp_path / "linked"
+    shutil.move(other / "vae", linked)
+    (other / "vae").symlink_to(linked)
+    assert key_of(config_for(tmp_path, other)) == keys[4]
+    (linked / "notes.md").write_text("what it is not read from")
+    assert key_of(config_for(tmp_path, other)) == keys[4]
+    for file in sorted(path for path in [*other.glob("*.json"), *other.glob("*/*")] if path.suffix in priors.READ):
+        file.write_bytes(file.read_bytes() + b" ")  # of the same meaning, for all that is known
+        keys.append(key_of(config_for(tmp_path, other)))
+    assert len(set(keys)) == len(keys) > 12
     ((path,), _) = drawn(config_for(tmp_path, model, prior={"count": 1}))
     assert path.parent == tmp_path / "cache" / "priors" / keys[0]
 
@@ -153,3 +164,66 @@ def test_pictures_are_known_by_what_they_say_of_themselves(model: Path, tmp_path
     (path.parent / "no.png").write_bytes(b"no picture")
     Image.new("RGB", (8, 8)).save(path.parent / "another.png")
     assert drawn_in(path.parent, prompt, name) == {0: path}
+
+
+def test_large_files_are_told_apart_by_their_time(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(priors, "SMALL", 1)
+    other = shutil.copytree(model, tmp_path / model.name)
+    before = key_of(config_for(tmp_path, other))
+    weights = next(other.glob("unet/*.safetensors"))
+    os.utime(weights, ns=(1, 1))
+    assert key_of(config_for(tmp_path, other)) != before
+
+
+def test_a_model_of_the_hub_is_told_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    identity = Identity("sd1", "hub", "owner/model", "sd1")
+    repository = tmp_path / "models--owner--model"
+    (repository / "refs").mkdir(parents=True)
+    keys = [priors._stamp(identity)]
+    for commit in ("a" * 40, "b" * 40):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "model_index.json").write_text("{}")
+        (repository / "refs/main").write_text(commit)
+        keys.append(priors._stamp(identity))
+    assert keys == [[], [("a" * 40,)], [("b" * 40,)]]
+
+
+@pytest.mark.parametrize("damage", ["cut", "size", "both sizes", "no picture"])
+def test_damaged_pictures_are_drawn_anew(damage: str, model: Path, tmp_path: Path) -> None:
+    config = config_for(tmp_path, model)
+    first, _ = drawn(config)
+    whole = hashes(first)
+    data = first[1].read_bytes()
+    with Image.open(first[1]) as image:
+        told = str(image.info["parameters"])
+    if damage == "cut":
+        first[1].write_bytes(data[: len(data) * 2 // 3])
+    elif damage == "no picture":
+        first[1].write_bytes(b"")
+    else:
+        told = told.replace("64x64", "32x32") if damage == "both sizes" else told
+        save_png(first[1], Image.new("RGB", (32, 32)), told)
+    again, reports = drawn(config)
+    assert hashes(again) == whole
+    assert sorted(again[0].parent.iterdir()) == sorted(again)
+    (note,) = (one.text for one in reports if isinstance(one, Note) and "damaged" in one.text)
+    assert note == 'prior images of "a dog": 1 in the cache damaged or of another size, removed'
+    assert not any(isinstance(one, Note) and "damaged" in one.text for one in drawn(config)[1])
+
+
+def test_pictures_that_others_are_writing_stay(model: Path, tmp_path: Path) -> None:
+    config = config_for(tmp_path, model, prior={"count": 1})
+    ((path,), _) = drawn(config)
+    unfinished = path.with_name(".00002-1-x.png")
+    unfinished.write_bytes(path.read_bytes()[:99])
+    drawn(config)
+    assert unfinished.exists()
+
+
+def test_images_that_are_pruned_meanwhile_are_told_in_one_line(model: Path, tmp_path: Path) -> None:
+    config = config_for(tmp_path, model, prior={"count": 2})
+    paths, _ = drawn(config)
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(DataError, match=r"^prior images in the cache were removed meanwhile; run again$"):
+        as_examples(paths, config)
