@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from sdtune.core.data.sources import SYSTEM
 from sdtune.errors import DataError
 
 NAMED = 3  # images named in one message
@@ -32,6 +33,22 @@ def check_places(folders: Sequence[tuple[Path, bool]]) -> list[str]:
     return problems
 
 
+def check_cache(cache: Path, folders: Sequence[Path]) -> list[str]:
+    """What is wrong where the cache lies in data, as which it would be read the next time."""
+    place = os.path.realpath(cache)
+    for folder in folders:
+        real = os.path.realpath(folder)
+        if os.path.commonpath([place, real]) != real or any(
+            part.startswith(".") or part in SYSTEM for part in Path(os.path.relpath(place, real)).parts
+        ):
+            continue
+        return [
+            f"{cache}: the cache would lie among the images of {folder}, and be read as such; give it another folder "
+            "with --cache.folder or in SDTUNE_CACHE"
+        ]
+    return []
+
+
 @dataclass(frozen=True)
 class Placed:
     """An image of one of the run's folders."""
@@ -46,8 +63,10 @@ class Placed:
 def check_images(images: Sequence[Placed]) -> list[str]:
     """Warnings of images that are there twice in ways that matter.
 
-    Raises DataError where what a folder holds for regularisation is nothing but images of the data.
+    Raises DataError where what a folder holds for regularisation is nothing but images of the data, and where two
+    folders hold the very same file, by links.
     """
+    _check_files(images)
     own = {one.sha256 for one in images if not one.prior}
     priors: dict[Path, list[Placed]] = defaultdict(list)
     for one in images:
@@ -68,6 +87,22 @@ def check_images(images: Sequence[Placed]) -> list[str]:
     data = (one for one in images if not one.prior)
     again = [one.path for one in data if first.setdefault(one.sha256, one.folder) != one.folder]
     return warnings + ([f"{_told(again)} in another folder, too, and counted in each"] if again else [])
+
+
+def _check_files(images: Sequence[Placed]) -> None:
+    """Stop where links lead from one folder to the files of another."""
+    first: dict[str, Placed] = {}
+    again = []
+    for one in images:
+        there = first.setdefault(os.path.realpath(one.path), one)
+        if there.folder != one.folder:
+            again.append((one.path, there.path))
+    if again:
+        path, other = again[0]
+        more = f", and {len(again) - 1} more alike" if len(again) > 1 else ""
+        raise DataError(
+            f"{path}: is the very file that is read as {other}{more}; leave out one of the folders or links"
+        )
 
 
 def _told(paths: Sequence[Path]) -> str:

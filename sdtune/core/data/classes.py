@@ -21,8 +21,9 @@ def classes_of(folder: Path, layout: Layout) -> dict[str, str]:
     below = {name: parts[1:] if splits and parts[:1] == (TRAIN,) else parts for name, parts in below.items()}
     loose = [name for name, parts in below.items() if not parts]
     if loose:
-        named = ", ".join(loose[:NAMED]) + (" ..." if len(loose) > NAMED else "")
-        raise DataError(f"{folder}: {named}: of no class; put each image into a folder that has the name of its class")
+        more = f" and {len(loose) - NAMED} more" if len(loose) > NAMED else ""
+        named = f"{', '.join(loose[:NAMED])}{more} {'is' if len(loose) == 1 else 'are'}"
+        raise DataError(f"{folder}: {named} of no class; put each image into a folder that has the name of its class")
     classes = {name: _named(parts[0]) for name, parts in below.items()}
     if len(set(classes.values())) < 2:
         only = next(iter(classes.values()), "")

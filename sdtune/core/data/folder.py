@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from sdtune.config import TrainLora
 from sdtune.core.data import captions
-from sdtune.core.data.apart import Placed, check_images, check_places
+from sdtune.core.data.apart import Placed, check_cache, check_images, check_places
+from sdtune.core.data.cache_folder import usual_folder
 from sdtune.core.data.classes import classes_of
 from sdtune.core.data.layout import REGULARISATION, Item, Layout, arrange
 from sdtune.core.data.looks import look
@@ -105,6 +107,11 @@ def read_folders(config: TrainLora) -> Telling[list[Example]]:
     if all(example.prior for example in found):
         told = ", ".join(str(one.folder.path) for one in arranged)
         raise DataError(f"{told}: holds regularisation images only; put the pictures to learn beside reg/")
+    if not any(example.weight for example in found if not example.prior):
+        told = ", ".join(str(one.folder.path) for one in arranged)
+        raise DataError(
+            f"{told}: all images to learn have the weight 0, so that nothing is learnt; give some a higher one"
+        )
     for told in check_images(placed):
         yield Warned(told)
     unit = math.gcd(*(example.repeats for example in found))
@@ -138,15 +145,23 @@ def in_command(folder: Path) -> str:
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:
-    """The caption with the trigger word before it, where it lacks it; "risks" is not "sks"."""
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+    """The caption with the trigger word before it, where it lacks it; "risks" is not "sks".
+
+    An accent may be a sign of its own in one of them, as names of files on a Mac have it.
+    """
+    if not trigger:
         return caption
-    return f"{trigger}, {caption}"
+    word, text = (unicodedata.normalize("NFC", one) for one in (trigger, caption))
+    there = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+    return caption if there else f"{trigger}, {caption}"
 
 
 def _arranged(config: TrainLora) -> list[_Arranged]:
     """Every folder by names and texts alone; raises DataError with what is wrong with any of them."""
     problems = check_places([(folder.path, folder.prior) for folder in config.data.all_folders])
+    if config.cache.place == "disk":
+        folders = [folder.path for folder in config.data.all_folders]
+        problems += check_cache(config.cache.folder or usual_folder(), folders)
     found = []
     for folder in config.data.all_folders:
         try:

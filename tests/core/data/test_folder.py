@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tomllib
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,13 @@ def test_the_trigger_is_found_as_a_word() -> None:
     assert with_trigger("a photo of SKS.", "sks") == "a photo of SKS."
 
 
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_the_trigger_is_found_however_its_accents_are_written(forms: tuple[str, str]) -> None:
+    trigger, caption = (unicodedata.normalize(form, "Café") for form in forms)
+    assert with_trigger(f"a {caption} here", trigger) == f"a {caption} here"
+    assert with_trigger(caption, "cafe") == f"cafe, {caption}"
+
+
 def test_metadata_gives_captions_and_sidecars_fill_in(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         put(tmp_path, name, "beside" if name != "a.png" else None)
@@ -540,6 +548,66 @@ def test_the_same_image_in_two_folders_is_told(tmp_path: Path) -> None:
     assert told == f"{tmp_path}/two/again.png: 1 image is in another folder, too, and counted in each"
 
 
+def test_a_file_that_two_folders_reach_by_links_is_refused(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        put(tmp_path / "two", name)
+    put(tmp_path / "one", "c.png", colour="blue")
+    (tmp_path / "one" / "inner").symlink_to(tmp_path / "two")
+    tables = several({"path": tmp_path / "two"})
+    tables["data"] = {**tables["data"], "follow_links": True}
+    (line,) = problems_of(tmp_path / "one", tables)
+    assert line.startswith(
+        f"{tmp_path}/two/a.png: is the very file that is read as {tmp_path}/one/inner/a.png, and 1 more alike; "
+    )
+    (tmp_path / "one" / "inner").unlink()
+    assert len(read(tmp_path / "one", tables)[0]) == 3
+
+
+@pytest.mark.parametrize("below", ["", "cache", "a/b/cache"])
+def test_a_cache_among_the_images_is_refused(
+    below: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "data", "a.png")
+    put(tmp_path / "more", "b.png", colour="blue")
+    (tmp_path / "link").symlink_to("more")
+    tables = several({"path": tmp_path / "more"})
+    for folder in ("data", "link"):
+        (line,) = problems_of(tmp_path / "data", tables | {"cache": {"folder": tmp_path / folder / below}})
+        assert "the cache would lie among the images of" in line
+        monkeypatch.setenv("SDTUNE_CACHE", str(tmp_path / folder / below))
+        assert len(problems_of(tmp_path / "data", tables)) == 1
+        assert len(read(tmp_path / "data", tables | {"cache": {"place": "memory"}})[0]) == 2
+        monkeypatch.setenv("SDTUNE_CACHE", str(cache))
+
+
+@pytest.mark.parametrize("place", ["", "data-cache", "data/.cache/sdtune"])
+def test_a_cache_beside_or_around_the_images_is_fine(place: str, tmp_path: Path) -> None:
+    put(tmp_path / "data", "a.png")
+    for _ in range(2):
+        assert len(read(tmp_path / "data", {"cache": {"folder": tmp_path / place}})[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [{"folder": None, "folders": [{"path": "data", "weight": 0}]}, {"folders": [{"path": "dogs", "prior": True}]}],
+)
+def test_where_all_weigh_nothing_there_is_nothing_to_learn(
+    tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(Path("data"), "a.png", None)
+    put(Path("dogs"), "b.png", colour="blue")
+    listed = Path("data", "metadata.jsonl")
+    row = {"file_name": "a.png", "text": "a cat"}
+    listed.write_text(json.dumps(row if tables.get("folder", "") is None else row | {"weight": 0}))
+    config = resolve(TrainLora, [{"data": {"folder": "data"} | tables}])
+    with pytest.raises(DataError, match=r"^data.*: all images to learn have the weight 0, .* give some a higher one$"):
+        result(config)
+    listed.write_text(json.dumps(row | {"weight": 1e-300}))
+    if "dogs" in str(tables):
+        assert [one.weight for one in result(config)[0]] == [1e-300, 1]
+
+
 def test_own_images_among_those_for_regularisation_are_told_or_refused(tmp_path: Path) -> None:
     put(tmp_path / "one", "a.png")
     put(tmp_path / "one" / "reg" / "1_dog", "same.png")
@@ -606,7 +674,11 @@ def test_classes_that_are_none_are_refused(tmp_path: Path) -> None:
     assert "images of one class alone (cat)" in line
     put(tmp_path, "b.png")
     (line,) = problems_of(tmp_path, {"task": "class"})
-    assert "b.png: of no class" in line
+    assert line.startswith(f"{tmp_path}: b.png is of no class; put each image into a folder")
+    for number in range(3):
+        put(tmp_path, f"{number}.png")
+    (line,) = problems_of(tmp_path, {"task": "class"})
+    assert line.startswith(f"{tmp_path}: 0.png, 1.png, 2.png and 1 more are of no class; put")
     with pytest.raises(ConfigError, match=r"task\.template.*should hold \{class\}"):
         read(tmp_path, {"task": {"kind": "class", "template": "a cat"}})
 
