@@ -21,6 +21,7 @@ from sdtune.core import hub
 from sdtune.core.data.cache_folder import PRIORS, usual_folder
 from sdtune.core.data.folder import Example, with_trigger
 from sdtune.core.data.image_file import contents
+from sdtune.core.data.wordings import triggers_of
 from sdtune.core.families import Family
 from sdtune.core.identity import Identity
 from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling, Warned
@@ -191,8 +192,8 @@ def _runs(seeds: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _trigger_in(config: TrainLora) -> str | None:
-    prompt, triggers = config.prior.prompt or "", [config.data.trigger, *(one.trigger for one in config.data.folders)]
-    return next((one for one in triggers if one and with_trigger(prompt, one) == prompt), None)
+    prompt = config.prior.prompt or ""
+    return next((one for one in triggers_of(config) if with_trigger(prompt, one) == prompt), None)
 
 
 def _example(path: Path, captions: tuple[str, ...], weight: float) -> Example:

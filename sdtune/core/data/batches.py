@@ -57,15 +57,17 @@ class Batches:
         *,
         seed: int,
         told: Callable[[str], Conditioning] | None,
+        triggers: Sequence[str] = (),
     ) -> None:
-        """`told` gives the conditioning of a caption; None: captions are read at each step."""
+        """`told` gives the conditioning of a caption; None: captions are read at each step. No trigger is dropped."""
         self.images = images
         self.stream = stream
         self.store = store
         self.settings = settings
         self.seed = seed
         self.told = told
-        self._wordings = cache(lambda caption: wordings(caption, settings))
+        self.triggers = triggers
+        self._wordings = cache(lambda caption: wordings(caption, settings, triggers))
 
     def at(self, number: int, draws: Draws) -> list[tuple[Batch, Draws]]:
         """The passes of this number, each with the draws of its own slots."""
@@ -105,13 +107,13 @@ class Batches:
                 continue
             caption = _one_of(image.captions, u)
             random = generator(self.seed, "wording", draws.step, slot)
-            drawn.append(_with(self._worded(caption, random), version.said))
+            drawn.append(_with(caption if image.prior else self._worded(caption, random), version.said))
         return tuple(drawn)
 
     def _worded(self, caption: str, random: torch.Generator) -> str:
         """A wording of the caption: any, where captions are read at each step, else one of those encoded."""
         if self.told is None:
-            return worded(caption, self.settings, random)
+            return worded(caption, self.settings, random, self.triggers)
         drawn = self._wordings(caption)
         return drawn[int(torch.randint(len(drawn), (), generator=random))] if len(drawn) > 1 else drawn[0]
 
@@ -131,13 +133,15 @@ class Batches:
         return entry(self.store, key)
 
 
-def said_of(images: Sequence[Encoded], settings: Captions) -> list[str]:
+def said_of(images: Sequence[Encoded], settings: Captions, triggers: Sequence[str] = ()) -> list[str]:
     """Every text that steps may draw, each once; for encoding them in advance."""
     texts = dict.fromkeys([""])
     for image in images:
         said = dict.fromkeys(version.said for shape in image.shapes for version in shape)
         for caption in image.captions:
-            texts.update(dict.fromkeys(_with(text, more) for text in wordings(caption, settings) for more in said))
+            # Those of priors are literal, as their pictures were drawn.
+            told = (caption,) if image.prior else wordings(caption, settings, triggers)
+            texts.update(dict.fromkeys(_with(text, more) for text in told for more in said))
     return list(texts)
 
 

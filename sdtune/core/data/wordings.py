@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator
 
+from sdtune.config import TrainLora
+from sdtune.core.data.folder import with_trigger
 from sdtune.core.data.tags import tags_of
 from sdtune.core.draws import generator
 from sdtune.tables import Captions
@@ -15,7 +17,13 @@ SEPARATOR = "|||"
 """kohya's: tags before it stay where they are, and those after a second one, too"""
 
 
-def varies(caption: str, settings: Captions) -> bool:
+def triggers_of(config: TrainLora) -> tuple[str, ...]:
+    """The words that stand for what is learned; tags that hold one are never dropped."""
+    told = [config.data.trigger, config.token.word, *(folder.trigger for folder in config.data.folders)]
+    return tuple(dict.fromkeys(word for word in told if word))
+
+
+def varies(caption: str, settings: Captions, triggers: Sequence[str] = ()) -> bool:
     """Whether it has more than one wording."""
     choices = 0
 
@@ -28,10 +36,12 @@ def varies(caption: str, settings: Captions) -> bool:
     if choices:
         return True
     _, loose, _ = _parted(text, settings)
-    return (bool(loose) and 0 < settings.tag_dropout < 1) or (len(loose) > 1 and _moves(settings))
+    safe = sum(_holds(tag, triggers) for tag in loose) if settings.tag_dropout else len(loose)
+    left = safe if settings.tag_dropout == 1 else len(loose)
+    return (safe < len(loose) and settings.tag_dropout < 1) or (settings.shuffle and left > 1)
 
 
-def worded(caption: str, settings: Captions, random: Generator) -> str:
+def worded(caption: str, settings: Captions, random: Generator, triggers: Sequence[str] = ()) -> str:
     """One wording: wildcards drawn first, then tags mixed and dropped."""
     text = caption
     if settings.wildcards:
@@ -41,20 +51,21 @@ def worded(caption: str, settings: Captions, random: Generator) -> str:
     first, loose, last = _parted(text, settings)
     if settings.tag_dropout:
         kept = torch.rand(len(loose), generator=random) >= settings.tag_dropout
-        loose = [tag for tag, is_kept in zip(loose, kept.tolist(), strict=True) if is_kept]
+        loose = [tag for tag, is_kept in zip(loose, kept.tolist(), strict=True) if is_kept or _holds(tag, triggers)]
     if settings.shuffle:
         loose = [loose[place] for place in torch.randperm(len(loose), generator=random).tolist()]
     return ", ".join([*first, *loose, *last])
 
 
-def wordings(caption: str, settings: Captions) -> tuple[str, ...]:
+def wordings(caption: str, settings: Captions, triggers: Sequence[str] = ()) -> tuple[str, ...]:
     """As many as the settings say of a caption that varies, else its one; equal ones stay, as they keep the rates."""
-    count = settings.wordings if varies(caption, settings) else 1
-    return tuple(worded(caption, settings, generator("wording", caption, number)) for number in range(count))
+    count = settings.wordings if varies(caption, settings, triggers) else 1
+    return tuple(worded(caption, settings, generator("wording", caption, number), triggers) for number in range(count))
 
 
-def _moves(settings: Captions) -> bool:
-    return settings.shuffle and settings.tag_dropout < 1
+def _holds(tag: str, triggers: Sequence[str]) -> bool:
+    """Whether it holds one of the words, or a part of one that has commas."""
+    return any(with_trigger(tag, part) == tag for word in triggers for part in tags_of(word))
 
 
 def _drawn(caption: str, draw: Callable[[int], int]) -> str:

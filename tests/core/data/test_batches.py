@@ -145,6 +145,28 @@ def test_everything_that_is_drawn_was_encoded_before(store: Store) -> None:
     assert len(told) > 8
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_captions_of_priors_are_literal(store: Store, live: bool) -> None:
+    caption = "a {red|blue} dog, b, c ||| d"
+    images = [image([version(store, 1.0)], ["own, e"]), image([version(store, 2.0)], [caption], prior=True)]
+    told = {"shuffle": True, "tag_dropout": 0.5, "keep": 0}
+    stream = batches(store, images, live=live, **told)
+    assert {one.captions[0] for one in drawn(stream, 50)} - {"own", "e", "own, e", "e, own", ""} == {caption}
+    assert set(said_of(images[1:], Captions(**told))) == {"", caption}
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_triggers_are_never_dropped(store: Store, live: bool) -> None:
+    told = Captions(shuffle=True, tag_dropout=0.9, dropout=0, keep=0)
+    images = [image([version(store, 1.0)], ["a, b, one sks, c"])]
+    plain = batches(store, images, live=live)
+    stream = Batches(images, plain.stream, store, told, seed=0, told=plain.told, triggers=["sks"])
+    texts = {one.captions[0] for one in drawn(stream, 100)}
+    assert all("one sks" in text.split(", ") for text in texts)
+    assert len(texts) > 2
+    assert live or texts <= set(said_of(images, told, ["sks"]))
+
+
 def test_masks_come_with_ones_for_images_without(store: Store) -> None:
     images = [image([version(store, 1.0, mask=0.25)]), image([version(store, 2.0)])]
     (batch,) = drawn(batches(store, images, 2), 1, 2)

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdtune.core.data.wordings import varies, worded, wordings
+from sdtune.config import TrainLora, resolve
+from sdtune.core.data.wordings import triggers_of, varies, worded, wordings
 from sdtune.core.draws import generator
 from sdtune.tables import Captions
 
@@ -171,3 +172,54 @@ def test_wordings_are_counted_and_the_same_again() -> None:
     assert first == wordings(caption, settings(shuffle=True, wordings=9))[:7]  # more leave those that were as they were
     assert wordings("a sentence", told) == ("a sentence",)
     assert wordings("one ||| two", settings()) == ("one, two",)
+
+
+@pytest.mark.parametrize(
+    ("caption", "triggers", "result"),
+    [
+        ("a photo, a sks cat, grey, risks", ["sks"], {"a photo, a sks cat"}),
+        ("a photo, SKS", ["dog", "sks"], {"a photo, SKS"}),
+        ("a photo, grey, my sks, cat", ["my sks, cat"], {"a photo, my sks, cat"}),
+        ("grey, red ||| sks, blue ||| old", ["sks"], {"grey, red, sks, old"}),
+        ("a photo, sks, {cat|sks dog}", ["sks"], {"a photo, sks", "a photo, sks, sks dog"}),
+        ("a photo, sks", [], {"a photo"}),
+    ],
+)
+def test_a_trigger_is_never_dropped_wherever_it_stands(caption: str, triggers: list[str], result: set[str]) -> None:
+    told = settings(tag_dropout=1)
+    assert {worded(caption, told, generator("test", number), triggers) for number in range(50)} == result
+    assert set(wordings(caption, told, triggers)) == result
+    assert varies(caption, told, triggers) is (len(result) > 1)
+    moved = settings(tag_dropout=0.5, shuffle=True, keep=0)
+    assert all("sks" in one.lower() for one in wordings(caption, moved, triggers)) is bool(triggers)
+
+
+def test_what_is_drawn_of_the_other_tags_is_not_changed_by_a_trigger() -> None:
+    told = settings(tag_dropout=0.5)
+    for number in range(50):
+        plain = worded("a, b, c, d", told, generator(number)).split(", ")
+        kept = worded("a, b, c, d", told, generator(number), ["c"]).split(", ")
+        assert [tag for tag in kept if tag != "c"] == [tag for tag in plain if tag != "c"]
+        assert "c" in kept
+
+
+@pytest.mark.parametrize(
+    ("caption", "told", "result"),
+    [
+        ("sks", {"tag_dropout": 0.5, "keep": 0}, False),
+        ("sks, old sks", {"tag_dropout": 1, "keep": 0, "shuffle": True}, True),
+        ("sks, old", {"tag_dropout": 1, "keep": 0, "shuffle": True}, False),
+        ("sks, old", {"tag_dropout": 0.5, "keep": 0}, True),
+    ],
+)
+def test_varies_with_a_trigger(caption: str, told: dict[str, Any], result: bool) -> None:
+    assert varies(caption, settings(**told), ["sks"]) is result
+    drawn = {worded(caption, settings(**told), generator("test", number), ["sks"]) for number in range(50)}
+    assert (len(drawn) > 1) is result
+
+
+def test_triggers_are_those_of_all_folders_and_the_new_word() -> None:
+    folders = [{"path": "a", "trigger": "one"}, {"path": "b"}, {"path": "c", "trigger": "two"}]
+    told: dict[str, Any] = {"data": {"folders": folders, "trigger": "two"}, "token": {"word": "three"}}
+    assert triggers_of(resolve(TrainLora, [told])) == ("two", "three", "one")
+    assert triggers_of(resolve(TrainLora, [{"data": {"folder": "a"}}])) == ()
