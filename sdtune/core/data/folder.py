@@ -23,7 +23,7 @@ from sdtune.core.data.looks import look
 from sdtune.core.data.nearly import instead_of_captions, instead_of_images, unpacked
 from sdtune.core.data.sources import FolderSource
 from sdtune.core.intake.facts import Measured
-from sdtune.core.intake.image_mask import BLACK
+from sdtune.core.intake.image_mask import BLACK, CLEAR
 from sdtune.core.reports import Note, Skipped, Telling, Warned
 from sdtune.errors import DataError
 from sdtune.tables import Folder
@@ -245,6 +245,8 @@ def _reasons(item: Item, seen: Measured | str | None, one: _Arranged, config: Tr
         reasons.append(f"{item.mask.told}: {item.mask.trouble}")
     if isinstance(seen, Measured) and BLACK in seen.notices:
         reasons.append(f"{item.entry.told}: {BLACK}; paint what counts white, or remove the mask")
+    if isinstance(seen, Measured) and CLEAR in seen.notices:
+        reasons.append(f"{item.entry.told}: {CLEAR}; give it a mask file")
     return [*reasons, *([f"{item.entry.told}: {seen}"] if isinstance(seen, str) else [])]
 
 

@@ -18,7 +18,7 @@ from sdtune.core.data import captions
 from sdtune.core.data.images import SUFFIXES
 from sdtune.core.data.sources import MASK as MASK
 from sdtune.core.data.sources import TEXTS as TEXTS
-from sdtune.core.data.sources import Entry, Source
+from sdtune.core.data.sources import Entry, Source, without_end
 from sdtune.errors import DataError
 
 HELD_OUT = "held-out"
@@ -117,10 +117,10 @@ def _masks(images: dict[str, Entry], layout: Layout) -> dict[str, Entry]:
     stems = {_stem(name) for name in images}
     for name in list(images):
         stem = _stem(name)
-        if stem.endswith(UNUSED_LABEL) and stem.removesuffix(UNUSED_LABEL) in stems:
+        owner = without_end(stem, MASK)
+        if without_end(stem, UNUSED_LABEL) in stems:
             layout.left.append((images.pop(name).told, "a condition image, which is not used"))
-        elif stem.endswith(MASK):
-            owner = stem.removesuffix(MASK)
+        elif owner is not None:
             if owner in stems:
                 masks[owner] = images.pop(name)
             else:

@@ -49,4 +49,5 @@ def _job(item: Item, config: TrainLora) -> Job:
         None,
         mask_path=None if mask is None else str(mask),
         resolution=SIDE,
+        alpha_mask=config.mask.use == "alpha",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdtune.core.data import archives, captions
 from sdtune.core.data.images import suffixes_shown
-from sdtune.core.data.layout import HELD_OUT, IMAGE_LIKE, Layout
+from sdtune.core.data.layout import HELD_OUT, IMAGE_LIKE, MOST_REPEATS, Layout
 from sdtune.core.data.sources import RUN_SETTINGS
 
 TABLES = (".parquet", ".arrow")
@@ -16,6 +16,7 @@ TEXT_LIKE = frozenset({".txt", ".text", ".caption", ".captions", ".cap", ".tags"
 ENDINGS = re.compile(r"[-_. ](captions?|tags?|prompts?|text)$")
 LISTS = (".jsonl", ".csv", ".tsv", ".json")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm")
+REPEATS = re.compile(r"\d+_.*\w.*")  # as in 1000_cat; where kohya's form is right it is a caption
 LIST_BYTES = 2**20  # so much of a list is looked into
 
 
@@ -67,6 +68,13 @@ def instead_of_captions(images: Sequence[Path], layout: Layout) -> str | None:
         if path.suffix.lower() in LISTS and _names(path, images):
             return (
                 f"{path.name} names them: make a {captions.METADATA} of it, with lines {captions.FORMS['.jsonl'][17:]}"
+            )
+    for image in images:
+        folder = image.resolve().parent.name
+        if REPEATS.fullmatch(folder):
+            return (
+                f"{folder} names no class, since the repeats that such a name begins with are 1 to {MOST_REPEATS}: "
+                f"give it such a number, or write {image.with_suffix('.txt').name} beside {image.name}"
             )
     silent = [image.with_suffix(".json") for image in images if image.with_suffix(".json").is_file()]
     return f'{silent[0].name} tells no "caption", "text" or "prompt"; write one there' if silent else None

@@ -19,7 +19,7 @@ SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Informa
 TEXTS = (*captions.SUFFIXES, ".json")
 """of files that say something of the image of the same name; the first counts"""
 MASK = "-masklabel"
-"""after the name of an image: its mask, of any suffix"""
+"""after the name of an image, in any case: its mask, of any suffix"""
 RUN_SETTINGS = "run.toml"
 """in the folder of a training, whose samples are no data"""
 
@@ -105,7 +105,7 @@ class FolderSource(Source):
         for name in sorted(os.listdir(self.folder)):
             stem, suffix = os.path.splitext(name)
             beside = stem in stems and suffix.lower() in TEXTS
-            mask = stem.endswith(MASK) and stem.removesuffix(MASK) in stems
+            mask = without_end(stem, MASK) in stems
             if (name in self.only or beside or mask) and not os.path.isdir(self.folder / name):
                 yield self._entry(name)
 
@@ -190,6 +190,11 @@ class FolderSource(Source):
             reason = "is not a file, whatever its name says; rename or remove it"
             return Entry(told, name, trouble=reason)
         return Entry(told, name, found.st_size, found.st_mtime_ns, path)
+
+
+def without_end(stem: str, end: str) -> str | None:
+    """The stem before an end in any case of letters, None where it has another: X-MaskLabel -> X."""
+    return stem[: -len(end)] if stem.lower().endswith(end) else None
 
 
 def open_sources(paths: Iterable[Path], *, follow_links: bool = False, without: Path | None = None) -> list[Source]:

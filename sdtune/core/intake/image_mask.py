@@ -15,6 +15,7 @@ Found = tuple[Image.Image | None, str | None, tuple[str, ...]]
 """the mask in mode L, where it came from, and notices"""
 
 BLACK = "its mask is wholly black: nothing of it would be learnt"
+CLEAR = "wholly transparent: nothing of it would be learnt"
 
 
 def find_mask(job: Job, decoded: Decoded, payload: bytes | None) -> Found:
@@ -23,7 +24,9 @@ def find_mask(job: Job, decoded: Decoded, payload: bytes | None) -> Found:
     Raises DataError where the mask's file cannot be read.
     """
     if payload is None and job.mask_path is None:
-        return (decoded.alpha, "alpha", ()) if job.alpha_mask and decoded.alpha else (None, None, ())
+        if not job.alpha_mask or decoded.alpha is None:
+            return None, None, ()
+        return decoded.alpha, "alpha", (CLEAR,) if is_empty(decoded.alpha) else ()
     name = f"{job.name}: its mask"
     mask, notices = drawn_mask(contents(Path(job.mask_path or ""), name) if payload is None else payload, name, decoded)
     if mask is None:

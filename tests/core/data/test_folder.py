@@ -431,6 +431,30 @@ def test_masks_are_no_images_and_belong_to_theirs(tmp_path: Path) -> None:
     assert {example.mask for example in read(tmp_path, {"mask": {"use": "off"}})[0]} == {None}
 
 
+@pytest.mark.parametrize("name", ["a-MASKLABEL.png", "a-MaskLabel.PNG", "a-masklabel.Png"])
+def test_a_mask_is_one_in_any_case_of_letters(name: str, tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    put(tmp_path, name, None)
+    assert [(one.path.name, one.mask) for one in read(tmp_path)[0]] == [("a.png", tmp_path / name)]
+
+
+@pytest.mark.parametrize("name", ["1000_cat", "0_cat", "501_sks cat", "2024_holiday"])
+def test_a_folder_whose_repeats_are_none_is_told_where_captions_lack(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / name, "a.png", None)
+    monkeypatch.chdir(tmp_path / name)
+    for line in (*problems(tmp_path), *problems(tmp_path / name), *problems(Path())):
+        assert f"; {name} names no class, since the repeats that such a name begins with are 1 to 500: " in line
+        assert line.endswith(", or write a.txt beside a.png")
+    (tmp_path / name / "a.txt").write_text("a cat")
+    assert captions(tmp_path) == {"a.png": "a cat"}
+    put(tmp_path / "10_cat", "b.png", None, colour="blue")
+    put(tmp_path / "2024", "c.png", None, colour="green")
+    (line,) = problems(tmp_path)
+    assert "1 of 3 images have no caption, or an empty one (c.png); write" in line
+
+
 def test_hugging_faces_imagefolder_with_splits_lists_and_folders(tmp_path: Path) -> None:
     put(tmp_path / "train" / "cats", "a.png", None)
     put(tmp_path / "validation", "b.png", None)
@@ -711,6 +735,25 @@ def test_a_mask_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "a-masklabel.png").unlink()
     (tmp_path / "a-masklabel.png").symlink_to("/etc/hostname")
     assert "a-masklabel.png: a link that leads out of the folder" in problems(tmp_path)[0]
+
+
+def test_an_image_that_is_transparent_all_over_is_told_with_the_others(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    put(tmp_path, "b.png", colour="blue")
+    Image.new("RGBA", (32, 24), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    (tmp_path / "c.png").write_text("no image")
+    assert len(read(tmp_path, skip_bad=True)[0]) == 2
+    tables = {"mask": {"use": "alpha"}}
+    for _ in range(2):  # the second time from the cache
+        first, second = problems_of(tmp_path, tables)
+        assert first == f"{tmp_path}/a.png: wholly transparent: nothing of it would be learnt; give it a mask file"
+        assert second.startswith(f"{tmp_path}/c.png: ")
+        (found,), reports = read(tmp_path, tables, skip_bad=True)
+        assert found.path.name == "b.png"
+        assert [one.path.name for one in reports if isinstance(one, Skipped)] == ["a.png", "c.png"]
+    put(tmp_path, "a-masklabel.png", None, colour="grey")
+    (tmp_path / "c.png").unlink()
+    assert len(read(tmp_path, tables)[0]) == 2
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_single_files_bring_what_belongs_to_them(tmp_path: Path) -> None:
 
 
 def test_single_files_bring_nothing_else(tmp_path: Path) -> None:
-    names = ["photo.1.jpg", "photo.1.txt", "photo.1-masklabel.png", "photo.2.jpg", "photo.2.txt", "photo.jpg"]
+    names = ["photo.1.jpg", "photo.1.txt", "photo.1-MaskLabel.png", "photo.2.jpg", "photo.2.txt", "photo.jpg"]
     for name in [*names, "photo.1.png", "a.jpg", "a.txt", "b.txt", "b.jpg"]:
         (tmp_path / name).write_bytes(png() if not name.endswith(".txt") else b"a caption")
     (source,) = open_sources([tmp_path / name for name in ("photo.1.jpg", "a.jpg", "b.txt")])
@@ -146,7 +146,7 @@ def test_single_files_bring_nothing_else(tmp_path: Path) -> None:
         "a.jpg": ("a caption",),
         "photo.1.jpg": ("a caption",),
     }
-    assert [item.mask.name for item in layout.items if item.mask] == ["photo.1-masklabel.png"]
+    assert [item.mask.name for item in layout.items if item.mask] == ["photo.1-MaskLabel.png"]
     assert layout.left == [(f"{tmp_path}/b.txt", "no image of that name")]
 
 
