@@ -17,7 +17,7 @@ from sdtune.core.data.conditioning import Conditioning, Reading, encode_captions
 from sdtune.core.data.encode import Holes, encode_images_of
 from sdtune.core.data.plan import Stream
 from sdtune.core.data.seen import Seen
-from sdtune.core.data.wordings import wordings
+from sdtune.core.data.wordings import triggers_of, wordings
 from sdtune.core.embedding import add_word
 from sdtune.core.everyday import PROMPTS
 from sdtune.core.families import Family
@@ -76,7 +76,8 @@ def feed(
 
     fixed = [*prompts, "", config.samples.negative]
     everyday = list(config.keep_base.prompts or PROMPTS) if config.keep_base.weight else []
-    every = said_of(images, config.captions)
+    triggers = triggers_of(config)
+    every = said_of(images, config.captions, triggers)
     live = config.text.train or config.token.word is not None
     if live:
         yield from _tell_of_live(config)
@@ -101,7 +102,8 @@ def feed(
     yield from _tell_of_store(config, store)
     if device.type == "cuda":
         store.to(device)
-    batches = Batches(images, stream, store, config.captions, seed=config.seed, told=None if trained else told)
+    now = None if trained else told
+    batches = Batches(images, stream, store, config.captions, seed=config.seed, told=now, triggers=triggers)
     return Fed(
         batches,
         _now(trained, of_prompts.chunks) if trained else shown,
@@ -113,7 +115,7 @@ def feed(
 
 def plain_wording(caption: str, config: TrainLora) -> str:
     """A caption as a prompt for samples: one of its wordings."""
-    return wordings(caption, config.captions)[0]
+    return wordings(caption, config.captions, triggers_of(config))[0]
 
 
 def _now(live: LiveText, chunks: int) -> Callable[[str], Conditioning]:

@@ -96,6 +96,22 @@ def test_priors_are_half_of_each_step_say_the_class_and_are_shown_as_they_are(
     assert len(models) == 1
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_priors_say_the_class_to_the_letter_and_the_others_their_trigger(
+    text: bool, seen: list[Batch], tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    data = with_reg(tmp_path / "discs", 2, 2)
+    for caption in data.glob("*.txt"):
+        caption.write_text("a disc, my sks, green")
+    for caption in (data / "reg").glob("*.txt"):
+        caption.write_text("a {big|small} disc, a, b")
+    captions = {"dropout": 0, "tag_dropout": 1, "shuffle": True}
+    tables = {"captions": captions, "data": {"trigger": "sks"}, "text": {"train": text}, "steps": 12}
+    run(config(tiny_models["sd1"], data, tmp_path / "run", **tables))
+    told = {(is_prior(name), text) for one in seen for name, text in zip(one.names, one.captions, strict=True)}
+    assert told == {(True, "a {big|small} disc, a, b"), (False, "a disc, my sks")}
+
+
 def test_priors_are_not_augmented(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data = with_reg(tmp_path / "discs", 2, 2)
     cache = tmp_path / "cache"
