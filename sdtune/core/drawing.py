@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from sdtune.core.autoencoder import decode_latents, pixels_a_latent
-from sdtune.core.data.conditioning import Conditioning, stack
+from sdtune.core.data.conditioning import Conditioning, moved, stack
 from sdtune.core.families import Family
 from sdtune.core.inpainting import all_anew
 from sdtune.core.reports import Progress, Telling
@@ -83,7 +83,7 @@ def _conditioning(family: Family, wishes: Sequence[Wish], guided: bool, net: Any
     told = stack(
         [{**text, **size} for text, size in zip([*negatives, *(w.prompt for w in wishes)], sizes * 2, strict=False)]
     )
-    return {name: value.to(net.device, net.dtype) for name, value in told.items()}
+    return moved(told, net.device, net.dtype)
 
 
 def _predict(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psutil
@@ -13,8 +15,9 @@ from sdtune.choices.tasks import Inpainting
 from sdtune.config import TrainLora
 from sdtune.core.data.batches import Batches, said_of
 from sdtune.core.data.cache import Store, usual_folder
-from sdtune.core.data.conditioning import Conditioning, Reading, encode_captions, let_go, reading_for
+from sdtune.core.data.conditioning import Conditioning, encode_captions, let_go, reading_for
 from sdtune.core.data.encode import Holes, encode_images_of
+from sdtune.core.data.folder import in_command, with_trigger
 from sdtune.core.data.plan import Stream
 from sdtune.core.data.seen import Seen
 from sdtune.core.data.wordings import triggers_of, wordings
@@ -24,6 +27,7 @@ from sdtune.core.families import Family
 from sdtune.core.live_text import LiveText
 from sdtune.core.reports import Note, Telling, Warned
 from sdtune.core.training import Lessons
+from sdtune.errors import ConfigError
 
 FREE_SHARE = 4  # of the free memory, this part of it holds what is encoded
 
@@ -75,7 +79,7 @@ def feed(
     pipe.vae.to("cpu")
 
     fixed = [*prompts, "", config.samples.negative]
-    everyday = list(config.keep_base.prompts or PROMPTS) if config.keep_base.weight else []
+    everyday = _everyday(config)
     triggers = triggers_of(config)
     every = said_of(images, config.captions, triggers)
     live = config.text.train or config.token.word is not None
@@ -87,18 +91,26 @@ def feed(
     if config.token.word:
         add_word(pipe, family, config.token.word, config.token.vectors)
 
-    def reading_of(texts: Sequence[str]) -> Reading:
-        skip, weighted = config.text.clip_skip, config.captions.weights
-        return reading_for(texts, family, pipe, longest=config.captions.longest, clip_skip=skip, weighted=weighted)
-
-    # Prompts are read by themselves, as they will be where the LoRA is used.
-    reading, of_prompts = reading_of([*every, *everyday]), reading_of(fixed)
+    count = partial(
+        reading_for,
+        family=family,
+        pipe=pipe,
+        longest=config.captions.longest,
+        clip_skip=config.text.clip_skip,
+        weighted=config.captions.weights,
+    )
+    names = {text: one.example.path.name for one in seen for text in _wordings_of(one, config)}
+    reading = count([*every, *everyday], thing="caption", names=names, remedy=_shorter(config))
+    of_prompts = count(fixed)  # by themselves, as they are read where the LoRA is used
     texts = [*everyday, *([] if live else every)]
     told = yield from encode_captions(texts, family, pipe, device, reading, store)
     shown = yield from encode_captions([] if live else fixed, family, pipe, device, of_prompts, store)
     trained = LiveText(pipe, family, config, device, reading.chunks) if live else None
     if trained is None:
         let_go(family, pipe)
+    masked = len({image.name for image in images if any(version.mask for shape in image.shapes for version in shape)})
+    if masked:
+        yield Note(f"masks: {masked} of {len(images)} images; what they leave out counts {config.mask.floor:g}")
     yield from _tell_of_store(config, store)
     if device.type == "cuda":
         store.to(device)
@@ -111,6 +123,32 @@ def feed(
         [told(text) for text in everyday],
         trained,
     )
+
+
+def _wordings_of(one: Seen, config: TrainLora) -> list[str]:
+    if one.example.prior:
+        return list(one.example.captions)
+    triggers = triggers_of(config)
+    return [text for caption in one.example.captions for text in wordings(caption, config.captions, triggers)]
+
+
+def _shorter(config: TrainLora) -> str:
+    """A command that shortens captions to {longest}."""
+    folder, name = in_command(config.data.all_folders[0].path), shlex.quote(config.model)
+    return f"sdtune caption {folder} --mode edit --max-tokens {{longest}} --model {name}"
+
+
+def _everyday(config: TrainLora) -> list[str]:
+    """Prompts that keep the base, none of which says the new word, of which the base knows nothing."""
+    if not config.keep_base.weight:
+        return []
+    word = config.token.word
+    known = [one for one in config.keep_base.prompts or PROMPTS if not word or with_trigger(one, word) != one]
+    if not known or (config.keep_base.prompts and len(known) < len(config.keep_base.prompts)):
+        raise ConfigError(
+            f"keep_base.prompts: one says the new word {word}, which the base does not know; leave it out"
+        )
+    return known
 
 
 def plain_wording(caption: str, config: TrainLora) -> str:
@@ -138,8 +176,9 @@ def _tell_of_store(config: TrainLora, store: Store) -> Telling[None]:
     if config.cache.place == "memory":
         yield Note(f"cache: {store.entries} entries, {held:.0f} MB in memory")
         return
+    new = f", {store.made} of them new" if store.made else ", all found there"
     where = "all in memory" if store.held >= 0.9 * store.on_disk else f"{held:.0f} MB in memory, the rest read ahead"
-    yield Note(f"cache: {store.entries} entries, {size:.0f} MB in {store.folder}, {where}")
+    yield Note(f"cache: {store.entries} entries{new}, {size:.0f} MB in {store.folder}, {where}")
 
 
 def _tell_of_live(config: TrainLora) -> Telling[None]:

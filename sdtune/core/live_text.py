@@ -50,14 +50,16 @@ class LiveText:
     def read(self, captions: Sequence[str], chunks: int | None = None) -> dict[str, Tensor]:
         """What the denoiser is told of each caption, with gradients to what is trained: {name: [n, ...]}.
 
-        `chunks`: other than those of the data set.
+        `chunks`: other than those of the data set. A wording that is drawn may need more of them than any before.
         """
+        weighted = self._config.captions.weights
+        needed = self._family.count_chunks(self._pipe, captions, weighted=weighted)
         return self._family.encode_captions(
             self._pipe,
             captions,
-            chunks=chunks or self._chunks,
+            chunks=max(chunks or self._chunks, *needed),
             clip_skip=self._config.text.clip_skip,
-            weighted=self._config.captions.weights,
+            weighted=weighted,
         )
 
     def embeddings(self) -> dict[str, Tensor]:

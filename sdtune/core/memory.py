@@ -36,6 +36,13 @@ def dtype_for(memory: Memory, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
+def maker_of(device: torch.device) -> tuple[str, ...]:
+    """What the last digits of a result depend on, beside what is computed: the card, or the CPU's threads."""
+    if device.type == "cuda":
+        return "cuda", torch.cuda.get_device_name(device)
+    return device.type, str(torch.get_num_threads())
+
+
 def use_attention(net: Any, asked: str, device: torch.device, dtype: torch.dtype) -> str:
     """Sets the denoiser's attention by a trial on the device and returns the sentence that tells of it."""
     if asked == "sdpa" or (asked == "auto" and _sdpa_saves_memory(device, dtype)):

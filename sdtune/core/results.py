@@ -28,7 +28,7 @@ from sdtune.core.reports import Saved, Step, Telling, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.core.training import images_a_step
-from sdtune.errors import DataError
+from sdtune.errors import DataError, SdtuneError
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,12 @@ class Results:
                 yield step
         except GeneratorExit:
             if step is not None:
-                self._save(self.run.partial(step.number), {"ss_steps": str(step.number)})
+                self._save_partly(step)
+            raise
+        except SdtuneError:
+            with contextlib.suppress(SdtuneError):  # weights that are no numbers are not saved
+                if step is not None:
+                    yield Saved("saved as far as it came", self._save_partly(step))
             raise
         warning = self._save(self.run.lora, {})
         if warning:
@@ -94,6 +99,11 @@ class Results:
         for number, image in enumerate(images, 1):
             write_atomically(self.run.sample(step, number), image.save)
         return images
+
+    def _save_partly(self, step: Step) -> Path:
+        path = self.run.partial(step.number)
+        self._save(path, {"ss_steps": str(step.number)})
+        return path
 
     def compare(self, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Path | None:
         """The sheet of samples before and after, where there are any."""

@@ -80,7 +80,8 @@ def sample(config: Sample) -> Telling[None]:
         yield Note(f'new word: "{word}" ({path.name})')
     texts = [*config.prompt, config.negative]
     family.check_clip_skip(pipe, of_run.clip_skip)
-    reading = reading_for(texts, family, pipe, longest=LONGEST, clip_skip=of_run.clip_skip, weighted=of_run.weighted)
+    skip, weighted = of_run.clip_skip, of_run.weighted
+    reading = reading_for(texts, family, pipe, longest=LONGEST, clip_skip=skip, weighted=weighted)
     told_of = yield from encode_captions(texts, family, pipe, device, reading, Store(None, 0))
     let_go(family, pipe)
     negative = told_of(config.negative)

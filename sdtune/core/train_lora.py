@@ -32,7 +32,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     """Trains and tells of it; closing the iterator between steps leaves the LoRA as far as it came."""
     identity = model.identify(config.model)
     family = family_named(identity.family)
-    config = refine(config, family.defaults, model_settings(config.model), task_settings(config, identity))
+    config = refine(config, family.defaults, own_settings(config), task_settings(config, identity))
     _check(config, family)
     check_task(config.task.kind, identity, family.title)
     check_priors(config, identity)
@@ -124,6 +124,11 @@ def add_lora(net: Any, config: TrainLora, family: Family) -> int:
     return sum(parameter.numel() for parameter in trainable)
 
 
+def own_settings(config: TrainLora) -> Tables:
+    """What the model's own preset says; its steps are not wanted where the passes are given."""
+    return {name: told for name, told in model_settings(config.model).items() if name != "steps" or not config.passes}
+
+
 def task_settings(config: TrainLora, identity: model.Identity) -> Tables:
     """What a task needs otherwise than the classes' defaults, to lie under what the user set."""
     layer: Tables = {"task": {"kind": "inpainting"}} if identity.inpainting else {}
@@ -135,8 +140,7 @@ def _title(name: str) -> str:
     """Mini is the default, so it is said what it is and how to choose another."""
     if name != "mini":
         return name
-    real = ", ".join(name for name in model.SHORT_NAMES if name != "mini")
-    return f"mini, built in, 128 px, to try things out; for a real model: --model {real}, a hub name or a path"
+    return "mini, built in, 128 px, to try things out; --model sd15, sdxl ... for a real one"
 
 
 def _check(config: TrainLora, family: Family) -> None:
@@ -162,13 +166,15 @@ def settled(config: TrainLora, family: Family, resolution: int, steps: int) -> T
 
 
 def _with_batches_that_fill(config: TrainLora, seen: Sequence[Seen]) -> Telling[TrainLora]:
-    """A step holds no more images than a pass over all of them."""
-    images = sum(one.example.repeats for one in seen)
-    if config.batch_size <= images:
+    """A step holds no more images than a pass over all of them; half of it are priors, where there are any."""
+    images = sum(one.example.repeats for one in seen if not one.example.prior)
+    most = 2 * images if any(one.example.prior for one in seen) else images
+    if config.batch_size <= most:
         return config
     told = "is 1 image" if images == 1 else f"are {images} images"
-    yield Warned(f"--batch-size {config.batch_size}: there {told}, so a batch holds {images}")
-    return config.model_copy(update={"batch_size": images})
+    halves = " and as many priors" if most > images else ""
+    yield Warned(f"--batch-size {config.batch_size}: there {told} to learn, so a batch holds {images}{halves}")
+    return config.model_copy(update={"batch_size": most})
 
 
 def _prompts(config: TrainLora, seen: Sequence[Seen]) -> list[str]:

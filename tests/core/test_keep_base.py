@@ -22,6 +22,7 @@ from sdtune.core.lora import at_strength
 from sdtune.core.reports import Note
 from sdtune.core.train_lora import add_lora
 from sdtune.core.training import Lessons, image_losses
+from sdtune.errors import ConfigError
 from tests import pictures, tiny
 from tests.core.test_train_lora import run, settings, steps_of
 
@@ -246,3 +247,18 @@ def test_text_encoders_read_everyday_prompts_where_they_are_trained(
     run(settings(tiny_models["sd1"], data, tmp_path / "run", **told))
     assert len([caption for caption in seen if caption in PROMPTS]) == (6 if reads else 0), "one for each image"
     assert len(seen) == (12 if reads else 6)
+
+
+def test_everyday_prompts_do_not_say_a_new_word(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs", 2)
+    told = {"token": {"word": "bicycle"}, "keep_base": {"weight": 0.3}, "samples": {"off": True}}
+    reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", **told))
+    assert any(
+        "keep-base: 0.3 x" in report.text and " 39 prompts" in report.text
+        for report in reports
+        if isinstance(report, Note)
+    )
+    told["keep_base"] = {"weight": 0.3, "prompts": ["a bicycle on a wall"]}
+    with pytest.raises(ConfigError, match=r"keep_base\.prompts: one says the new word bicycle"):
+        run(settings(tiny_models["sd1"], data, tmp_path / "other", **told))
+    assert not (tmp_path / "other").exists()

@@ -247,3 +247,9 @@ def test_a_saved_word_reads_as_the_live_one(family_name: str, tmp_path: Path) ->
     assert load_embedding(fresh, family, tmp_path / "it.safetensors") == "sks-cat"
     told = frozen(fresh, family_name, CAPTIONS)
     assert all(torch.equal(told[name], value) for name, value in text.read(CAPTIONS).items())
+
+
+def test_a_wording_may_need_more_chunks_than_any_before(family_name: str) -> None:
+    text = live(tiny.pipeline(family_name), family_name, token={"word": "sks-cat"})
+    (short, long) = (text.read([caption])["encoder_hidden_states"] for caption in ("a disc", "red apple " * 60))
+    assert long.shape[1] > short.shape[1]

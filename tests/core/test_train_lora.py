@@ -181,7 +181,8 @@ def test_what_is_no_number_ends_the_training(
     data = pictures.folder(tmp_path / "discs")
     with pytest.raises(TrainingError, match=told):
         list(train_lora(settings(tiny_models["sd1"], data, tmp_path / "run", steps=20, samples={"off": True})))
-    assert not list((tmp_path / "run").glob("*.safetensors"))
+    left = [path.name for path in (tmp_path / "run").glob("*.safetensors")]
+    assert left == ["discs-step-000002.safetensors"], "as far as it was good"
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -217,7 +218,7 @@ def test_a_batch_holds_no_more_than_there_are_images(tiny_models: dict[str, Path
         settings(tiny_models["sd1"], data, tmp_path / "run", batch_size=64, steps=1, samples={"off": True})
     )
     told = [report.text for report in reports if isinstance(report, Warned)]
-    assert told == ["--batch-size 64: there are 3 images, so a batch holds 3"]
+    assert told == ["--batch-size 64: there are 3 images to learn, so a batch holds 3"]
     settled = tomllib.loads((tmp_path / "run/run.toml").read_text())
     assert (settled["batch_size"], settled["optimizer"]["lr"]) == (3, pytest.approx(1e-4 * 3**0.5))
     assert read_header(trained.lora, LoraError).metadata["ss_total_batch_size"] == "3"
@@ -242,3 +243,28 @@ def test_sides_that_are_no_whole_patches_are_refused(tiny_models: dict[str, Path
     with pytest.raises(ConfigError, match="72 is no multiple of 16 pixels"):
         list(train_lora(resolve(TrainLora, [told, {"data": {"resolution": 72}}])))
     assert not (tmp_path / "run").exists()
+
+
+def test_passes_that_are_asked_for_are_not_outdone_by_the_models_own_steps(tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs", 2, ((128, 128),))
+    tables = {"data": {"folder": data}, "out": tmp_path / "run", "samples": {"off": True}, "batch_size": 1}
+    reports, _ = run(resolve(TrainLora, [tables | {"passes": 1}]))
+    assert len(steps_of(reports)) == 2
+
+
+@pytest.mark.parametrize(("own", "priors", "asked", "used"), [(2, 0, 5, 2), (2, 9, 5, 4), (2, 9, 4, 4), (3, 1, 8, 6)])
+def test_priors_are_half_of_a_step_and_no_more(
+    own: int, priors: int, asked: int, used: int, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    data = pictures.folder(tmp_path / "discs", own)
+    if priors:
+        pictures.folder(tmp_path / "discs/reg", priors, ((72, 64),))
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", batch_size=asked, samples={"off": True})
+    list(train_lora(config))
+    assert tomllib.loads((tmp_path / "run/run.toml").read_text())["batch_size"] == used
+
+
+def test_the_step_of_buckets_can_be_typed() -> None:
+    assert resolve(TrainLora, [{"data": {"folder": "x"}, "buckets": {"step": "32"}}]).buckets.step == 32
+    with pytest.raises(ConfigError, match=r"buckets\.step: should be one of 32, 64; it was"):
+        resolve(TrainLora, [{"data": {"folder": "x"}, "buckets": {"step": "48"}}])

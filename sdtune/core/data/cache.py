@@ -83,6 +83,8 @@ class Store:
         """keys of entries that could not be used"""
         self.held = 0
         """bytes in memory"""
+        self.made = 0
+        """how many were put"""
         self._held: dict[str, dict[str, Tensor]] = {}
         self._on_disk: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -130,6 +132,7 @@ class Store:
             name: one.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, one in tensors.items()
         }
+        self.made += 1
         written = self.writable and self._written(key, copies)
         self._hold(key, copies, by_all_means=not written)
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sdtune.core.data.cache import Store, identity_of, key_of
+from sdtune.core.data.weights import weighted as by_weight
 from sdtune.core.families import Family
+from sdtune.core.memory import maker_of
 from sdtune.core.reports import Progress, Telling, Warned
 from sdtune.errors import DataError
 
@@ -20,6 +22,9 @@ CHUNK = 75  # tokens that CLIP reads at once, beside its begin and end
 AT_ONCE = {"cuda": 16, "cpu": 1}
 """captions; on the CPU one, so that the last digits do not depend on which others were encoded with it"""
 NAMED = 3
+HEAVIEST = 100
+PIXELS = frozenset({"time_ids"})
+"""arguments of denoisers that tell sizes and crops"""
 LONGEST = 750
 """tokens of a caption at most, as --captions.longest says"""
 
@@ -49,27 +54,49 @@ class Told:
 
 
 def reading_for(
-    captions: Sequence[str], family: Family, pipe: Any, *, longest: int, clip_skip: int | None, weighted: bool
+    captions: Sequence[str],
+    family: Family,
+    pipe: Any,
+    *,
+    longest: int,
+    clip_skip: int | None,
+    weighted: bool,
+    thing: str = "prompt",
+    names: Mapping[str, str] | None = None,
+    remedy: str = "",
 ) -> Reading:
-    """As many chunks as the longest caption needs; raises DataError where one has over `longest` tokens."""
+    """As many chunks as the longest caption needs; raises DataError where one has over `longest` tokens.
+
+    In messages they are called a `thing`, and by `names`; `remedy` is a command that shortens them to {longest}.
+    """
+    if weighted:
+        _must_weigh_sanely(captions)
     longest = min(longest, family.most_tokens(pipe) or longest)
     counts = family.count_tokens(pipe, captions, weighted=weighted)
     over = [(caption, count) for caption, count in zip(captions, counts, strict=True) if count > longest]
     if over:
         most = max(count for _, count in over)
-        named = "; ".join(f'"{caption[:60]}..." ({count})' for caption, count in over[:NAMED])
+        called = names or {}
+        named = "; ".join(f'{called.get(one, "")} "{one[:60]}..." ({count})'.strip() for one, count in over[:NAMED])
         more = f" and {len(over) - NAMED} more" if len(over) > NAMED else ""
-        have = "1 caption has" if len(over) == 1 else f"{len(over)} captions have"
+        have = f"1 {thing} has" if len(over) == 1 else f"{len(over)} {thing}s have"
         wanted = -(-most // CHUNK) * CHUNK
         room = LONGEST if family.most_tokens(pipe) is None else longest
-        remedy = f", or read more with --captions.longest {wanted}" if wanted <= room else ""
-        raise DataError(
-            f"{have} over {longest} tokens: {named}{more}; shorten them (sdtune caption DATASET --mode edit "
-            f"--max-tokens {longest}){remedy}"
-        )
+        it = "it" if len(over) == 1 else "them"
+        how = f" ({remedy.format(longest=longest)})" if remedy else ""
+        else_more = f", or read more with --captions.longest {wanted}" if remedy and wanted <= room else ""
+        raise DataError(f"{have} over {longest} tokens: {named}{more}; shorten {it}{how}{else_more}")
     long = [caption for caption, count in zip(captions, counts, strict=True) if count > CHUNK]
     chunks = family.count_chunks(pipe, long, weighted=weighted) if long else [1]
     return Reading(max(chunks), clip_skip, weighted)
+
+
+def _must_weigh_sanely(captions: Sequence[str]) -> None:
+    """Stop at a weight from which nothing but NaN could come."""
+    for caption in captions:
+        heavy = next((weight for _, weight in by_weight(caption) if not abs(weight) <= HEAVIEST), None)
+        if heavy is not None:
+            raise DataError(f'"{caption[:60]}": a weight of {heavy:g}; give one from -{HEAVIEST} to {HEAVIEST}')
 
 
 def encode_captions(
@@ -77,8 +104,11 @@ def encode_captions(
 ) -> Telling[Told]:
     """Encodes what the store lacks, telling how many; the text encoders are left on the device."""
     encoders = [(name, part) for name in family.text_encoders if (part := getattr(pipe, name)) is not None]
-    identity = tuple(identity_of(part) for _, part in encoders) if store.folder else ()
-    facts = (family.name, identity, reading.chunks, reading.clip_skip, reading.weighted)
+    facts: tuple[object, ...] = (family.name, reading.chunks, reading.clip_skip, reading.weighted)
+    if store.folder:
+        tokenizers = (getattr(pipe, name.replace("text_encoder", "tokenizer")) for name, _ in encoders)
+        identity = [identity_of(part) for _, part in encoders] + [_words_of(one) for one in tokenizers]
+        facts += (tuple(identity), maker_of(device))
     keys = {caption: key_of("caption", caption, *facts) for caption in captions}
     damaged = len(store.damaged)
     missing = [caption for caption, key in keys.items() if not is_whole(store, key)]
@@ -101,6 +131,15 @@ def encode_captions(
         speed = done / (time.monotonic() - began)
         yield Progress("encoding captions", len(keys) - len(missing) + done, len(keys), speed)
     return Told(keys, store)
+
+
+def _words_of(tokenizer: Any) -> str:
+    """A hash of how a tokenizer reads: its words and merges, its marks, its padding."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    marks = sorted((name, str(mark)) for name, mark in tokenizer.special_tokens_map.items())
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return key_of(words, repr(marks), repr(ids), str(tokenizer.padding_side))
 
 
 def let_go(family: Family, pipe: Any) -> None:
@@ -134,6 +173,13 @@ def tell_of_damaged(count: int) -> Telling[None]:
     if count:
         told = "1 damaged entry, which is" if count == 1 else f"{count} damaged entries, which are"
         yield Warned(f"cache: {told} encoded again")
+
+
+def moved(conditioning: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Conditioning:
+    """On a device and in the denoiser's type, but for numbers of pixels, which bf16 would round."""
+    return {
+        name: value.to(device) if name in PIXELS else value.to(device, dtype) for name, value in conditioning.items()
+    }
 
 
 def stack(conditionings: Sequence[Mapping[str, Tensor]]) -> Conditioning:

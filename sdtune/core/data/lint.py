@@ -102,7 +102,7 @@ def _too_long(captions: Captions, count: Counter) -> Iterator[Problem]:
     names = sorted((name for name, length in lengths.items() if length > LIMIT), key=lambda name: -lengths[name])
     if names:
         longest = f"the longest {count.about}{lengths[names[0]]}"
-        told = f"{_captions(names)} {_have(names)} more than {LIMIT} tokens, {longest}: CLIP reads no further"
+        told = f"{_captions(names)} {_have(names)} more than {LIMIT} tokens, {longest}: most trainers cut the rest"
         yield _problem("long", told, f"say what matters first, or cut with {EDIT} --max-tokens {LIMIT}", names)
 
 

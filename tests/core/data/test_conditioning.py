@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from sdtune.core.data import conditioning
 from sdtune.core.data.cache import Store
-from sdtune.core.data.conditioning import Reading, encode_captions, let_go, reading_for, stack
+from sdtune.core.data.conditioning import Reading, encode_captions, let_go, moved, reading_for, stack
 from sdtune.core.families import family_named
 from sdtune.core.reports import Progress
 from sdtune.errors import DataError
@@ -26,8 +27,8 @@ def pipe() -> Any:
     return tiny.pipeline("sd1")
 
 
-def reading(pipe: Any, captions: list[str], longest: int = 225) -> Reading:
-    return reading_for(captions, FAMILY, pipe, longest=longest, clip_skip=None, weighted=False)
+def reading(pipe: Any, captions: list[str], **more: Any) -> Reading:
+    return reading_for(captions, FAMILY, pipe, **{"longest": 225, "clip_skip": None, "weighted": False} | more)
 
 
 def test_equal_captions_are_encoded_once_each_as_it_would_be_alone(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,12 +60,20 @@ def test_a_run_reads_all_at_the_length_of_the_longest(pipe: Any) -> None:
 
 
 def test_too_long_captions_are_refused_by_name_with_what_would_do(pipe: Any) -> None:
+    names, remedy = {"zebra " * 100: "z.png"}, "sdtune caption data --mode edit --max-tokens {longest}"
     with pytest.raises(DataError) as caught:
-        reading(pipe, ["a red apple", "zebra " * 100], longest=75)
+        reading(pipe, ["a red apple", "zebra " * 100], longest=75, thing="caption", names=names, remedy=remedy)
     (line,) = caught.value.problems
-    assert line.startswith("1 caption has over 75 tokens")
-    assert '"zebra zebra' in line
-    assert "--captions.longest" in line
+    assert line.startswith('1 caption has over 75 tokens: z.png "zebra zebra')
+    assert "shorten it (sdtune caption data --mode edit --max-tokens 75), or read more with --captions.longest" in line
+    with pytest.raises(DataError, match=r"1 prompt has over 75 tokens.*; shorten it$"):
+        reading(pipe, ["zebra " * 100], longest=75)
+
+
+def test_a_weight_that_gives_no_numbers_is_refused(pipe: Any) -> None:
+    with pytest.raises(DataError, match='"a \\(disc:99999999999\\)": a weight of 1e\\+11; give one from -100 to 100'):
+        reading(pipe, ["a (disc:99999999999)"], weighted=True)
+    assert reading(pipe, ["a (disc:99999999999)"]).chunks == 1
 
 
 @pytest.mark.parametrize(
@@ -90,6 +99,36 @@ def test_one_entry_a_caption_and_way_of_reading(change: dict[str, Any], new: int
         change.get("captions", ["a red apple", "a blue disc"]), change.get("reading", Reading()), change.get("seed", 0)
     )
     assert len(files(tmp_path / "cache")) == 2 + new
+
+
+def test_another_tokenizer_reads_anew(tmp_path: Path) -> None:
+    def encode(change: str) -> int:
+        pipe = tiny.pipeline("sd1")
+        if change == "merges":
+            pipe.tokenizer = CLIPTokenizer(pipe.tokenizer.get_vocab(), [("d", "i")], model_max_length=77)
+        elif change == "padding":
+            pipe.tokenizer.pad_token = "!"
+        result(encode_captions(["a blue disc"], FAMILY, pipe, CPU, Reading(), Store(tmp_path / "cache", 0)))
+        return len(files(tmp_path / "cache"))
+
+    assert [encode(change) for change in ("", "", "merges", "padding")] == [1, 1, 2, 3]
+
+
+def test_other_threads_read_anew_as_their_last_digits_differ(pipe: Any, tmp_path: Path) -> None:
+    for threads in (1, 2, 1):
+        torch.set_num_threads(threads)
+        try:
+            result(encode_captions(["a"], FAMILY, pipe, CPU, Reading(), Store(tmp_path / "cache", 0)))
+        finally:
+            torch.set_num_threads(1)
+    assert len(files(tmp_path / "cache")) == 2
+
+
+def test_numbers_of_pixels_are_not_rounded() -> None:
+    told = {"time_ids": torch.tensor([[835.0, 1365.0]]), "text_embeds": torch.tensor([[835.0]])}
+    there = moved(told, CPU, torch.bfloat16)
+    assert there["time_ids"].tolist() == [[835.0, 1365.0]]
+    assert there["text_embeds"].dtype == torch.bfloat16
 
 
 def test_encoders_are_let_go() -> None:
