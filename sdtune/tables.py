@@ -82,6 +82,11 @@ class Buckets(Spec):
     square: bool = False
     """Crop every image to a square."""
 
+    @field_validator("step", mode="before")
+    @classmethod
+    def _number(cls, step: object) -> object:
+        return int(step) if isinstance(step, str) and step.isdecimal() else step
+
 
 class Cache(Spec):
     """What is kept of encoding images and captions, so that it is done once."""

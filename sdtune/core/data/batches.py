@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdtune.core.data.cache import Store
-from sdtune.core.data.conditioning import Conditioning, entry, stack
+from sdtune.core.data.conditioning import Conditioning, entry, moved, stack
 from sdtune.core.data.encode import Encoded, Version
 from sdtune.core.data.plan import Stream
 from sdtune.core.data.wordings import worded, wordings
@@ -40,7 +40,7 @@ class Batch:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """On a device; latents, weights and masks stay fp32, the conditioning takes the denoiser's type."""
-        conditioning = {name: value.to(device, dtype) for name, value in self.conditioning.items()}
+        conditioning = moved(self.conditioning, device, dtype)
         masks = self.masks if self.masks is None else self.masks.to(device)
         return Batch(self.latents.to(device), conditioning, self.weights.to(device), masks, self.captions, self.names)
 
