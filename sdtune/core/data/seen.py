@@ -88,6 +88,7 @@ def see(
         raise DataError(f"no image is large enough for any bucket; {LARGER}")
     rows = _tallies(found)
     yield Bucketed(tuple(resolutions), rows)
+    yield from _tell_of_unused(found, resolution, buckets)
     yield from _warn_of_losses(found, resolution)
     return found
 
@@ -120,9 +121,14 @@ def _sizes(example: Example, resolution: int, buckets: Buckets) -> list[tuple[in
     first = bucket_for(width, height, resolution, step=step, upscale=buckets.upscale, square=square)
     if first is None:
         return []
-    more = (bucket_for(width, height, one, step=step, square=square) for one in buckets.also)
-    fitting = (size for size in more if max(size[0] / width, size[1] / height) <= buckets.upscale)
-    return list(dict.fromkeys((first, *fitting)))
+    return list(dict.fromkeys((first, *(size for one in buckets.also if (size := _larger(example, one, buckets))))))
+
+
+def _larger(example: Example, resolution: int, buckets: Buckets) -> tuple[int, int] | None:
+    """The bucket of a further resolution, None where the image is too small for it."""
+    width, height = example.width, example.height
+    size = bucket_for(width, height, resolution, step=buckets.step, square=buckets.square)
+    return size if max(size[0] / width, size[1] / height) <= buckets.upscale else None
 
 
 def _tallies(seen: Sequence[Seen]) -> tuple[Tally, ...]:
@@ -150,6 +156,15 @@ def _tell_of_small(
     )
 
 
+def _tell_of_unused(seen: Sequence[Seen], resolution: int, buckets: Buckets) -> Telling[None]:
+    """Resolutions at which no image is shown."""
+    further = [one for one in dict.fromkeys(buckets.also) if one != resolution]
+    unused = [one for one in further if not any(_larger(shown.example, one, buckets) for shown in seen)]
+    if unused:
+        named = ", ".join(str(one) for one in unused)
+        yield Warned(f"no image is large enough for --buckets.also {named}; {LARGER}")
+
+
 def _warn_of_losses(seen: Sequence[Seen], resolution: int) -> Telling[None]:
     """Images of which much is cut away, or that are seen smaller than the others."""
     lost = [(cropped(one.example.width, one.example.height, one.sizes[0]), one.example.path.name) for one in seen]
@@ -157,7 +172,8 @@ def _warn_of_losses(seen: Sequence[Seen], resolution: int) -> Telling[None]:
     if much:
         named = ", ".join(f"{name} {share:.0%}" for share, name in much[:NAMED])
         more = f" and {len(much) - NAMED} more" if len(much) > NAMED else ""
-        yield Warned(f"much is cropped away of {_images(len(much))} ({named}{more}); cut them into several pictures")
+        it = "it" if len(much) == 1 else "them"
+        yield Warned(f"much is cropped away of {_images(len(much))} ({named}{more}); cut {it} into several pictures")
     small = [one.example for one in seen if one.sizes[0][0] * one.sizes[0][1] < SMALL * resolution**2]
     if small:
         named = ", ".join(one.path.name for one in small[:NAMED])

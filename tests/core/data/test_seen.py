@@ -84,9 +84,27 @@ def test_images_that_lose_much_or_are_seen_small_are_named() -> None:
     """Of 1200 x 128, halved to 600 x 64 in the widest bucket of 256 x 64, 344 of 600 are cut off."""
     _, told = shown([example(0), example(1, 1200, 128), example(2, 60, 60)])
     assert [report.text for report in told if isinstance(report, Warned)] == [
-        "much is cropped away of 1 image (1.png 57%); cut them into several pictures",
+        "much is cropped away of 1 image (1.png 57%); cut it into several pictures",
         "1 image is too small for 128 x 128 and in smaller buckets (2.png)",
     ]
+
+
+def test_images_that_lose_much_are_cut_each() -> None:
+    _, told = shown([example(0), example(1, 1200, 128), example(2, 1200, 128)])
+    (text,) = [report.text for report in told if isinstance(report, Warned)]
+    assert text == "much is cropped away of 2 images (2.png 57%, 1.png 57%); cut them into several pictures"
+
+
+def test_a_further_resolution_that_no_image_is_large_enough_for_is_told() -> None:
+    examples = [example(0), example(1, 240, 240)]
+    for also, named in (((256, 512, 1024), "512, 1024"), ((1024, 1024), "1024")):
+        found, told = shown(examples, buckets={"also": also})
+        (text,) = [report.text for report in told if isinstance(report, Warned)]
+        assert text.startswith(f"no image is large enough for --buckets.also {named}; give larger images, or allow")
+        assert [one.sizes for one in found] == [[(128, 128)], [(128, 128), *([(256, 256)] if 256 in also else [])]]
+    for also in ((), (128,), (256,), (64, 256)):
+        _, told = shown(examples, buckets={"also": also})
+        assert not [report for report in told if isinstance(report, Warned)]
 
 
 def test_images_too_small_for_any_bucket_are_named_or_left_out() -> None:
