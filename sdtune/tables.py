@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,15 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from sdtune.choices.spec import Spec, setting
+
+NO_WORD = "{}()[]|,:\\"
+"""signs of wildcards, weights and tags, that a new word cannot have"""
+
+
+def _on_one_line(text: str | None) -> str | None:
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text or ""):
+        raise ValueError("should be on one line, without control characters")
+    return text.strip() if text else text
 
 
 class Folder(Spec):
@@ -27,6 +37,11 @@ class Folder(Spec):
     """Its own trigger word, in place of data.trigger; put before every caption of the folder that lacks it."""
     caption: str | None = Field(None, min_length=1)
     """What its images without a caption show."""
+
+    @field_validator("trigger")
+    @classmethod
+    def _one_word(cls, trigger: str | None) -> str | None:
+        return Data._one_word(trigger)
 
 
 class Data(Spec):
@@ -46,7 +61,7 @@ class Data(Spec):
     caption_from_filename: bool = setting(False, "--caption-from-filename", place=12)
     """An image without a caption takes its file's name: red_apple.png becomes "red apple"."""
     skip_bad: bool = setting(False, "--skip-bad", place=13)
-    """Leave out images that cannot be read, instead of refusing to start."""
+    """Leave out images that cannot be used (damaged, too small, with a black mask), instead of refusing to start."""
     follow_links: bool = setting(False, "--follow-links", place=15)
     """Read images and captions that are links to files elsewhere, as in a download cache."""
 
@@ -60,9 +75,9 @@ class Data(Spec):
     @field_validator("trigger")
     @classmethod
     def _one_word(cls, trigger: str | None) -> str | None:
-        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in trigger or ""):
-            raise ValueError("should be on one line, without control characters")
-        return trigger.strip() if trigger else trigger
+        if re.search(r"\{.*\|.*\}|\|\|\|", trigger or ""):
+            raise ValueError("should have neither {a|b} nor |||, which captions read otherwise")
+        return _on_one_line(trigger)
 
     @property
     def all_folders(self) -> tuple[Folder, ...]:
@@ -151,7 +166,9 @@ class Token(Spec):
     @field_validator("word")
     @classmethod
     def _one_word(cls, word: str | None) -> str | None:
-        return Data._one_word(word)
+        if set(word or "") & set(NO_WORD):
+            raise ValueError(f"should have none of {' '.join(NO_WORD)}, which prompts and captions read otherwise")
+        return _on_one_line(word)
 
 
 class Augment(Spec):
@@ -200,6 +217,11 @@ class Priors(Spec):
     """What --prior draws, as "a dog"."""
     weight: float = Field(1.0, ge=0, le=1000)
     """How much they count (those in reg/, too), beside 1 for the others."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_line(cls, prompt: str | None) -> str | None:
+        return _on_one_line(prompt)
 
 
 class KeepBase(Spec):
@@ -290,6 +312,11 @@ class Prior(Spec):
     """What --prior draws, as "a dog"."""
     model: str = setting("mini", "--model", "-m", place=14, min_length=1)
     """Base model that draws them."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_line(cls, prompt: str | None) -> str | None:
+        return _on_one_line(prompt)
 
 
 class Wording(Spec):

@@ -15,9 +15,11 @@ from sdtune.choices.samplers import DPMpp2M
 from sdtune.config import TrainLora
 from sdtune.core import lora_file
 from sdtune.core.data.encode import as_looked_at
+from sdtune.core.data.folder import Example
 from sdtune.core.data.inputs_sheet import chosen, inputs_sheet
+from sdtune.core.data.masks import mask_for
 from sdtune.core.data.seen import Seen
-from sdtune.core.data.views import show
+from sdtune.core.data.views import View, show, show_mask
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.embedding import embedding_path, save_embedding
 from sdtune.core.families import Family
@@ -29,6 +31,9 @@ from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.core.training import images_a_step
 from sdtune.errors import DataError, SdtuneError
+from sdtune.tables import Masking
+
+PALE = 0.75  # of white, over what does not count
 
 
 @dataclass(frozen=True)
@@ -127,22 +132,34 @@ class Results:
         return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
 
 
-def show_inputs(run: RunFolder, seen: Sequence[Seen]) -> Telling[None]:
-    """Up to 16 images as the model sees them, on one sheet."""
+def show_inputs(run: RunFolder, seen: Sequence[Seen], masking: Masking) -> Telling[None]:
+    """Up to 16 images as the model sees them, on one sheet; what their masks leave out is pale."""
     views = [[view for views in one.versions for view in views] for one in seen]
     cells = [(seen[image].example, views[image][view]) for image, view in chosen([len(one) for one in views])]
     shown = []
     for example, view in cells:
         try:
-            shown.append((show(as_looked_at(example).image, view), view, example.caption))
+            image = _paled(show(as_looked_at(example).image, view), example, view, masking)
         except DataError as error:
             what = str(error).partition(";")[0]
             yield Warned(f"{what}; training goes on with it as it was, and {run.inputs.name} leaves it out")
+            continue
+        kind = ", for regularisation" if example.prior else ""
+        name = f"{example.path.name} ({example.width} x {example.height}{kind})"
+        shown.append((image, view, example.caption, name))
     if not shown:
         return
     picture = inputs_sheet(shown)
     write_atomically(run.inputs, lambda path: picture.save(path))
     yield Saved("inputs", run.inputs)
+
+
+def _paled(image: Image.Image, example: Example, view: View, masking: Masking) -> Image.Image:
+    mask, _ = mask_for(example.path, example.mask, masking.use)
+    if mask is None:
+        return image
+    pale = Image.blend(image, Image.new("RGB", image.size, "white"), PALE)
+    return Image.composite(image, pale, show_mask(mask, view, (example.width, example.height)))
 
 
 def facts_of(config: TrainLora, name: str, identity: Identity, prediction: str, images: int) -> dict[str, str]:

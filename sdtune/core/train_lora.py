@@ -18,6 +18,7 @@ from sdtune.core.draws import generator
 from sdtune.core.embedding import check_word, embedding_path
 from sdtune.core.families import Family, family_named
 from sdtune.core.feeding import feed, plain_wording
+from sdtune.core.home import from_home
 from sdtune.core.inpainting import check_task
 from sdtune.core.new_word import check_said, check_word_early
 from sdtune.core.priors import as_examples, check_priors, draw_priors
@@ -25,6 +26,7 @@ from sdtune.core.reports import Note, Saved, Telling, Trained, Warned
 from sdtune.core.results import Results, facts_of, show_inputs, try_next
 from sdtune.core.run_folder import RunFolder
 from sdtune.core.training import accelerator_for, images_a_step, train
+from sdtune.core.unused import unused_settings
 from sdtune.errors import ConfigError
 
 
@@ -32,7 +34,9 @@ def train_lora(config: TrainLora) -> Telling[None]:
     """Trains and tells of it; closing the iterator between steps leaves the LoRA as far as it came."""
     identity = model.identify(config.model)
     family = family_named(identity.family)
-    config = refine(config, family.defaults, own_settings(config), task_settings(config, identity))
+    config = refine(from_home(config), family.defaults, own_settings(config), task_settings(config, identity))
+    for told in unused_settings(config, family):
+        yield Warned(told)
     _check(config, family)
     check_task(config.task.kind, identity, family.title)
     check_priors(config, identity)
@@ -89,7 +93,7 @@ def train_lora(config: TrainLora) -> Telling[None]:
     facts = facts_of(config, run.name, identity, process.prediction, len(seen))
     results = Results(config, family, pipe, net, fed, run, prompts, facts)
     try:
-        yield from show_inputs(run, seen)
+        yield from show_inputs(run, seen, config.mask)
         before = yield from results.draw(0)
     except BaseException:
         run.discard()

@@ -10,6 +10,8 @@ from functools import cache, lru_cache
 from typing import overload
 
 WIDEST = 4.0  # side to side, as prepare keeps them; what is longer is cropped
+COARSE = 8  # steps a side, and fewer
+LEAST = 0.7  # of the area, on a coarse grid
 EXACT = 1e-9  # shares and factors nearer than this are equal
 
 Size = tuple[int, int]
@@ -43,9 +45,12 @@ def bucket_sizes(resolution: int, step: int | None = None) -> list[Size]:
     area = resolution * resolution
     sizes = {(resolution, resolution)}
     for width in range(step, int(resolution * math.sqrt(WIDEST)) + step, step):
-        height = area // width // step * step
-        if height and max(width, height) <= WIDEST * min(width, height):
-            sizes |= {(width, height), (height, width)}
+        highest = area // width // step * step
+        # On a coarse grid 128 x 128 and 160 x 96 would have nothing between them.
+        lower = highest - step if resolution < COARSE * step and width * (highest - step) >= LEAST * area else highest
+        for height in {highest, lower}:
+            if height and max(width, height) <= WIDEST * min(width, height):
+                sizes |= {(width, height), (height, width)}
     return sorted(sizes)
 
 

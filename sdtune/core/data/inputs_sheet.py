@@ -13,7 +13,7 @@ MOST = 16  # images on a sheet
 COLUMNS = 4
 CELL = 256, 320  # pixels that an image has at most
 LETTERS = 14  # pixels
-LINES = 3, 2  # of what was done, and of the caption
+LINES = 4, 2  # of what was done, and of the caption
 GROUND, DARK, GREY = "#ececec", "#1a1a1a", "#5c5c5c"  # not white, so that the edges of white pictures are seen
 
 
@@ -29,11 +29,14 @@ def chosen(views: Sequence[int]) -> list[tuple[int, int]]:
     return sorted(found[:MOST])
 
 
-def inputs_sheet(shown: Sequence[tuple[Image.Image, View, str]]) -> Image.Image:
+def inputs_sheet(shown: Sequence[tuple[Image.Image, View, str, str]]) -> Image.Image:
     """Each image as it is shown, in rows of four, over what was done to it and its caption, which may say so."""
     font = ImageFont.load_default(LETTERS)
     line = round(LETTERS * 1.3)
-    cells = [(_fitted(image), _lines(done(view), caption + view.said, font)) for image, view, caption in shown[:MOST]]
+    cells = [
+        (_fitted(image), _lines(f"{name}: {done(view)}", caption + view.said, font))
+        for image, view, caption, name in shown[:MOST]
+    ]
     rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     heights = [max(image.height for image, _ in row) for row in rows]
     below = [GAP // 2 + line * max(len(lines) for _, lines in row) + 2 * GAP for row in rows]

@@ -44,6 +44,7 @@ def test_every_image_is_there_whole_and_undistorted(shapes: list[tuple[int, int]
             Image.new("RGB", (width * 8, height * 8), colour),
             plain(width * 8, height * 8),
             "a caption of some words " * 9,
+            "a.png",
         )
         for (width, height), colour in zip(shapes, COLOURS, strict=False)
     ]
@@ -63,7 +64,7 @@ def test_words_stand_below_each_image_and_not_in_it() -> None:
 
     def ink(caption: str, said: str = "") -> int:
         view = View((512, 512), (0.0, 0.0, 512.0, 512.0), said=said)
-        page = numpy.asarray(inputs_sheet([(image, view, caption)])).astype(int)
+        page = numpy.asarray(inputs_sheet([(image, view, caption, "a.png")])).astype(int)
         return int((page.max(axis=2) < 0xC0).sum())
 
     assert 0 < ink("") < ink("an apple") < ink("an apple and two pears")
@@ -73,7 +74,7 @@ def test_words_stand_below_each_image_and_not_in_it() -> None:
 
 
 def test_at_most_sixteen_in_rows_of_four() -> None:
-    cell = (Image.new("RGB", (64, 64), "#ff0000"), plain(64, 64), "")
+    cell = (Image.new("RGB", (64, 64), "#ff0000"), plain(64, 64), "", "a.png")
     page = inputs_sheet([cell] * 40)
     assert (CELL[0] * CELL[0] * 16, (255, 0, 0)) in (page.getcolors(2**20) or [])
     assert page.width < 4.5 * CELL[0]
