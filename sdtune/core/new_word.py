@@ -10,6 +10,8 @@ import torch
 from sdtune.config import TrainLora
 from sdtune.core import model
 from sdtune.core.data.folder import Example, with_trigger
+from sdtune.core.data.weights import without_weights
+from sdtune.core.data.wordings import triggers_of, wordings
 from sdtune.core.embedding import check_word, embedding_path
 from sdtune.core.families import Family
 from sdtune.core.reports import Telling, Warned
@@ -31,13 +33,26 @@ def check_word_early(config: TrainLora, identity: model.Identity, family: Family
 
 
 def check_said(config: TrainLora, examples: Sequence[Example]) -> None:
-    """Stop at a word that no caption of the images to learn has, as where another trigger stands in its place."""
+    """Stop at a word that no caption of the images to learn says, as where another trigger stands in its place."""
     word = config.token.word
-    said = [caption for one in examples if not one.prior for caption in one.captions if caption]
-    if not word or any(with_trigger(caption, word) == caption for caption in said):
+    if not word:
         return
-    if said:
-        remedy = "write it into captions, or give no other trigger, and it is put before them"
-    else:
+    said = [caption for one in examples if not one.prior for caption in one.captions if caption]
+    if not said:
         remedy = f"leave it out, since the task {config.task.kind} has no captions"
-    raise ConfigError(f"token.word (--new-token): no caption has {word}, so it cannot be learned; {remedy}")
+        raise ConfigError(f"token.word (--new-token): no caption has {word}, so it cannot be learned; {remedy}")
+    if config.captions.dropout == 1:
+        remedy = "give less, such as 0.05, or leave --new-token out"
+        raise ConfigError(f"captions.dropout: 1 leaves out every caption, so {word} cannot be learned; {remedy}")
+    if not any(_is_read(word, caption, config) for caption in said):
+        remedy = "write it into captions, or give no other trigger, and it is put before them"
+        raise ConfigError(f"token.word (--new-token): no caption has {word}, so it cannot be learned; {remedy}")
+
+
+def _is_read(word: str, caption: str, config: TrainLora) -> bool:
+    """Whether the caption says it on its way to the model: some of its wordings, without what weighs."""
+    for text in wordings(caption, config.captions, triggers_of(config)):
+        read = without_weights(text) if config.captions.weights else text
+        if with_trigger(read, word) == read:
+            return True
+    return False

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from sdtune.choices.spec import Spec, kinds_of, literals_of, rows_of, table_of, without_none
+from sdtune.tables import NO_WORD
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
-words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20).filter(str.strip)
+no_controls = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"], exclude_characters=NO_WORD)
+words = st.text(no_controls, min_size=1, max_size=20).filter(str.strip)
 paths = texts.filter(str.strip).map(lambda text: str(Path(text)))
 
 
