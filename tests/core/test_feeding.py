@@ -249,9 +249,9 @@ def test_sdxls_ids_of_plain_images_equal_a_table_made_by_hand(mirrored: bool, sd
     assert time_ids(batches, 20) == {
         "0.png": {(128, 128, 0, 0, 128, 128)},
         "1.png": {(128, 192, 5, 0, 96, 160)},
-        "2.png": {(224, 160, 0, 9, 160, 96)},
+        "2.png": {(224, 160, 3, 0, 128, 96)},
         "3.png": {(256, 256, 0, 0, 128, 128)},
-        "4.png": {(220, 300, 11, 0, 96, 160)},
+        "4.png": {(220, 300, 0, 1, 96, 128)},
     }
 
 
@@ -570,7 +570,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], Callable[[Path], dict[str, An
     "over 75": (
         nothing,
         long_ones,
-        r'"apple apple .*\(90\); shorten them .*, or read more with --captions\.longest 150',
+        r'"apple apple .*\(90\); shorten it .*, or read more with --captions\.longest 150',
     ),
     "black mask": (
         mask_of((64, 64), 0),
@@ -654,7 +654,7 @@ TOLD: dict[str, tuple[Callable[[Path], object], dict[str, Any], list[str]]] = {
         {"augment": {"flip": True}},
         ['augment.flip: 1 of 3 images are not mirrored, since captions speak of writing or of sides ("sign"): 0.png'],
     ),
-    "a large batch": (nothing, {"batch_size": 9}, ["--batch-size 9: there are 3 images, so a batch holds 3"]),
+    "a large batch": (nothing, {"batch_size": 9}, ["--batch-size 9: there are 3 images to learn, so a batch holds 3"]),
 }
 
 
