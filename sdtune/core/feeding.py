@@ -17,10 +17,10 @@ from sdtune.core.data.batches import Batches, said_of
 from sdtune.core.data.cache import Store, usual_folder
 from sdtune.core.data.conditioning import Conditioning, encode_captions, let_go, reading_for
 from sdtune.core.data.encode import Holes, encode_images_of
-from sdtune.core.data.folder import in_command, with_trigger
+from sdtune.core.data.folder import in_command, triggers_of, with_trigger
 from sdtune.core.data.plan import Stream
 from sdtune.core.data.seen import Seen
-from sdtune.core.data.wordings import triggers_of, wordings
+from sdtune.core.data.wordings import wordings
 from sdtune.core.embedding import add_word
 from sdtune.core.everyday import PROMPTS
 from sdtune.core.families import Family

@@ -9,9 +9,9 @@ import torch
 
 from sdtune.config import TrainLora
 from sdtune.core import model
-from sdtune.core.data.folder import Example, with_trigger
+from sdtune.core.data.folder import Example, triggers_of, with_trigger
 from sdtune.core.data.weights import without_weights
-from sdtune.core.data.wordings import triggers_of, wordings
+from sdtune.core.data.wordings import wordings
 from sdtune.core.embedding import check_word, embedding_path
 from sdtune.core.families import Family
 from sdtune.core.reports import Telling, Warned

@@ -19,9 +19,8 @@ from PIL import Image
 from sdtune.config import Sample, TrainLora, drawing_settings, refine
 from sdtune.core import hub
 from sdtune.core.data.cache_folder import PRIORS, usual_folder
-from sdtune.core.data.folder import Example, with_trigger
+from sdtune.core.data.folder import Example, triggers_of, with_trigger
 from sdtune.core.data.image_file import contents
-from sdtune.core.data.wordings import triggers_of
 from sdtune.core.families import Family
 from sdtune.core.identity import Identity
 from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling, Warned

@@ -237,9 +237,9 @@ def sdxl() -> Any:
 def test_sdxls_ids_of_plain_images_equal_a_table_made_by_hand(mirrored: bool, sdxl: Any, tmp_path: Path) -> None:
     """Height and width of the original, top and left of the crop as scaled, height and width as shown.
 
-    The nearest bucket of 192 x 128 is 160 x 96: scaled by 5/6 to 160 x 106.7, 5.3 are cut off above. 160 x 224 falls into
-    96 x 128: scaled by 3/5 to 96 x 134.4, 3.2 above; 256 x 256 is halved; 300 x 220 into 128 x 96: scaled by 0.436 to
-    130.9 x 96, 1.5 at the left. A centred crop has as much at either side, so mirrored ones are alike.
+    The nearest bucket of 192 x 128 is 160 x 96: scaled by 5/6 to 160 x 106.7, 5.3 are cut off above. 160 x 224 falls
+    into 96 x 128: scaled by 3/5 to 96 x 134.4, 3.2 above; 256 x 256 is halved; 300 x 220 into 128 x 96: scaled by
+    0.436 to 130.9 x 96, 1.5 at the left. A centred crop has as much at either side, so mirrored ones are alike.
     """
     sizes = ((128, 128), (192, 128), (160, 224), (256, 256), (300, 220))
     data = pictures.folder(tmp_path, 5, sizes)

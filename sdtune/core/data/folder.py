@@ -156,6 +156,12 @@ def with_trigger(caption: str, trigger: str | None) -> str:
     return caption if there else f"{trigger}, {caption}"
 
 
+def triggers_of(config: TrainLora) -> tuple[str, ...]:
+    """The words that stand for what is learned; tags that hold one are never dropped."""
+    told = [config.data.trigger, config.token.word, *(folder.trigger for folder in config.data.folders)]
+    return tuple(dict.fromkeys(word for word in told if word))
+
+
 def _arranged(config: TrainLora) -> list[_Arranged]:
     """Every folder by names and texts alone; raises DataError with what is wrong with any of them."""
     problems = check_places([(folder.path, folder.prior) for folder in config.data.all_folders])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator
 
-from sdtune.config import TrainLora
 from sdtune.core.data.folder import with_trigger
 from sdtune.core.data.tags import tags_of
 from sdtune.core.draws import generator
@@ -15,12 +14,6 @@ from sdtune.tables import Captions
 
 SEPARATOR = "|||"
 """kohya's: tags before it stay where they are, and those after a second one, too"""
-
-
-def triggers_of(config: TrainLora) -> tuple[str, ...]:
-    """The words that stand for what is learned; tags that hold one are never dropped."""
-    told = [config.data.trigger, config.token.word, *(folder.trigger for folder in config.data.folders)]
-    return tuple(dict.fromkeys(word for word in told if word))
 
 
 def varies(caption: str, settings: Captions, triggers: Sequence[str] = ()) -> bool:

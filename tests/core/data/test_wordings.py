@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdtune.config import TrainLora, resolve
-from sdtune.core.data.wordings import triggers_of, varies, worded, wordings
+from sdtune.core.data.folder import triggers_of
+from sdtune.core.data.wordings import varies, worded, wordings
 from sdtune.core.draws import generator
 from sdtune.tables import Captions
 
