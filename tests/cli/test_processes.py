@@ -260,7 +260,7 @@ def test_without_a_terminal_there_are_lines() -> None:
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_prepare_leaves_at_once_with_all_its_processes_and_goes_on(number: int, code: int, tmp_path: Path) -> None:
-    folder = pictures.folder(tmp_path / "in", 300, ((256, 256),))
+    folder = pictures.folder(tmp_path / "in", 300, ((256, 400),))
     command = [sys.executable, "-m", "sdtune", "prepare", str(folder), "--out", str(tmp_path / "out"), "--json"]
     command += ["--resolution", "256", "--workers", "2", "--judge.likeness", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
