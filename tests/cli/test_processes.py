@@ -263,7 +263,14 @@ def test_prepare_leaves_at_once_with_all_its_processes_and_goes_on(number: int, 
     folder = pictures.folder(tmp_path / "in", 300, ((256, 400),))
     command = [sys.executable, "-m", "sdtune", "prepare", str(folder), "--out", str(tmp_path / "out"), "--json"]
     command += ["--resolution", "256", "--workers", "2", "--judge.likeness", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup it would be ignored
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         while "preparing" not in (line := process.stdout.readline()):
