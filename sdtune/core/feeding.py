@@ -14,8 +14,9 @@ import torch
 from sdtune.choices.tasks import Inpainting
 from sdtune.config import TrainLora
 from sdtune.core.data.batches import Batches, said_of
-from sdtune.core.data.cache import Store, usual_folder
-from sdtune.core.data.conditioning import Conditioning, encode_captions, let_go, reading_for
+from sdtune.core.data.cache import Store
+from sdtune.core.data.cache_folder import folder_of
+from sdtune.core.data.conditioning import Conditioning, encode_captions, let_go, reader_of, reading_for
 from sdtune.core.data.encode import Holes, encode_images_of
 from sdtune.core.data.folder import in_command, triggers_of, with_trigger
 from sdtune.core.data.plan import Stream
@@ -60,7 +61,7 @@ def store_for(config: TrainLora) -> Store:
     """Where encoded images and captions are kept."""
     told = config.cache
     room = int(told.memory * 1e9) if told.memory else psutil.virtual_memory().available // FREE_SHARE
-    return Store((told.folder or usual_folder()) if told.place == "disk" else None, room)
+    return Store(folder_of(told), room)
 
 
 def feed(
@@ -99,12 +100,12 @@ def feed(
         clip_skip=config.text.clip_skip,
         weighted=config.captions.weights,
     )
-    names = {text: one.example.path.name for one in seen for text in _wordings_of(one, config)}
-    reading = count([*every, *everyday], thing="caption", names=names, remedy=_shorter(config))
+    reading = count([*every, *everyday], thing="caption", name_of=_names_in(seen, config), remedy=_shorter(config))
     of_prompts = count(fixed)  # by themselves, as they are read where the LoRA is used
     texts = [*everyday, *([] if live else every)]
-    told = yield from encode_captions(texts, family, pipe, device, reading, store)
-    shown = yield from encode_captions([] if live else fixed, family, pipe, device, of_prompts, store)
+    reader = reader_of(family, pipe) if store.folder else None
+    told = yield from encode_captions(texts, family, pipe, device, reading, store, reader)
+    shown = yield from encode_captions([] if live else fixed, family, pipe, device, of_prompts, store, reader)
     trained = LiveText(pipe, family, config, device, reading.chunks) if live else None
     if trained is None:
         let_go(family, pipe)
@@ -123,6 +124,16 @@ def feed(
         [told(text) for text in everyday],
         trained,
     )
+
+
+def _names_in(seen: Sequence[Seen], config: TrainLora) -> Callable[[str], str]:
+    """The file of the last image that a text is said of, "" where it is of none."""
+
+    def name_of(text: str) -> str:
+        saying = (one for one in reversed(seen) if text in _wordings_of(one, config))
+        return next((one.example.path.name for one in saying), "")
+
+    return name_of
 
 
 def _wordings_of(one: Seen, config: TrainLora) -> list[str]:

@@ -12,18 +12,19 @@ def from_home(config: TrainLora) -> TrainLora:
     """The same settings, with ~ at the front of the cache's and the data's folders spelt out."""
     data, cache = config.data, config.cache
     if cache.folder:
-        cache = cache.model_copy(update={"folder": _expanded(cache.folder)})
+        cache = cache.model_copy(update={"folder": expanded(cache.folder)})
     if data.folder:
-        data = data.model_copy(update={"folder": _expanded(data.folder)})
+        data = data.model_copy(update={"folder": expanded(data.folder)})
     if data.folders:
-        folders = tuple(one.model_copy(update={"path": _expanded(one.path)}) for one in data.folders)
+        folders = tuple(one.model_copy(update={"path": expanded(one.path)}) for one in data.folders)
         data = data.model_copy(update={"folders": folders})
     changed: dict[str, Spec] = {"data": data} if data != config.data else {}
     changed |= {"cache": cache} if cache != config.cache else {}
     return config.model_copy(update=changed)
 
 
-def _expanded(place: Path) -> Path:
+def expanded(place: Path) -> Path:
+    """With ~ at its front spelt out, where it can be."""
     try:
         return place.expanduser()
     except RuntimeError:  # a ~name of nobody on this machine

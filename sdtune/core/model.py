@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sdtune.core import hub
 from sdtune.core.families import Family, families, family_named
 from sdtune.core.header import refuse_pickle, what_is
+from sdtune.core.home import expanded
 from sdtune.core.identity import Identity
 from sdtune.core.model_file import identify_file, load_file
 from sdtune.core.model_folder import check_weights, family_of_folder, is_for_inpainting, load_folder, on_this_machine
@@ -39,7 +40,7 @@ def identify(model: str) -> Identity:
     if model in SHORT_NAMES and model != "mini":
         (family,) = (family for family in families().values() if model in family.models)
         return Identity(model, "hub", SHORT_NAMES[model], family.name)
-    path = _expanded(SHORT_NAMES.get(model, model))
+    path = expanded(Path(SHORT_NAMES.get(model, model)))
     kind = what_is(path, ModelError)
     if kind == "folder":
         name = "mini" if model == "mini" else path.resolve().name
@@ -141,13 +142,6 @@ def _could_be_on_hub(model: str) -> bool:
     owner, _, name = model.partition("@")[0].partition("/")
     is_path = model.startswith((".", "/", "~")) or "\\" in model or Path(model).suffix == ".safetensors"
     return bool(owner and name) and "/" not in name and not is_path and what_is(Path(owner), ModelError) != "folder"
-
-
-def _expanded(place: str) -> Path:
-    try:
-        return Path(place).expanduser()
-    except RuntimeError:  # a ~name of nobody on this machine
-        return Path(place)
 
 
 def _shown(model: str) -> str:

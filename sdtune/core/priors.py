@@ -18,7 +18,7 @@ from PIL import Image
 
 from sdtune.config import Sample, TrainLora, drawing_settings, refine
 from sdtune.core import hub
-from sdtune.core.data.cache_folder import PRIORS, usual_folder
+from sdtune.core.data.cache_folder import PRIORS, folder_of
 from sdtune.core.data.folder import Example, triggers_of, with_trigger
 from sdtune.core.data.image_file import contents
 from sdtune.core.families import Family
@@ -167,8 +167,8 @@ def _stamp_of(file: Path) -> tuple[str, ...]:
 
 def _folder(config: TrainLora, key: str) -> Telling[Path]:
     """Where they are kept; where nothing can be, a folder that goes when the process ends."""
-    if config.cache.place == "disk":
-        folder = (config.cache.folder or usual_folder()) / PRIORS / key
+    if cache := folder_of(config.cache):
+        folder = cache / PRIORS / key
         try:
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)  # used today

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdtune.errors import ConfigError
+from sdtune.tables import Cache
 
 PRIORS = "priors"
 FACTS = "facts.jsonl"
@@ -59,6 +60,11 @@ class Kept:
         if self.kind != "facts" and self.path.suffix != ".jsonl":
             with contextlib.suppress(OSError):  # others lie beside it
                 self.path.parent.rmdir()
+
+
+def folder_of(cache: Cache) -> Path | None:
+    """Where a run's cache lies on disk; None where it is kept in memory alone."""
+    return (cache.folder or usual_folder()) if cache.place == "disk" else None
 
 
 def usual_folder() -> Path:

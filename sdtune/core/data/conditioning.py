@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +62,12 @@ def reading_for(
     clip_skip: int | None,
     weighted: bool,
     thing: str = "prompt",
-    names: Mapping[str, str] | None = None,
+    name_of: Callable[[str], str] | None = None,
     remedy: str = "",
 ) -> Reading:
     """As many chunks as the longest caption needs; raises DataError where one has over `longest` tokens.
 
-    In messages they are called a `thing`, and by `names`; `remedy` is a command that shortens them to {longest}.
+    In messages they are called a `thing`, and as `name_of` says; `remedy` is a command that shortens them to {longest}.
     """
     if weighted:
         _must_weigh_sanely(captions)
@@ -76,8 +76,8 @@ def reading_for(
     over = [(caption, count) for caption, count in zip(captions, counts, strict=True) if count > longest]
     if over:
         most = max(count for _, count in over)
-        called = names or {}
-        named = "; ".join(f'{called.get(one, "")} "{one[:60]}..." ({count})'.strip() for one, count in over[:NAMED])
+        called = name_of or (lambda _: "")
+        named = "; ".join(f'{called(one)} "{one[:60]}..." ({count})'.strip() for one, count in over[:NAMED])
         more = f" and {len(over) - NAMED} more" if len(over) > NAMED else ""
         have = f"1 {thing} has" if len(over) == 1 else f"{len(over)} {thing}s have"
         wanted = -(-most // CHUNK) * CHUNK
@@ -99,23 +99,37 @@ def _must_weigh_sanely(captions: Sequence[str]) -> None:
             raise DataError(f'"{caption[:60]}": a weight of {heavy:g}; give one from -{HEAVIEST} to {HEAVIEST}')
 
 
+def reader_of(family: Family, pipe: Any) -> tuple[str, ...]:
+    """What stands for the weights of the text encoders and for their tokenizers."""
+    parts = [part for part in family.text_encoders if getattr(pipe, part) is not None]
+    tokenizers = (getattr(pipe, part.replace("text_encoder", "tokenizer")) for part in parts)
+    return (*(identity_of(getattr(pipe, part)) for part in parts), *(_words_of(one) for one in tokenizers))
+
+
 def encode_captions(
-    captions: Sequence[str], family: Family, pipe: Any, device: torch.device, reading: Reading, store: Store
+    captions: Sequence[str],
+    family: Family,
+    pipe: Any,
+    device: torch.device,
+    reading: Reading,
+    store: Store,
+    reader: tuple[str, ...] | None = None,
 ) -> Telling[Told]:
-    """Encodes what the store lacks, telling how many; the text encoders are left on the device."""
-    encoders = [(name, part) for name in family.text_encoders if (part := getattr(pipe, name)) is not None]
+    """Encodes what the store lacks, telling how many; the text encoders are left on the device.
+
+    `reader` is that of `reader_of`, where the caller has it: hashing the weights takes a second or more.
+    """
     facts: tuple[object, ...] = (family.name, reading.chunks, reading.clip_skip, reading.weighted)
     if store.folder:
-        tokenizers = (getattr(pipe, name.replace("text_encoder", "tokenizer")) for name, _ in encoders)
-        identity = [identity_of(part) for _, part in encoders] + [_words_of(one) for one in tokenizers]
-        facts += (tuple(identity), maker_of(device))
+        facts += (reader or reader_of(family, pipe), maker_of(device))
     keys = {caption: key_of("caption", caption, *facts) for caption in captions}
     damaged = len(store.damaged)
     missing = [caption for caption, key in keys.items() if not is_whole(store, key)]
     yield from tell_of_damaged(len(store.damaged) - damaged)
     if missing:
-        for _, part in encoders:
-            part.to(device)
+        for name in family.text_encoders:
+            if getattr(pipe, name) is not None:
+                getattr(pipe, name).to(device)
     began = time.monotonic()
     at_once = AT_ONCE[device.type]
     for start in range(0, len(missing), at_once):

@@ -171,12 +171,11 @@ class _Encoder:
             yield Progress("encoding images", before + done, before + len(jobs), speed)
 
     def _images(self, chunk: Sequence[Job]) -> list[Image.Image]:
-        return [show(self.image(one)[0], view) for one, view, _ in chunk]
+        return [show(self.image(one), view) for one, view, _ in chunk]
 
-    def _image(self, one: Seen) -> tuple[Image.Image, Image.Image | None]:
-        """The whole upright image, and its transparency where it has one."""
-        decoded = as_looked_at(one.example)
-        return decoded.image, decoded.alpha
+    def _image(self, one: Seen) -> Image.Image:
+        """The whole upright image."""
+        return as_looked_at(one.example).image
 
     def _mask(self, one: Seen) -> Image.Image | None:
         """The whole image's mask, mode L."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sdtune.config import TrainLora
-from sdtune.core.data.cache_folder import FACTS, usual_folder
+from sdtune.core.data.cache_folder import FACTS, folder_of
 from sdtune.core.data.image_file import FILE_BYTES, contents
 from sdtune.core.data.images import PIXELS, SMALLEST
 from sdtune.core.intake.facts import Job, Measured
@@ -86,8 +86,8 @@ class Memo:
 @contextlib.contextmanager
 def memo_for(config: TrainLora) -> Iterator[Memo]:
     """The memo in the cache folder; where that cannot be used, one that knows nothing and remembers nothing."""
-    kept = config.cache.place == "disk"
-    memo = Memo(*_opened((config.cache.folder or usual_folder()) / FACTS)) if kept else Memo(None, {})
+    folder = folder_of(config.cache)
+    memo = Memo(*_opened(folder / FACTS)) if folder else Memo(None, {})
     try:
         yield memo
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 from sdtune.config import TrainLora
 from sdtune.core.data import captions
 from sdtune.core.data.apart import Placed, check_cache, check_images, check_places
-from sdtune.core.data.cache_folder import usual_folder
+from sdtune.core.data.cache_folder import folder_of
 from sdtune.core.data.classes import classes_of
 from sdtune.core.data.layout import REGULARISATION, Item, Layout, arrange
 from sdtune.core.data.looks import look
@@ -165,9 +165,8 @@ def triggers_of(config: TrainLora) -> tuple[str, ...]:
 def _arranged(config: TrainLora) -> list[_Arranged]:
     """Every folder by names and texts alone; raises DataError with what is wrong with any of them."""
     problems = check_places([(folder.path, folder.prior) for folder in config.data.all_folders])
-    if config.cache.place == "disk":
-        folders = [folder.path for folder in config.data.all_folders]
-        problems += check_cache(config.cache.folder or usual_folder(), folders)
+    if cache := folder_of(config.cache):
+        problems += check_cache(cache, [folder.path for folder in config.data.all_folders])
     found = []
     for folder in config.data.all_folders:
         try:

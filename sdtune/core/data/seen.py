@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdtune.core.data.augmentation import guard
-from sdtune.core.data.buckets import Tally, bucket_for, cropped, tally
+from sdtune.core.data.buckets import Tally, bucket_for, covering_scale, cropped, tally
 from sdtune.core.data.folder import Example
 from sdtune.core.data.views import View, views_of
 from sdtune.core.reports import Bucketed, Skipped, Telling, Warned
@@ -128,7 +128,7 @@ def _larger(example: Example, resolution: int, buckets: Buckets) -> tuple[int, i
     """The bucket of a further resolution, None where the image is too small for it."""
     width, height = example.width, example.height
     size = bucket_for(width, height, resolution, step=buckets.step, square=buckets.square)
-    return size if max(size[0] / width, size[1] / height) <= buckets.upscale else None
+    return size if covering_scale(width, height, size) <= buckets.upscale else None
 
 
 def _tallies(seen: Sequence[Seen]) -> tuple[Tally, ...]:

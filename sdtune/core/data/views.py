@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy
 from PIL import Image
 
+from sdtune.core.data.buckets import covering_scale
 from sdtune.tables import Augment
 
 Box = tuple[float, float, float, float]
@@ -66,7 +67,7 @@ def views_of(
     Number 0 is plain and centred; the others are drawn from (sha256, number) alone, so that all runs share them.
     None is enlarged beyond `upscale`, unless the plain one is already.
     """
-    scale = max(size[0] / width, size[1] / height)
+    scale = covering_scale(width, height, size)
     left, top = max(0.0, (width - size[0] / scale) / 2), max(0.0, (height - size[1] / scale) / 2)
     plain = View(size, (left, top, width - left, height - top), right=left)
     if not augment.on:

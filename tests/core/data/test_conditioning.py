@@ -62,7 +62,7 @@ def test_a_run_reads_all_at_the_length_of_the_longest(pipe: Any) -> None:
 def test_too_long_captions_are_refused_by_name_with_what_would_do(pipe: Any) -> None:
     names, remedy = {"zebra " * 100: "z.png"}, "sdtune caption data --mode edit --max-tokens {longest}"
     with pytest.raises(DataError) as caught:
-        reading(pipe, ["a red apple", "zebra " * 100], longest=75, thing="caption", names=names, remedy=remedy)
+        reading(pipe, ["a red apple", "zebra " * 100], longest=75, thing="caption", name_of=names.get, remedy=remedy)
     (line,) = caught.value.problems
     assert line.startswith('1 caption has over 75 tokens: z.png "zebra zebra')
     assert "shorten it (sdtune caption data --mode edit --max-tokens 75), or read more with --captions.longest" in line
