@@ -30,6 +30,7 @@ from sdtune.tables import (
     Cache,
     Captions,
     Data,
+    Ema,
     Judge,
     KeepBase,
     Limits,
@@ -39,8 +40,11 @@ from sdtune.tables import (
     Priors,
     Samples,
     Save,
+    Stop,
     Text,
     Token,
+    Track,
+    Validation,
     Wording,
 )
 
@@ -69,6 +73,15 @@ class TrainLora(Spec):
     """Largest norm of the gradient of a step; 0: not limited."""
     seed: int = setting(0, "--seed", place=10, ge=0, lt=2**63)
     """Start of every random draw: the same seed gives the same LoRA on the same machine."""
+    resume: str | None = setting(None, "--resume", metavar="[RUN]", place=23, min_length=1)
+    """Go on with a run that was stopped, as if it had not been: its folder, or without one the newest run of this data
+    set (a new one where there is none)."""
+    allow_changes: bool = setting(False, "--allow-changes", place=23)
+    """Resume with other settings or other data than the run began with."""
+    dry_run: bool = setting(False, "--dry-run", place=29)
+    """Tell what would be trained, on what and how long, and write nothing."""
+    probe: bool = setting(False, "--probe", place=29)
+    """In a dry run, take three real steps to tell the time and memory."""
     task: Task = setting(TextToImage(), "--task", place=15)
     """What the model shall draw from. Models for inpainting are trained for that."""
     data: Data
@@ -86,12 +99,16 @@ class TrainLora(Spec):
     noise: Noise = Gaussian()
     loss: Loss = MSE()
     weighting: Weighting = MinSNR()
+    ema: Ema = Ema()
     text: Text = Text()
     token: Token = Token()
     memory: Memory = Memory()
     limits: Limits = Limits()
+    validation: Validation = Validation()
+    stop: Stop = Stop()
     save: Save = Save()
     samples: Samples = Samples()
+    track: Track = Track()
 
 
 class Prepare(Spec):
@@ -321,3 +338,10 @@ class CacheFolder(Spec):
     folder: Path | None = setting(None, "--folder", place=2)
     """Folder of the cache. Not given: $SDTUNE_CACHE, else sdtune in the folder for caches ($XDG_CACHE_HOME,
     ~/.cache)."""
+
+
+class Runs(Spec):
+    """List trainings, with what sets them apart and what came of them."""
+
+    folder: Path = setting(Path("runs"), metavar="FOLDER", place=0)
+    """Folder that holds run folders, or one run's."""

@@ -2,6 +2,7 @@
 
 SdtuneError                  exit 1   the work failed; what was saved stays
 ├── TrainingError            exit 1   the training itself broke down (a loss that is no number, out of memory)
+├── Paused                   exit 75  the run is saved and can go on: its time is up, or the disk is full
 ├── InputError               exit 2   what was given cannot be used; nothing was written
 │   ├── ConfigError                   a setting, flag or preset
 │   ├── DataError                     a data folder, image or caption
@@ -39,6 +40,12 @@ class SdtuneError(Exception):
 
 class TrainingError(SdtuneError):
     """The training broke down."""
+
+
+class Paused(SdtuneError):  # noqa: N818 (what is saved goes on later, so no error)
+    """The run is saved and can go on later: its time is up, or the disk is full (EX_TEMPFAIL of sysexits.h)."""
+
+    exit_code = 75
 
 
 class InputError(SdtuneError):

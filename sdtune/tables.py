@@ -247,6 +247,70 @@ class Memory(Spec):
     """Threads on the CPU. Not given: one a core, as PyTorch chooses."""
     gradient_checkpointing: bool = False
     """Keep little from the forward pass and compute it again: about a quarter more time, far less memory."""
+    deterministic: bool = setting(False, "--deterministic", place=28)
+    """Take only operations whose results are the same bits each time, so that on a CUDA card, too, a resumed run equals
+    one that was never stopped; slower there. The CPU's always are."""
+
+
+class Ema(Spec):
+    """An average of the weights over the steps, which is what is saved, drawn with and validated."""
+
+    decay: float = Field(0.0, ge=0, lt=1)
+    """Share of the average that each step keeps, once the run is longer than 1 / (1 - decay) steps; 0: off, 0.99 to
+    0.999 are usual."""
+
+
+class Validation(Spec):
+    """The loss on images that are never trained, at fixed noises: whether what is learned holds for others, too."""
+
+    off: bool = False
+    """Hold nothing out, and judge nothing."""
+    held_out: float = Field(0.1, ge=0, le=0.5)
+    """Share of the images that is held out, two at least, from 12 images up; chosen by their content. Where the data
+    set has a folder held-out/, it is that."""
+    share: float = Field(0.05, gt=0, le=1)
+    """Of the run's work, what validation may cost where `every` is not given."""
+    every: int | None = setting(None, "--validate-every", metavar="N", place=26, ge=1)
+    """Steps from one validation to the next, each in full. Not given: as often and as fully as the share allows."""
+    images: int = Field(8, ge=1, le=1000)
+    """Held-out images that are looked at, and as many of the trained ones."""
+    timesteps: int = Field(20, ge=1, le=1000)
+    """Noise levels for each image, evenly spread."""
+    noises: int = Field(4, ge=1, le=100)
+    """Noises for each level, always the same ones."""
+    folds: int = Field(0, ge=0, le=20)
+    """Trains so often beforehand, each time without another part of the images, to find out how many steps are best:
+    for sets too small to hold images out. 0: not done."""
+
+
+class Stop(Spec):
+    """When a training ends before its last step."""
+
+    early: bool = setting(True, "--early-stop", place=27)
+    """Stop when the held-out loss has long been above its minimum."""
+    patience: int = Field(3, ge=1, le=1000)
+    """Validations in a row that are worse than the best by more than its standard error."""
+    window: float = Field(3.0, ge=1, le=100)
+    """Not before so many times the best step: pictures are usually best from 1 to 3 times of it (spacepxl 2024)."""
+    minutes: float | None = setting(None, "--max-minutes", metavar="X", place=24, gt=0)
+    """Save, and leave with exit code 75, after so many minutes; --resume goes on."""
+
+
+class Track(Spec):
+    """Where the figures of a run are sent, beside its metrics.jsonl."""
+
+    to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = setting((), "--track", metavar="NAME", place=30)
+    """tensorboard, wandb or trackio; several with commas between them. Keys are taken from the environment alone."""
+    project: str = Field("sdtune", min_length=1, max_length=100)
+    """Name of the project there."""
+
+    @field_validator("to", mode="before")
+    @classmethod
+    def _with_commas(cls, to: object) -> object:
+        given = [to] if isinstance(to, str) else to
+        if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+            return to
+        return tuple(dict.fromkeys(word.strip() for one in given for word in one.split(",") if word.strip()))
 
 
 class Limits(Spec):
@@ -261,17 +325,25 @@ class Limits(Spec):
 
 
 class Save(Spec):
-    """The LoRA file."""
+    """The LoRA file, and the checkpoints that a run is resumed from."""
 
     form: Literal["auto", "kohya", "peft"] = "auto"
     """Names inside the file. auto: what the most programs load, kohya's (sd3: diffusers')."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
     """Numbers in the file."""
+    minutes: float = Field(10.0, ge=0)
+    """From one checkpoint to the next; 0: only where `every` says so, at stops and at the end."""
+    every: int | None = setting(None, "--save-every", metavar="N", place=25, ge=1)
+    """Steps from one checkpoint to the next, beside those by time."""
+    keep: int = Field(2, ge=1, le=1000)
+    """The newest checkpoints that are kept."""
 
 
 class Samples(Spec):
-    """Pictures drawn before the first step and at the end."""
+    """Pictures drawn before the first step, on the way and at the end."""
 
+    every: int | None = Field(None, ge=0)
+    """Steps from one drawing to the next; 0: only before and after. Not given: a tenth of the run."""
     prompts: tuple[str, ...] = ()
     """What to draw; not given: two captions of the data set."""
     negative: str = ""

@@ -60,13 +60,85 @@ class Step:
     number: int
     """1 .. of"""
     of: int
-    loss: float
+    loss: float | None
+    """None where the step was not taken"""
     loss_average: float
     """mean over the last steps, weighted towards the newest"""
     lr: float
     images_per_second: float
     seconds: float
-    """since the first step began"""
+    """since the first step began, in this process"""
+    memory: float = 0.0
+    """GB, the most that was in use on the device, on the CPU of this process"""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Nothing to tell: a moment in long work at which it may be ended."""
+
+
+@dataclass(frozen=True)
+class Rewound:
+    """The training has gone back to its state after an earlier step, and takes the later ones again."""
+
+    step: int
+    reason: str
+    """one line"""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run goes on where it stopped."""
+
+    run: Path
+    step: int
+    """steps that are finished"""
+    of: int
+    changed: tuple[str, ...] = ()
+    """settings and data that are others than they were, a line each"""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The validation loss of some images."""
+
+    loss: float
+    """mean over images, noise levels and noises"""
+    error: float
+    """its standard error over images"""
+    relative: float
+    """to the base model's loss on the same: 0.86 is 14 % less"""
+    relative_error: float
+    """its standard error over images"""
+    levels: tuple[float, ...]
+    """the mean loss at each noise level, from clean to noise"""
+    images: int
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The loss at fixed noises on images that are held out, and on as many that are trained."""
+
+    step: int
+    of: int
+    held_out: Measure
+    trained: Measure
+    best: int
+    """the step with the least held-out loss so far"""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Updated:
+    """How much a training has changed a block of layers."""
+
+    block: str
+    """"down_blocks.1.attentions" """
+    relative: float
+    """norm of what is added, by the norm of the weights that it is added to"""
+    modules: int
+    dead: int
+    """modules to which nothing is added"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +171,14 @@ class Trained:
     """from the first step to the last"""
     try_next: str
     """a command that uses the result"""
+    steps: int = 0
+    """that were taken"""
+    best: Path | None = None
+    """the LoRA of the least held-out loss, where that is another"""
+    verdict: str | None = None
+    """a sentence on how it went by the held-out loss"""
+    update: tuple[Updated, ...] = ()
+    """how much each block has changed"""
 
 
 @dataclass(frozen=True)
@@ -246,6 +326,10 @@ Report = (
     | Progress
     | Bucketed
     | Step
+    | Pulse
+    | Rewound
+    | Resumed
+    | Validated
     | Saved
     | Drawn
     | Trained
