@@ -9,7 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from sdtune import __version__
-from sdtune.cli.console import follow, prepare_libraries
+from sdtune.cli.console import prepare_libraries
+from sdtune.cli.following import follow
 from sdtune.errors import ConfigError, nearest
 
 CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}  # longer lines of text read badly

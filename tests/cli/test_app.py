@@ -240,7 +240,7 @@ def test_nothing_that_a_terminal_obeys_gets_through(capsys: pytest.CaptureFixtur
 def test_reports_of_the_work_are_shown_harmless(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sdtune.cli.console import follow
+    from sdtune.cli.following import follow
 
     def work(_config: Any) -> Iterator[Report]:
         yield Note(HOSTILE)

@@ -26,7 +26,7 @@ WORK = """
 import os, sys, time
 from pathlib import Path
 from sdtune.cli import app, commands
-from sdtune.cli.console import follow
+from sdtune.cli.following import follow
 from sdtune.core.reports import Drawn, Note, Progress, Step, Warned
 
 def work(plan):

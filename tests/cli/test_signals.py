@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sdtune.cli.console import follow
+from sdtune.cli.following import follow
 from sdtune.core.reports import Note, Report
 from sdtune.errors import Interrupted, ModelError
 
