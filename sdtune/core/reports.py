@@ -182,6 +182,113 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Taught:
+    """What is trained at one learning rate."""
+
+    part: str
+    """the pipeline's part that it belongs to, or "new word" """
+    modules: int
+    """layers that have a LoRA; of a new word the encoders that learn it"""
+    numbers: int
+    """parameters"""
+    lr: float
+    """at its full height"""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Real steps that were taken to measure them, and undone."""
+
+    seconds: tuple[float, ...]
+    """of each"""
+    memory: float
+    """GB, the most that was in use on the device, on the CPU of this process"""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What a run writes, in bytes, by an estimate."""
+
+    lora: int
+    """one LoRA file, with that of a new word"""
+    loras: int
+    """such files at the end"""
+    checkpoint: int
+    checkpoints: int
+    """that are there at once: those that are kept, and one that is being written"""
+    pictures: int
+    """samples and sheets"""
+    cache: int
+    """what is encoded for it, which is there already"""
+    free: int | None
+    """where the run folder will be; None where that is not known"""
+
+    @property
+    def needed(self) -> int:
+        """Of what is free."""
+        return self.lora * self.loras + self.checkpoint * self.checkpoints + self.pictures
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The end of a dry run: what a training would do."""
+
+    model: str
+    family: str
+    device: str
+    precision: str
+    """bf16, fp16 or fp32"""
+    groups: tuple[Taught, ...]
+    trained: int
+    """images"""
+    held_out: int
+    priors: int
+    left_out: int
+    """files that cannot be used"""
+    enlarged: int
+    """images that are shown larger than they are, at their first size"""
+    cropped: float
+    """mean share of an image's area that is cut off, 0-1, at its first size"""
+    problems: int | None
+    """of captions; None where they are not read"""
+    look: str | None
+    """a command that shows these"""
+    tokens: float
+    """of a caption, on average"""
+    tokens_longest: int
+    tokens_exact: bool
+    """whether they are counted by a tokenizer; else they are an estimate"""
+    steps: int
+    images_a_step: int
+    passes: float
+    """over the images"""
+    warmup: int
+    """steps until the learning rate has its full height"""
+    validated: tuple[int, ...]
+    """steps after which the held-out loss is measured"""
+    validation_share: float
+    """of the run's passes through the denoiser"""
+    sampled: tuple[int, ...]
+    """steps after which samples are drawn"""
+    prompts: int
+    """samples that are drawn each time"""
+    checkpoint_minutes: float
+    """from one to the next; 0: not by time"""
+    checkpoint_every: int | None
+    """steps"""
+    memory: tuple[tuple[str, float], ...]
+    """GB that are known beforehand, (of what, how much): without what the passes through the denoiser need"""
+    memory_there: float
+    """GB of the device"""
+    probed: Probed | None
+    seconds: tuple[float, float] | None
+    """that the run will take, from the fastest probed step to the slowest; None without a probe"""
+    disk: Disk
+    files: tuple[tuple[str, Path], ...]
+    """(what, where) the run would write"""
+
+
+@dataclass(frozen=True)
 class Captioned:
     """An image whose captions are now complete on disk, or would be without --dry-run."""
 
@@ -333,6 +440,7 @@ Report = (
     | Saved
     | Drawn
     | Trained
+    | Planned
     | Problem
     | Captioned
     | Described
