@@ -29,10 +29,12 @@ class SdtuneError(Exception):
 
     exit_code = 1
 
-    def __init__(self, *problems: str) -> None:
+    def __init__(self, *problems: str, resume: str | None = None) -> None:
         super().__init__(*problems)
         self.problems = problems
         """one line each"""
+        self.resume = resume
+        """the command that goes on where the work stopped"""
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
@@ -75,11 +77,22 @@ class OutputError(InputError):
 
 
 class Interrupted(SdtuneError):  # noqa: N818 (asked for, so no error)
-    """A signal asked for the end (128 + its number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP)."""
+    """A signal asked for the end (128 + its number: 130 for Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1)."""
 
-    def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, signal: int, resume: str | None = None) -> None:
+        super().__init__(message, resume=resume)
         self.exit_code = 128 + signal
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks for the end in order: thrown into work at one of its reports.
+
+    The work saves, and raises one of its own that says what is kept, and the command that goes on.
+    """
+
+    def __init__(self, told: str = "", resume: str | None = None) -> None:
+        super().__init__(told)
+        self.resume = resume
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
