@@ -264,12 +264,16 @@ class Planned:
     """over the images"""
     warmup: int
     """steps until the learning rate has its full height"""
-    validated: tuple[int, ...]
-    """steps after which the held-out loss is measured"""
+    validations: int
+    """how often the held-out loss is measured; 0: never"""
+    validation_every: int | None
+    """steps"""
     validation_share: float
-    """of the run's passes through the denoiser"""
-    sampled: tuple[int, ...]
-    """steps after which samples are drawn"""
+    """of the run's passes through the denoiser, that of the base among them"""
+    drawings: int
+    """how often samples are drawn, before the first step and after the last among them; 0: never"""
+    drawing_every: int | None
+    """steps; None: only then"""
     prompts: int
     """samples that are drawn each time"""
     checkpoint_minutes: float
