@@ -2,25 +2,77 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sdtune.core.run_folder import write_atomically
+
 GAP = 8
+WIDEST = 4000  # pixels of a sheet that grows; programs show wider ones badly
 SMALLEST = 192  # smaller pictures are enlarged, so that a sheet of a small model can be looked at
 HEADING_LINES = 3
+SAMPLE = re.compile(r"step-(\d+)-(\d+)\.png")
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels: Sequence[str]) -> Image.Image:
-    """A grid of pictures with a heading over each column and a label over each row; sizes may differ."""
-    factor = max(1, -(-SMALLEST // max(image.width for row in rows for image in row)))
-    cell = factor * max(image.width for row in rows for image in row)
+def growing_sheet(folder: Path, prompts: Sequence[str], out: Path) -> bool:
+    """All samples of a run so far: a row for each prompt, a column for each step that was drawn after.
+
+    It is made of the files in the folder alone (step-000080-1.png), so that a resumed run goes on with it. Many columns
+    are scaled down, then thinned evenly; the first and the last stay. Returns whether there was anything to show.
+    """
+    files = {
+        (int(found[1]), int(found[2])): path for path in folder.iterdir() if (found := SAMPLE.fullmatch(path.name))
+    }
+    numbers = range(1, len(prompts) + 1)
+    steps = _spread(sorted({step for step, number in files if number in numbers}), (WIDEST - GAP) // (SMALLEST + GAP))
+    rows = [[_opened(files.get((step, number))) for step in steps] for number in numbers]
+    widths = [image.width for row in rows for image in row if image]
+    if not widths:
+        return False
+    cell = min(max(widths) * -(-SMALLEST // max(widths)), (WIDEST - GAP) // len(steps) - GAP)
+    shown = [[image and _as_wide(image, cell) for image in row] for row in rows]
+    picture = sheet(shown, [f"step {step}" for step in steps], [prompt or "(no prompt)" for prompt in prompts])
+    write_atomically(out, lambda path: picture.save(path))
+    return True
+
+
+def _spread(steps: Sequence[int], most: int) -> list[int]:
+    """At most so many of the steps, evenly, with the first and the last."""
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+
+
+def _opened(path: Path | None) -> Image.Image | None:
+    """The picture, or None where it is missing or broken: its cell stays empty."""
+    if path is None:
+        return None
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _as_wide(image: Image.Image, width: int) -> Image.Image:
+    size = (width, max(1, round(image.height * width / image.width)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def sheet(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], labels: Sequence[str]) -> Image.Image:
+    """A grid of pictures with a heading over each column and a label over each row; sizes may differ, or one miss."""
+    widest = max(image.width for row in rows for image in row if image)
+    factor = max(1, -(-SMALLEST // widest))
+    cell = factor * widest
     letters = max(12, cell // 16)
     font = ImageFont.load_default(letters)
     line = round(letters * 1.3)
     headings = [wrapped(text, font, cell) for text in columns]
     heading = line * max(len(lines) for lines in headings)
-    heights = [factor * max(image.height for image in row) for row in rows]
+    heights = [factor * max((image.height for image in row if image), default=0) for row in rows]
     width = GAP + max(len(row) for row in rows) * (cell + GAP)
     canvas = Image.new("RGB", (width, GAP + heading + sum(line + height + GAP for height in heights)), "white")
     pen = ImageDraw.Draw(canvas)
@@ -30,6 +82,8 @@ def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels:
     for row, label, height in zip(rows, labels, heights, strict=True):
         pen.text((GAP, top), wrapped(label, font, width - 2 * GAP)[0], fill="#666666", font=font)
         for number, image in enumerate(row):
+            if image is None:
+                continue
             shown = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
             canvas.paste(shown, (GAP + number * (cell + GAP), top + line))
         top += line + height + GAP

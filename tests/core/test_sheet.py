@@ -1,8 +1,11 @@
 """A sheet shows every picture, enlarged where it is small, under its words."""
 
+from pathlib import Path
+
+import pytest
 from PIL import Image
 
-from sdtune.core.sheet import sheet
+from sdtune.core.sheet import WIDEST, growing_sheet, sheet
 
 
 def test_every_picture_is_there() -> None:
@@ -19,3 +22,58 @@ def test_every_picture_is_there() -> None:
 def test_large_pictures_stay_as_they_are() -> None:
     page = sheet([[Image.new("RGB", (512, 512), "#ff0000")]], [""], [""])
     assert (512 * 512, (255, 0, 0)) in (page.getcolors(maxcolors=2**20) or [])
+
+
+def drawn(folder: Path, steps: list[int], prompts: int = 2, side: int = 64) -> Path:
+    """Samples as a run leaves them, each of a colour of its own."""
+    folder.mkdir(exist_ok=True)
+    for step in steps:
+        for number in range(1, prompts + 1):
+            Image.new("RGB", (side, side), (step % 256, number, 7)).save(folder / f"step-{step:06d}-{number}.png")
+    return folder
+
+
+def cells(path: Path) -> dict[tuple[int, int], int]:
+    """{(step, number): pixels}"""
+    with Image.open(path) as page:
+        colours = page.convert("RGB").getcolors(maxcolors=2**24) or []
+    return {colour[:2]: count for count, colour in colours if isinstance(colour, tuple) and colour[2] == 7 and count > 500}
+
+
+def test_a_sheet_grows_by_a_column_each_time(tmp_path: Path) -> None:
+    out = tmp_path / "samples.png"
+    for steps in ([0], [0, 80], [0, 80, 160]):
+        folder = drawn(tmp_path / "samples", steps[-1:])
+        assert growing_sheet(folder, ["a cat", ""], out)
+        assert cells(out) == {(step, number): 192 * 192 for step in steps for number in (1, 2)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["samples", "samples.png"]
+
+
+@pytest.mark.parametrize(("columns", "side"), [(11, 128), (11, 1024), (19, 64), (100, 64)])
+def test_many_columns_are_scaled_and_thinned(tmp_path: Path, columns: int, side: int) -> None:
+    folder = drawn(tmp_path / "samples", list(range(columns)), 1, side)
+    growing_sheet(folder, ["a cat"], tmp_path / "samples.png")
+    with Image.open(tmp_path / "samples.png") as page:
+        assert page.width <= WIDEST
+    shown = cells(tmp_path / "samples.png")
+    assert {(0, 1), (columns - 1, 1)} <= set(shown)
+    assert len(shown) == min(columns, 19)
+    assert len(set(shown.values())) == 1
+    assert min(shown.values()) >= 192 * 192
+
+
+def test_a_picture_that_is_missing_or_broken_leaves_its_cell_empty(tmp_path: Path) -> None:
+    folder = drawn(tmp_path / "samples", [0, 80, 160])
+    (folder / "step-000080-1.png").unlink()
+    (folder / "step-000160-2.png").write_bytes((folder / "step-000160-1.png").read_bytes()[:70])
+    (folder / "step-000240-1.png").mkdir()
+    for name in ("step-000320-9.png", "step-1-1.jpg", ".step-000400-1.png", "notes.txt"):
+        (folder / name).write_text("x")
+    assert growing_sheet(folder, ["a cat", "a dog"], tmp_path / "samples.png")
+    assert set(cells(tmp_path / "samples.png")) == {(0, 1), (0, 2), (80, 2), (160, 1)}
+
+
+def test_without_samples_there_is_no_sheet(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    assert not growing_sheet(tmp_path / "samples", ["a cat"], tmp_path / "samples.png")
+    assert not (tmp_path / "samples.png").exists()
