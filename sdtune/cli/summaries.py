@@ -99,3 +99,75 @@ def _megabytes(size: int) -> str:
 
 def _images(count: int) -> str:
     return f"{count} image" if count == 1 else f"{count} images"
+
+
+def planned(report: Any) -> Iterator[str]:
+    """Of sdtune.core.reports.Planned."""
+    from sdtune.cli.console import duration
+
+    disk, probed = report.disk, report.probed
+    yield _line("model", f"{report.model} ({report.family}), {report.precision} on {report.device}")
+    for label, group in zip(["learns", *[""] * len(report.groups)], report.groups, strict=False):
+        layers = _counted(group.modules, "encoder" if group.part == "new word" else "layer")
+        yield _line(label, f"{group.part}: {_counted(group.numbers, 'number')} in {layers}, rate {group.lr:.1e}")
+    more = [f"{report.held_out} held out"] if report.held_out else []
+    more += [f"{report.priors} for regularisation"] if report.priors else []
+    more += [f"{report.left_out} left out, as told above"] if report.left_out else []
+    yield _line("images", ", ".join([f"{report.trained} trained", *more]))
+    shown = [f"{report.enlarged} enlarged"] if report.enlarged else []
+    shown += [f"{report.cropped:.1%} cropped away on average"] if report.cropped >= 0.0005 else []
+    if shown:
+        yield _line("", ", ".join(shown))
+    if report.problems is not None:
+        about = "" if report.tokens_exact else "about "
+        lengths = f"{about}{report.tokens:.0f} tokens on average, the longest {report.tokens_longest}"
+        found = _counted(report.problems, "problem") if report.problems else "no problem"
+        yield _line("captions", f"{lengths}; {found}" + (f", which this shows: {report.look}" if report.look else ""))
+    rising = f"; the rate rises over {report.warmup}" if report.warmup > 1 else ""
+    passes = f"{report.passes:.1f}" if report.passes < 10 else f"{report.passes:,.0f}"
+    each = _images(report.images_a_step)
+    yield _line("steps", f"{report.steps:,} of {each}, {passes} passes over the images{rising}")
+    if report.validations:
+        every = f"every {_counted(report.validation_every, 'step')}, {_counted(report.validations, 'time')}"
+        yield _line("validation", f"{every}; about {report.validation_share:.1%} of the work")
+    if report.drawings:
+        every = f", every {_counted(report.drawing_every, 'step')}" if report.drawings > 2 else ""
+        yield _line("samples", f"{_counted(report.prompts, 'picture')} before the first step{every} and after the last")
+    saved = [f"every {report.checkpoint_minutes:g} minutes"] if report.checkpoint_minutes else []
+    saved += [f"every {report.checkpoint_every} steps"] if report.checkpoint_every else []
+    kept = disk.checkpoints - 1
+    yield _line(
+        "checkpoint", f"{' and '.join([*saved, 'at a stop'])}; the newest {kept} {'is' if kept == 1 else 'are'} kept"
+    )
+    if probed:
+        there = f"of {_bytes(report.memory_there * 1e9)}"
+        yield _line("memory", f"{_bytes(probed.memory * 1e9)} {there} at the most, measured")
+    else:
+        yield _line("memory", "--probe measures it; known beforehand, without what the passes need, are")
+    for what, size in report.memory:
+        yield _line("", f"{_bytes(size * 1e9):>8}  {what}")
+    if report.seconds and probed:
+        least, most = (duration(one) for one in report.seconds)
+        took = least if least == most else f"{least} to {most}"
+        each = ", ".join(f"{one:.2g}" for one in probed.seconds)
+        yield _line("time", f"about {took}, as probed steps took {each} s")
+    else:
+        yield _line("time", "--probe measures it")
+    free = f" of {_bytes(disk.free)} that are free" if disk.free is not None else ""
+    yield _line("disk", f"about {_bytes(disk.needed)}{free}")
+    yield _line("", f"{_bytes(disk.lora):>8}  a LoRA, of which there may be {disk.loras}")
+    yield _line("", f"{_bytes(disk.checkpoint):>8}  a checkpoint, {disk.checkpoints} at once")
+    if disk.pictures:
+        yield _line("", f"{_bytes(disk.pictures):>8}  pictures, at the most")
+    yield _line("cache", f"{_bytes(disk.cache)} of images and captions, which the training finds there")
+    for label, (what, path) in zip(["writes", *[""] * len(report.files)], report.files, strict=False):
+        yield _line(label, f"{path}  ({what})")
+    yield _line("try next", "nothing is trained yet: the same without --dry-run")
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
