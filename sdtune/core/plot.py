@@ -117,7 +117,8 @@ def _draw_losses(panel: Any, steps: _Steps) -> None:
 def _means(values: np.ndarray, width: int) -> np.ndarray:
     """Means over `width` values in a row, [N - width + 1]."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
-    return (sums[width:] - sums[:-width]) / width
+    means: np.ndarray = (sums[width:] - sums[:-width]) / width
+    return means
 
 
 def _steps(path: Path) -> _Steps:
