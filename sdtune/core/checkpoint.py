@@ -21,7 +21,7 @@ from pathlib import Path
 from sdtune.core import disk
 from sdtune.core.checkpoint_folder import Broken, as_files, holds, is_name, is_whole, name_of, read, step_of, unreadable
 from sdtune.core.state import State
-from sdtune.errors import FULL, Paused, SdtuneError, TrainingError
+from sdtune.errors import FULL, OutputError, Paused, SdtuneError, TrainingError
 
 LATEST = "latest"
 QUARANTINE = "quarantine"
@@ -58,6 +58,7 @@ class Checkpoints:
         except BaseException as error:
             with contextlib.suppress(OSError):
                 self._put_back()
+            with contextlib.suppress(OSError):
                 self._sweep()
             if not isinstance(error, OSError):
                 raise
@@ -74,6 +75,12 @@ class Checkpoints:
 
         InputError for one that a newer sdtune has made, or that this user may not read.
         """
+        try:
+            return self._newest()
+        except OSError as error:
+            raise unreadable(self.folder, error) from None
+
+    def _newest(self) -> tuple[State | None, list[str]]:
         lines, stuck = [], set()
         with contextlib.suppress(OSError):
             self._put_back()
@@ -97,17 +104,19 @@ class Checkpoints:
 
     def clean(self) -> list[str]:
         """Remove what processes that are gone have left unfinished; a line each."""
-        with contextlib.suppress(OSError):
+        try:
             self._put_back()
-        for name in self._names():
-            if any(name == of for of, _ in self._old()) and is_whole(self.folder / name):
-                self._drop_old(name)
+            for name, _ in self._old():
+                if is_whole(self.folder / name):
+                    self._drop_old(name)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be written ({error.strerror}); check its permissions") from None
         return [f"{path}: left unfinished by a process that is gone; removed" for path in self._sweep()]
 
     def _put(self, target: Path, files: Mapping[str, bytes]) -> None:
         """The files stand in the folder `target`, and `latest` names it."""
         if not holds(target, files):
-            if disk.free(self.folder) < ROOM * size_of(files):
+            if disk.free(self.folder) < ROOM * _size(files):
                 raise OSError(FULL[0], os.strerror(FULL[0]))
             temporary = self._temporary(target.name)
             disk.remove(temporary)
@@ -141,8 +150,6 @@ class Checkpoints:
             return os.listdir(self.folder)
         except FileNotFoundError:
             return []
-        except OSError as error:
-            raise unreadable(self.folder, error) from None
 
     def _newest_first(self) -> list[str]:
         """That which `latest` names, then by step."""
@@ -173,15 +180,13 @@ class Checkpoints:
             disk.remove(self._temporary(name))
 
     def _spare(self) -> bool:
-        """Whether room was made, by removing all but the newest whole checkpoint."""
+        """Whether room was made, by removing all that are older than the newest whole one."""
         self._sweep()
         order = self._newest_first()
-        whole = next((name for name in order if is_whole(self.folder / name)), None)
-        others = [name for name in order if name != whole]
-        if whole is None or not others:
-            return False
-        self._drop(others)
-        return True
+        while order and not is_whole(self.folder / order.pop(0)):
+            pass
+        self._drop(order)
+        return bool(order)
 
     def _sweep(self) -> list[Path]:
         """Remove temporaries, whose they may be, as the lock is ours; told are those that were there."""
@@ -208,8 +213,11 @@ class Checkpoints:
         return place
 
     def _unsaved(self, step: int, files: Mapping[str, bytes], error: OSError) -> SdtuneError:
-        names = self._newest_first()
-        stays = f"that of step {step_of(names[0])} is there" if names else "there is none before it"
+        try:
+            names = self._newest_first()
+        except OSError:
+            names = []
+        stays = f"that of step {step_of(names[0])} is there" if names else "there is none that is older"
         if error.errno not in FULL:
             return TrainingError(
                 f"{self.folder}: step {step} could not be saved ({error.strerror}); {stays}; "
@@ -220,10 +228,10 @@ class Checkpoints:
         except OSError:
             now = ""
         return Paused(
-            f"{self.folder}: the disk is full, so step {step} is not saved: {-(-ROOM * size_of(files) >> 20)} MB are "
+            f"{self.folder}: the disk is full, so step {step} is not saved: {-(-ROOM * _size(files) >> 20)} MB are "
             f"needed{now}; {stays}; free room on this disk, then run the same command with --resume"
         )
 
 
-def size_of(files: Mapping[str, bytes]) -> int:
+def _size(files: Mapping[str, bytes]) -> int:
     return sum(map(len, files.values()))

@@ -9,6 +9,7 @@ There is no pickle in it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -41,6 +42,9 @@ DEPTH = 32
 _TENSORS = ".safetensors"
 _STEP = re.compile(r"step-(\d{6,15})")
 _FILE = re.compile(r"[a-z0-9_]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,512}")
+_PASSING = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""what says nothing of the files themselves"""
 
 
 class Broken(InputError):  # noqa: N818 (as its siblings: of what it is, not that it is one)
@@ -50,14 +54,16 @@ class Broken(InputError):  # noqa: N818 (as its siblings: of what it is, not tha
 def read(folder: Path) -> State:
     """The state in the folder of a checkpoint, all of it checked; InputError where it is broken or too new."""
     try:
-        data, listed = _data(folder)
-    except PermissionError as error:
-        raise unreadable(folder, error) from None
+        data, manifest, listed = _data(folder)
     except OSError as error:
+        if error.errno in _PASSING:
+            raise unreadable(folder, error) from None
         raise Broken(f"{folder}: broken ({error.strerror})") from None
     for name, entry in listed.items():
         if entry != _told(data[name]):
             raise Broken(f"{folder}: {name} is not as it was written")
+    if manifest != _json({name: _told(one) for name, one in sorted(data.items())}):
+        raise Broken(f"{folder}: {MANIFEST} is not as it was written")
     told = _parsed(folder, STATE, data.get(STATE, b""))
     if type(told.get("format")) is not int or told["format"] < 1:
         raise Broken(f"{folder}: {STATE} does not tell its format")
@@ -82,6 +88,8 @@ def as_files(state: State) -> dict[str, bytes]:
     for file, tensors in state.tensors.items():
         assert _FILE.fullmatch(file), f"{file} is no name for a file of tensors"
         for name, value in tensors.items():
+            readable = _NAME.fullmatch(name) is not None and ".." not in name
+            assert readable, f"{name} is no name that header.py would read back"
             if not _finite(value):
                 raise TrainingError(_no_number(state.step, f"{name} ({file})"))
     if wrong := _wrong(state.told, "told"):
@@ -137,8 +145,8 @@ def unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read ({error.strerror}); check its permissions")
 
 
-def _data(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of a checkpoint but for its manifest, and what that says of them; both are of the same names."""
+def _data(folder: Path) -> tuple[dict[str, bytes], bytes, dict[str, Any]]:
+    """The files of a checkpoint but for its manifest, that, and what it says of them: both are of the same names."""
     if folder.is_symlink() or not folder.is_dir():
         raise Broken(f"{folder}: no folder")
     manifest = disk.read(folder / MANIFEST, JSON_BYTES)
@@ -146,12 +154,10 @@ def _data(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     there = {name for name in os.listdir(folder) if not name.startswith(".")} - {MANIFEST}
     for name in sorted(there ^ listed.keys()):
         raise Broken(f"{folder}: {ascii(name)[1:-1][:100]} is {'not listed' if name in there else 'missing'}")
-    if manifest != _json(listed):
-        raise Broken(f"{folder}: {MANIFEST} is not as it was written")
     for name in listed:
         if name != STATE and not (name.endswith(_TENSORS) and _FILE.fullmatch(name.removesuffix(_TENSORS))):
             raise Broken(f"{folder}: {ascii(name)[1:-1][:100]} does not belong to a checkpoint")
-    return {name: disk.read(folder / name, MOST_BYTES) for name in listed}, listed
+    return {name: disk.read(folder / name, MOST_BYTES) for name in listed}, manifest, listed
 
 
 def _parsed(folder: Path, name: str, data: bytes) -> dict[str, Any]:
@@ -165,7 +171,10 @@ def _parsed(folder: Path, name: str, data: bytes) -> dict[str, Any]:
 
 
 def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
-    read_header(path, Broken)
+    try:
+        read_header(path, Broken)
+    except Broken:
+        raise Broken(f"{path}: its header is not as sdtune writes it") from None
     try:
         tensors: dict[str, Tensor] = load(data)
     except (SafetensorError, ValueError, RuntimeError, KeyError, AssertionError) as problem:
