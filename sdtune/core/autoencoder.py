@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdtune.errors import SdtuneError
+
 
 def encode_images(vae: Any, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each image's latents, [B, C, h, w] in fp32 on the CPU, in the denoiser's scale."""
@@ -28,6 +30,8 @@ def decode_latents(vae: Any, latents: Tensor) -> list[Image.Image]:
     for latent in latents.to(vae.device, torch.float32).split(1):
         with torch.no_grad():
             pixels = vae.decode(latent / scale + shift).sample[0]
+        if not pixels.isfinite().all():  # as bytes they would be a black picture
+            raise SdtuneError("the VAE made no numbers of what was drawn; check the model's VAE, or lower --guidance")
         values = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         images.append(Image.fromarray(values))
     return images

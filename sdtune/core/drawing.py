@@ -19,7 +19,10 @@ from sdtune.core.data.conditioning import Conditioning, moved, stack
 from sdtune.core.families import Family
 from sdtune.core.inpainting import all_anew
 from sdtune.core.reports import Progress, Telling
+from sdtune.core.room import free, is_out_of_memory
 from sdtune.errors import SdtuneError
+
+FEWER = "close other programs that use the card"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,58 @@ def draw(
 ) -> Telling[list[Image.Image]]:
     """Draw images of one size together, telling each step; returns them in order.
 
+    Where the memory does not hold them all, one half follows the other. Raises SdtuneError where it does not hold one,
+    or where what is drawn is no numbers.
+    """
+    together = _denoise(family, net, vae, scheduler, wishes, steps=steps, guidance=guidance, phase=phase)
+    latents = yield from _within_memory(together, len(wishes), phase)
+    if latents is None:
+        free()
+        half = (len(wishes) + 1) // 2
+        images: list[Image.Image] = []
+        for some in (wishes[:half], wishes[half:]):
+            images += yield from draw(family, net, vae, scheduler, some, steps=steps, guidance=guidance, phase=phase)
+        return images
+    if not latents.isfinite().all():
+        remedy = "lower --guidance or a LoRA's strength, or use --memory.precision fp32"
+        raise SdtuneError(f"{phase}: what was drawn is no numbers; {remedy}")
+    try:
+        return decode_latents(vae, latents)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_large(phase) from error
+
+
+def _within_memory(work: Telling[Tensor], count: int, phase: str) -> Telling[Tensor | None]:
+    """What the work returns; None where so many are too much for the memory, and fewer might not be."""
+    try:
+        return (yield from work)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if count == 1:
+            raise _too_large(phase) from error
+    return None
+
+
+def _too_large(phase: str) -> SdtuneError:
+    return SdtuneError(f"{phase}: out of memory with a single image; draw a smaller one, or {FEWER}")
+
+
+def _denoise(
+    family: Family,
+    net: Any,
+    vae: Any,
+    scheduler: Any,
+    wishes: Sequence[Wish],
+    *,
+    steps: int,
+    guidance: float,
+    phase: str,
+) -> Telling[Tensor]:
+    """Latents [B, C, h, w] of images of one size.
+
     With guidance w the prediction is negative + w (prompt - negative) (Ho & Salimans 2022, arXiv:2207.12598).
     """
     generators = [Generator().manual_seed(wish.seed) for wish in wishes]
@@ -58,10 +113,7 @@ def draw(
             prediction = _predict(family, net, scheduler, latents, timestep, told, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
         yield Progress(phase, number, len(scheduler.timesteps))
-    if not latents.isfinite().all():
-        remedy = "lower --guidance or a LoRA's strength, or use --memory.precision fp32"
-        raise SdtuneError(f"{phase}: what was drawn is no numbers; {remedy}")
-    return decode_latents(vae, latents)
+    return latents
 
 
 def _noise(net: Any, vae: Any, wishes: Sequence[Wish], generators: Sequence[Generator]) -> Tensor:

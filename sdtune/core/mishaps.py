@@ -100,7 +100,7 @@ class Guard:
         """Whether to take a step (from 0) by its loss, its gradient's norm, and whether all weights are numbers.
 
         `weights` speaks of weights and optimizer state as they are before the step. `shown` is asked only where
-        something is wrong. With an fp16 scaler `overflow_is_usual`. Raises TrainingError where going back does not help.
+        something is wrong. With an fp16 scaler `overflow_is_usual`. Raises TrainingError where going back is no help.
         """
         if not weights:
             return self._go_back(step, "the weights are no numbers any more", [])

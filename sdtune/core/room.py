@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from sdtune.core.data.batches import Batch
 from sdtune.core.draws import Draws
 from sdtune.errors import TrainingError
+
+if TYPE_CHECKING:
+    from sdtune.core.data.batches import Batch
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")

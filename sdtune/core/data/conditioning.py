@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from sdtune.core.data.weights import weighted as by_weight
 from sdtune.core.families import Family
 from sdtune.core.memory import maker_of
 from sdtune.core.reports import Progress, Telling, Warned
+from sdtune.core.room import one_by_one
 from sdtune.errors import DataError
 
 Conditioning = dict[str, Tensor]
@@ -23,6 +25,7 @@ AT_ONCE = {"cuda": 16, "cpu": 1}
 """captions; on the CPU one, so that the last digits do not depend on which others were encoded with it"""
 NAMED = 3
 HEAVIEST = 100
+NO_NUMBERS = "use --memory.precision bf16 or fp32 (T5 overflows fp16), or check the model's text encoders"
 PIXELS = frozenset({"time_ids"})
 """arguments of denoisers that tell sizes and crops"""
 LONGEST = 750
@@ -134,17 +137,27 @@ def encode_captions(
     at_once = AT_ONCE[device.type]
     for start in range(0, len(missing), at_once):
         chunk = missing[start : start + at_once]
-        with torch.no_grad():
-            told = family.encode_captions(
-                pipe, chunk, chunks=reading.chunks, clip_skip=reading.clip_skip, weighted=reading.weighted
-            )
-        cpu = {name: value.cpu() for name, value in told.items()}
-        for index, caption in enumerate(chunk):
-            store.put(keys[caption], {name: value[index].clone() for name, value in cpu.items()})
+        for caption, told in zip(chunk, one_by_one(partial(_read, family, pipe, reading), chunk), strict=True):
+            if not _are_numbers(told):
+                raise DataError(f'"{caption[:60]}": the text encoders make no numbers of it; {NO_NUMBERS}')
+            store.put(keys[caption], told)
         done = start + len(chunk)
         speed = done / (time.monotonic() - began)
         yield Progress("encoding captions", len(keys) - len(missing) + done, len(keys), speed)
     return Told(keys, store)
+
+
+def _read(family: Family, pipe: Any, reading: Reading, captions: Sequence[str]) -> list[Conditioning]:
+    with torch.no_grad():
+        told = family.encode_captions(
+            pipe, captions, chunks=reading.chunks, clip_skip=reading.clip_skip, weighted=reading.weighted
+        )
+    cpu = {name: value.cpu() for name, value in told.items()}
+    return [{name: value[index].clone() for name, value in cpu.items()} for index in range(len(captions))]
+
+
+def _are_numbers(tensors: Mapping[str, Tensor]) -> bool:
+    return all(bool(one.isfinite().all()) for one in tensors.values())
 
 
 def _words_of(tokenizer: Any) -> str:
@@ -172,14 +185,13 @@ def entry(store: Store, key: str) -> Conditioning:
 
 
 def is_whole(store: Store, key: str) -> bool:
-    """Whether an entry is there and undamaged."""
+    """Whether an entry is there, undamaged and all numbers."""
     if key not in store:
         return False
     try:
-        store.get(key)
+        return _are_numbers(store.get(key))
     except KeyError:
         return False
-    return True
 
 
 def tell_of_damaged(count: int) -> Telling[None]:

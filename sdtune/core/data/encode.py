@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sdtune.core import inpainting
 from sdtune.core.autoencoder import encode_images, pixels_a_latent
@@ -27,7 +28,8 @@ from sdtune.core.data.views import View, show, show_mask
 from sdtune.core.families import Family
 from sdtune.core.memory import maker_of
 from sdtune.core.reports import Progress, Telling
-from sdtune.errors import DataError
+from sdtune.core.room import LESS, is_out_of_memory, one_by_one
+from sdtune.errors import DataError, TrainingError
 from sdtune.tables import Masking
 
 PIXELS_AT_ONCE = {"cuda": 2**20, "cpu": 1}
@@ -161,14 +163,30 @@ class _Encoder:
             of_size = list(group)
             chunks += [of_size[start : start + at_once] for start in range(0, len(of_size), at_once)]
         for chunk, images in zip(chunks, ahead(self._images, chunks, depth=2), strict=True):
-            means, stds = encode_images(self.vae, images)
-            for (one, view, version), image, mean, std in zip(chunk, images, means, stds, strict=True):
+            latents = self._latents([one for one, _, _ in chunk], images)
+            for (one, view, version), image, (mean, std) in zip(chunk, images, latents, strict=True):
                 self._put_mask(one, view, version)
                 self._put_holes(one, view, version, image)
                 self.store.put(version.latents, {"mean": mean, "std": std})
             done += len(chunk)
             speed = done / (time.monotonic() - began)
             yield Progress("encoding images", before + done, before + len(jobs), speed)
+
+    def _latents(self, seen: Sequence[Seen], images: Sequence[Image.Image]) -> list[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each, all of them numbers."""
+        try:
+            encoded = one_by_one(lambda some: list(zip(*encode_images(self.vae, some), strict=True)), images)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            width, height = images[0].size
+            what = f"{seen[0].example.path}: out of memory while encoding it alone, at {width} x {height}"
+            raise TrainingError(f"{what}; {LESS}") from error
+        for one, (mean, std) in zip(seen, encoded, strict=True):
+            if not (mean.isfinite().all() and std.isfinite().all()):
+                remedy = "leave it out, or choose a model with another VAE"
+                raise DataError(f"{one.example.path}: the model's VAE makes no numbers of it; {remedy}")
+        return encoded
 
     def _images(self, chunk: Sequence[Job]) -> list[Image.Image]:
         return [show(self.image(one), view) for one, view, _ in chunk]
@@ -204,8 +222,8 @@ class _Encoder:
             return
         masks = inpainting.masks_of(one.example.sha256, view.size, self.holes.count, self.holes.full)
         for key, mask in zip(version.holes, masks, strict=True):
-            known, _ = encode_images(self.vae, [inpainting.masked(image, mask)])
-            told = torch.cat([inpainting.mask_latent(mask, self.down), known[0]])
+            ((known, _),) = self._latents([one], [inpainting.masked(image, mask)])
+            told = torch.cat([inpainting.mask_latent(mask, self.down), known])
             self.store.put(key, {"inpainting": told})
 
 
