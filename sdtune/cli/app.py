@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 def main(arguments: list[str] | None = None) -> int:

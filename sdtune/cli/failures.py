@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdtune.cli.console import complain
+from sdtune.cli.following import leads
 from sdtune.cli.streams import drop_output
 from sdtune.errors import DISK_FULL, FULL, SdtuneError, nearest
 
@@ -32,10 +33,14 @@ def leave(error: BaseException, given: Sequence[str]) -> int:
             drop_output()
             return 1
         code, problems = _ending(error, given)
+        if isinstance(error, SdtuneError) and not leads():
+            return code  # the one that leads tells it
+        resume = error.resume if isinstance(error, SdtuneError) else None
         for problem in problems:
             complain(problem)
         if "--json" in given:
-            print(json.dumps({"report": "error", "problems": problems, "exit_code": code}))
+            told = {"report": "error", "problems": problems, "exit_code": code}
+            print(json.dumps(told | ({"resume": resume} if resume else {})))
         sys.stdout.flush()
     except BrokenPipeError:
         drop_output()
@@ -47,7 +52,8 @@ def leave(error: BaseException, given: Sequence[str]) -> int:
 
 def _ending(error: BaseException, given: Sequence[str]) -> tuple[int, list[str]]:
     if isinstance(error, SdtuneError):
-        return error.exit_code, list(error.problems)
+        *first, last = error.problems or ("",)
+        return error.exit_code, [*first, f"{last}; go on with: {error.resume}" if error.resume else last]
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT, ["interrupted"]
     if _is_usage(error):

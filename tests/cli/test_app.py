@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +242,7 @@ def test_reports_of_the_work_are_shown_harmless(
 ) -> None:
     from sdtune.cli.following import follow
 
-    def work(_config: Any) -> Iterator[Report]:
+    def work(_config: Any) -> Generator[Report, None, None]:
         yield Note(HOSTILE)
 
     def command(config: Any, as_json: bool) -> None:

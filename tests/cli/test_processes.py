@@ -20,14 +20,15 @@ import pytest
 from tests import pictures
 
 IN_ORDER = "left in order\n"
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)]
 
 WORK = """
 import os, sys, time
 from pathlib import Path
 from sdtune.cli import app, commands
 from sdtune.cli.following import follow
-from sdtune.core.reports import Drawn, Note, Progress, Step, Warned
+from sdtune.core.reports import Drawn, Note, Progress, Pulse, Step, Warned
+from sdtune.errors import Paused, Stopped
 
 def work(plan):
     try:
@@ -37,15 +38,23 @@ def work(plan):
             elif word == "warned": yield Warned("beware")
             elif word == "progress": yield Progress("reading", 1, 2)
             elif word == "step": yield Step(1, 9, 0.5, 0.5, 1e-4, 2.0, 1.0)
+            elif word == "pulse": yield Pulse()
+            elif word == "paused": raise Paused("the time is up; saved after step 1", resume="sdtune on")
             elif word == "drawn": yield Drawn(Path("a.png"), "x", 0, 1.0)
             elif word == "wait":
                 for _ in range(200): time.sleep(0.1)
+            elif word == "nap":
+                for _ in range(30): time.sleep(0.1)
             elif word == "swallow":
                 try: time.sleep(20)
                 except Exception: pass
     except GeneratorExit:
         print("left in order", file=sys.stderr, flush=True)
         raise
+    except Stopped:
+        print("left in order", file=sys.stderr, flush=True)
+        yield Note("saving")
+        raise Stopped("stopped after step 1", resume="sdtune on") from None
 
 def sample(config, as_json):
     "Words."
@@ -132,12 +141,72 @@ def test_a_signal_after_a_step_leaves_in_order_and_a_second_one_at_once(number: 
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert err.endswith("left in order\nsdtune: interrupted; what was complete is kept\n")
+    assert err.endswith("left in order\nsaving\nsdtune: stopped after step 1; go on with: sdtune on\n")
+
+
+@pytest.mark.parametrize("before", ["pulse", "step"])
+def test_what_a_stop_keeps_and_how_it_goes_on_stands_in_the_last_report(before: str) -> None:
+    with started(["sample", "--prompt", f"note {before} drawn nap note*200000", "--json"]) as process:
+        assert process.stdout is not None
+        while "drawn" not in (line := process.stdout.readline()):
+            assert line, process.communicate()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGUSR1)
+        assert until(process, "stopping after this step")
+        out, _ = process.communicate(timeout=40)
+    told = "stopped after step 1; go on with: sdtune on"
+    assert json.loads(out.splitlines()[-1]) == {
+        "report": "error",
+        "problems": [told],
+        "exit_code": 138,
+        "resume": "sdtune on",
+    }
+    assert '"saving"' in out.splitlines()[-2], "what is told while it is saved is shown"
+    assert process.returncode == 138
+
+
+def test_a_pause_says_how_it_goes_on() -> None:
+    with started(["sample", "--prompt", "note step paused"]) as process:
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert err.endswith("sdtune: the time is up; saved after step 1; go on with: sdtune on\n")
+
+
+def test_work_that_ends_before_it_can_be_asked_has_ended_by_the_signal() -> None:
+    with started(["sample", "--prompt", "step nap"]) as process:
+        until(process, "training 1/9")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=40)
+    assert (process.returncode, err.splitlines()[-1]) == (143, "sdtune: interrupted; what was complete is kept")
+
+
+def test_only_the_process_that_leads_speaks_and_heeds_signals() -> None:
+    plan = "note step*3 nap drawn"
+    with started(["sample", "--prompt", plan, "--json"], RANK="1", WORLD_SIZE="2", LOCAL_RANK="1") as process:
+        until_heeded(process.pid)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_a_launcher_that_passes_on_what_the_terminal_said_is_not_a_second_signal() -> None:
+    with started(["sample", "--prompt", "step*2 wait step"], RANK="0", WORLD_SIZE="2") as process:
+        until(process, "training 1/9")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        until(process, "stopping after this step")
+        time.sleep(0.5)
+        assert process.poll() is None
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert process.returncode == 143
 
 
 def test_a_signal_while_libraries_are_imported_leaves_without_a_traceback(tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs", 1)
-    for seconds, (number, code) in zip((0.0, 1.0, 0.5), SIGNALS, strict=True):
+    for seconds, (number, code) in zip((0.0, 1.0, 0.5, 0.2), SIGNALS, strict=True):
         with started(["train-lora", str(data), "--out", str(tmp_path / "run")], script=None) as process:
             until_heeded(process.pid)
             time.sleep(seconds)

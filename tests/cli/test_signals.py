@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -15,7 +15,7 @@ from sdtune.errors import Interrupted, ModelError
 
 
 def test_a_library_that_takes_a_signal_for_a_fault_of_its_own() -> None:
-    def work() -> Iterator[Report]:
+    def work() -> Generator[Report, None, None]:
         yield Note("loading")
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -29,7 +29,7 @@ def test_a_library_that_takes_a_signal_for_a_fault_of_its_own() -> None:
 
 
 def test_a_fault_without_a_signal_stays_a_fault() -> None:
-    def work() -> Iterator[Report]:
+    def work() -> Generator[Report, None, None]:
         yield Note("loading")
         raise ModelError("the weights cannot be loaded")
 
