@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import secrets
-import sys
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -16,7 +17,7 @@ from typing import Any
 
 from sdtune.config import TrainLora
 from sdtune.core.reports import Note, Report, Step, Validated, Warned
-from sdtune.core.run_folder import write_atomically
+from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.errors import ConfigError
 from sdtune.tables import Track
 
@@ -56,12 +57,17 @@ class Trackers:
             problem = self._tried(name, partial(self._started, name, step))
             yield problem or Note(f"figures go to {name}, too{self._place(name)}")
 
-    def tell(self, report: Report) -> Iterator[Warned]:
+    def log(self, report: Report) -> Iterator[Warned]:
         """Send on a Step or Validated; other reports are none of theirs."""
         if isinstance(report, Step):
-            yield from self._log(_of_step(report), report.number)
+            yield from self._each(_log, _of_step(report), report.number)
         elif isinstance(report, Validated):
-            yield from self._log(_of_validated(report), report.step)
+            yield from self._each(_log, _of_validated(report), report.step)
+
+    def show(self, run: RunFolder, step: int) -> Iterator[Warned]:
+        """Send on the samples after so many steps."""
+        if self._on:
+            yield from self._each(_show, sorted(run.sample(step, 1).parent.glob(f"step-{step:06d}-*.png")), step)
 
     def close(self) -> list[Warned]:
         """Finish, so that nothing that was told is lost."""
@@ -69,9 +75,9 @@ class Trackers:
         self._on = {}
         return [problem for problem in problems if problem]
 
-    def _log(self, values: dict[str, float], step: int) -> Iterator[Warned]:
+    def _each(self, work: Callable[[Any, Any, int], None], what: object, step: int) -> Iterator[Warned]:
         for name, tracker in list(self._on.items()):
-            problem = self._tried(name, partial(tracker.log, values, step=step))
+            problem = self._tried(name, partial(work, tracker, what, step))
             if problem:
                 del self._on[name]
                 yield problem
@@ -113,17 +119,40 @@ class Trackers:
         return identity
 
     def _place(self, name: str) -> str:
-        return f": tensorboard --logdir {self._run / name}" if name == "tensorboard" else ""
+        """How they are looked at."""
+        if name == "tensorboard":
+            return f": tensorboard --logdir {shlex.quote(str(self._run / name))}"
+        if name == "trackio":
+            return f": trackio show --project {shlex.quote(self._config.track.project)}"
+        return f", which keeps them in {self._run / name}" if _kept_here() else ""
 
     def _tried(self, name: str, work: Callable[[], object]) -> Warned | None:
-        """What a tracker says goes to standard error, since results are on standard output."""
+        """What a tracker prints is dropped: on standard output are results, and above a bar what sdtune says."""
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(io.StringIO()):
                 work()
         except (Exception, SystemExit) as error:
             told = " ".join(without_secrets(str(error)).split()) or type(error).__name__
             return Warned(f"{name} is left alone from here on, as it failed: {told[:200]}; the training goes on")
         return None
+
+
+def _log(tracker: Any, values: dict[str, float], step: int) -> None:
+    tracker.log(values, step=step)
+
+
+def _show(tracker: Any, pictures: Sequence[Path], step: int) -> None:
+    import numpy as np
+    from PIL import Image
+
+    if not pictures or not hasattr(tracker, "log_images"):
+        return
+    shown = []
+    for path in pictures:
+        with Image.open(path, formats=["PNG"]) as image:
+            shown.append(np.asarray(image.convert("RGB")))
+    form = {"dataformats": "NHWC"} if tracker.requires_logging_directory else {}
+    tracker.log_images({"samples": np.stack(shown)}, step=step, **form)
 
 
 def plain_settings(config: TrainLora) -> dict[str, str | int | float | bool]:

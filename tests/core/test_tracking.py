@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
+from PIL import Image
 
 from sdtune.config import TrainLora, resolve
 from sdtune.core.reports import Measure, Note, Step, Validated, Warned
+from sdtune.core.run_folder import RunFolder
 from sdtune.core.tracking import Trackers, check_trackers, plain_settings, without_secrets
 from sdtune.errors import ConfigError
 from sdtune.tables import Track
 
 CANARY = "canary0123456789abcdef0123456789abcdef01"  # as long as keys of wandb are
 HOME = "/home/hidden-user"
+
+
+@pytest.fixture(autouse=True)
+def accelerator() -> None:
+    """As a training has it; trackers ask it which process leads."""
+    Accelerator(cpu=True)
 
 
 def config_for(*names: str, **more: Any) -> TrainLora:
@@ -46,9 +55,9 @@ def followed(config: TrainLora, run: Path, steps: range, begin: int = 0) -> list
     trackers = Trackers(config, run)
     told = list(trackers.start(begin))
     for number in steps:
-        told += trackers.tell(step(number))
-        told += trackers.tell(Note("of no interest"))
-    told += trackers.tell(validated(steps[-1]))
+        told += trackers.log(step(number))
+        told += trackers.log(Note("of no interest"))
+    told += trackers.log(validated(steps[-1]))
     return told + trackers.close()
 
 
@@ -74,15 +83,30 @@ def test_a_resumed_run_goes_on_in_tensorboard_as_if_it_had_not_stopped(tmp_path:
 def test_a_step_that_was_not_taken_has_no_loss(tmp_path: Path) -> None:
     trackers = Trackers(config_for("tensorboard"), tmp_path)
     assert [type(one) for one in trackers.start(0)] == [Note]
-    assert list(trackers.tell(step(1, None))) == []
+    assert list(trackers.log(step(1, None))) == []
     assert trackers.close() == []
     assert "train/loss" not in figures(tmp_path / "tensorboard")
+
+
+def test_samples_are_shown_in_tensorboard(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "cats")
+    run.sample(20, 1).parent.mkdir()
+    for number in (1, 2):
+        Image.new("RGB", (16, 8), "red").save(run.sample(20, number))
+    trackers = Trackers(config_for("tensorboard"), tmp_path)
+    assert [type(one) for one in [*trackers.start(0), *trackers.show(run, 20), *trackers.show(run, 21)]] == [Note]
+    trackers.close()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(one.step, one.width, one.height) for one in read.Images("samples")] == [(20, 32, 8)]
 
 
 def test_nothing_is_written_unless_asked_for_and_by_the_leading_process_alone(tmp_path: Path) -> None:
     assert followed(config_for(), tmp_path, range(1, 3)) == []
     trackers = Trackers(config_for("tensorboard"), tmp_path, leads=False)
-    assert [*trackers.start(0), *trackers.tell(step(1)), *trackers.close()] == []
+    assert [*trackers.start(0), *trackers.log(step(1)), *trackers.close()] == []
     assert list(tmp_path.iterdir()) == []
 
 
