@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,9 @@ from sdtune.core.data.batches import Batches, said_of
 from sdtune.core.data.cache import Store
 from sdtune.core.data.cache_folder import folder_of
 from sdtune.core.data.conditioning import Conditioning, encode_captions, let_go, reader_of, reading_for
-from sdtune.core.data.encode import Holes, encode_images_of
+from sdtune.core.data.encode import Encoded, Holes, encode_images_of
 from sdtune.core.data.folder import in_command, triggers_of, with_trigger
+from sdtune.core.data.plain import Plain, plain, some
 from sdtune.core.data.plan import Stream
 from sdtune.core.data.seen import Seen
 from sdtune.core.data.wordings import wordings
@@ -46,6 +47,12 @@ class Fed:
     """what they tell the base's denoiser"""
     live: LiveText | None
     """text encoders that are trained"""
+    held_out: Sequence[Plain]
+    """images for validation"""
+    watched: Sequence[Plain]
+    """as many of the trained ones, to compare with"""
+    told_of_images: Callable[[str], Conditioning]
+    """what the denoiser is told of the captions of both, now"""
 
     @property
     def lessons(self) -> Lessons:
@@ -72,11 +79,19 @@ def feed(
     stream: Stream,
     prompts: Sequence[str],
     device: torch.device,
+    held_out: Sequence[Seen] = (),
 ) -> Telling[Fed]:
-    """Encodes images and captions where the cache lacks them, and lets the encoders go that are needed no more."""
+    """Encodes images and captions where the cache lacks them, and lets the encoders go that are needed no more.
+
+    `held_out` are those that validation looks at, seen plainly; as many of the trained ones are chosen beside them.
+    What is trained on is encoded and read as if there were none.
+    """
     store = store_for(config)
+    watched = _watched(seen, len(held_out), config)
     holes = Holes(config.task.masks, config.task.full) if isinstance(config.task, Inpainting) else None
     images = yield from encode_images_of(seen, family, pipe.vae.to(device), store, config.mask, holes)
+    judged = [*held_out, *watched]
+    judged_images = yield from encode_images_of(judged, family, pipe.vae, store, config.mask, holes)
     pipe.vae.to("cpu")
 
     fixed = [*prompts, "", config.samples.negative]
@@ -102,10 +117,18 @@ def feed(
     )
     reading = count([*every, *everyday], thing="caption", name_of=_names_in(seen, config), remedy=_shorter(config))
     of_prompts = count(fixed)  # by themselves, as they are read where the LoRA is used
+    shown_plainly = [_plain(*one, config) for one in zip(judged, judged_images, strict=True)]
+    judged_texts = list(dict.fromkeys(one.caption for one in shown_plainly))
+    of_judged = reading
+    if judged_texts:
+        of_judged = count(judged_texts, thing="caption", name_of=_names_in(held_out, config), remedy=_shorter(config))
+    of_judged = replace(of_judged, chunks=max(reading.chunks, of_judged.chunks))  # as in training, and more if need be
     texts = [*everyday, *([] if live else every)]
     reader = reader_of(family, pipe) if store.folder else None
     told = yield from encode_captions(texts, family, pipe, device, reading, store, reader)
     shown = yield from encode_captions([] if live else fixed, family, pipe, device, of_prompts, store, reader)
+    texts = [] if live else judged_texts
+    told_of_judged = yield from encode_captions(texts, family, pipe, device, of_judged, store, reader)
     trained = LiveText(pipe, family, config, device, reading.chunks) if live else None
     if trained is None:
         let_go(family, pipe)
@@ -123,7 +146,21 @@ def feed(
         everyday,
         [told(text) for text in everyday],
         trained,
+        shown_plainly[: len(held_out)],
+        shown_plainly[len(held_out) :],
+        _now(trained, of_judged.chunks) if trained else told_of_judged,
     )
+
+
+def _watched(seen: Sequence[Seen], count: int, config: TrainLora) -> list[Seen]:
+    """So many images of those to learn, seen plainly."""
+    learned = [one for one in seen if not one.example.prior and one.example.weight]
+    return [plain(one.example, one.sizes[0], config.buckets) for one in some(learned, count)]
+
+
+def _plain(one: Seen, encoded: Encoded, config: TrainLora) -> Plain:
+    caption = plain_wording(one.example.caption, config)
+    return Plain(one.example.sha256, encoded.shapes[0][0], one.sizes[0], caption)
 
 
 def _names_in(seen: Sequence[Seen], config: TrainLora) -> Callable[[str], str]:

@@ -34,6 +34,13 @@ def classes_of(folder: Path, layout: Layout) -> dict[str, str]:
     return classes
 
 
+def classes_of_held_out(layout: Layout, classes: dict[str, str]) -> dict[str, str]:
+    """The same of what is held out in a folder of one of these classes, as held-out/red apple/1.png."""
+    held_out = {item.entry.name: PurePosixPath(item.entry.name).parts[1:-1] for item in layout.items if item.held_out}
+    named = {name: _named(parts[0]) for name, parts in held_out.items() if parts}
+    return {name: told for name, told in named.items() if told in classes.values()}
+
+
 def _named(folder: str) -> str:
     """ "10_red_apple" -> "red apple"."""
     kohya = KOHYA.fullmatch(folder)

@@ -17,7 +17,7 @@ from sdtune.config import TrainLora
 from sdtune.core.data import captions
 from sdtune.core.data.apart import Placed, check_cache, check_images, check_places
 from sdtune.core.data.cache_folder import folder_of
-from sdtune.core.data.classes import classes_of
+from sdtune.core.data.classes import classes_of, classes_of_held_out
 from sdtune.core.data.layout import REGULARISATION, Item, Layout, arrange
 from sdtune.core.data.looks import look
 from sdtune.core.data.nearly import instead_of_captions, instead_of_images, unpacked
@@ -54,6 +54,12 @@ class Example:
     """mask file of the whole upright image, in grey: white counts"""
     of_class: str = ""
     """name of the class that its folder stands for, "" where there are no classes"""
+    held_out: bool = False
+    """whether it lies in held-out/, and is for validation alone"""
+    fingerprint: str = ""
+    """perceptual hash, 64 bits in hex, "" where it was not taken"""
+    tints: str = ""
+    """the image as 8 x 8 RGB values of 8 bits, in hex, with it"""
 
     @property
     def caption(self) -> str:
@@ -67,17 +73,32 @@ class NoImagesError(DataError):
 
 @dataclass(frozen=True)
 class _Arranged:
-    """A folder of the run with what lies in it, but for what is held out."""
+    """A folder of the run with what lies in it."""
 
     folder: Folder
     layout: Layout
     classes: dict[str, str] = field(default_factory=dict)
     """{path below the folder: class}, where the task has classes"""
+    validated: bool = True
+    """whether what it holds out is read, too"""
+
+    @property
+    def trained(self) -> list[Item]:
+        """What is trained on."""
+        return [item for item in self.layout.items if not item.held_out]
+
+    @property
+    def held_out(self) -> list[Item]:
+        """What is for validation alone; where there are classes, it must be of one."""
+        if not self.validated or self.folder.prior:
+            return []
+        found = [item for item in self.layout.items if item.held_out and not item.prior]
+        return [item for item in found if not self.classes or item.entry.name in self.classes]
 
     @property
     def items(self) -> list[Item]:
-        """What is trained on."""
-        return [item for item in self.layout.items if not item.held_out]
+        """What is read: what is trained on, then what is held out."""
+        return self.trained + self.held_out
 
     def is_prior(self, item: Item) -> bool:
         """Whether an image is for regularisation."""
@@ -85,7 +106,7 @@ class _Arranged:
 
 
 def read_folders(config: TrainLora) -> Telling[list[Example]]:
-    """Tells what is left out, and returns the examples folder by folder, each by path.
+    """Tells what is left out, and returns the examples folder by folder, each by path, then what it holds out.
 
     Every image is decoded whole once, within limits. Raises DataError with the problems of all folders together.
     """
@@ -99,28 +120,38 @@ def read_folders(config: TrainLora) -> Telling[list[Example]]:
         try:
             read = yield from _read(one, config)
             found += read
-            placed += [Placed(example.path, example.sha256, one.folder.path, example.prior) for example in read]
+            placed += [
+                Placed(example.path, example.sha256, one.folder.path, example.prior)
+                for example in read
+                if not example.held_out
+            ]
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(*problems)
-    if all(example.prior for example in found):
+    trained = [example for example in found if not example.held_out]
+    if all(example.prior for example in trained):
         told = ", ".join(str(one.folder.path) for one in arranged)
         raise DataError(f"{told}: holds regularisation images only; put the pictures to learn beside reg/")
-    if not any(example.weight for example in found if not example.prior):
+    if not any(example.weight for example in trained if not example.prior):
         told = ", ".join(str(one.folder.path) for one in arranged)
         raise DataError(
             f"{told}: all images to learn have the weight 0, so that nothing is learnt; give some a higher one"
         )
     for told in check_images(placed):
         yield Warned(told)
-    unit = math.gcd(*(example.repeats for example in found))
-    examples = [replace(example, repeats=example.repeats // unit) for example in found]
+    examples = in_lowest_terms(trained)
     seen = sum(example.repeats for example in examples)
     if len(arranged) > 1 or seen > len(examples):
         told = f"with repeats a pass sees {seen}" if seen > len(examples) else "a pass sees each once"
         yield Note(f"data: {len(examples)} images in all; {told}")
-    return examples
+    return examples + [example for example in found if example.held_out]
+
+
+def in_lowest_terms(examples: Sequence[Example]) -> list[Example]:
+    """The same with the least repeats that have their proportions: 10 and 20 are 1 and 2."""
+    unit = math.gcd(*(example.repeats for example in examples))
+    return [replace(example, repeats=example.repeats // unit) for example in examples]
 
 
 def arrange_folder(folder: Path, *, follow_links: bool) -> Layout:
@@ -175,7 +206,8 @@ def _arranged(config: TrainLora) -> list[_Arranged]:
             if layout.troubles and config.task.reads_captions:
                 raise DataError(*captions.first_of(layout.troubles, f"{folder.path}: and", "more such lines"))
             classes = classes_of(folder.path, layout) if config.task.has_classes and not folder.prior else {}
-            found.append(_Arranged(folder, layout, classes))
+            classes |= classes_of_held_out(layout, classes)
+            found.append(_Arranged(folder, layout, classes, not config.validation.off))
         except DataError as error:
             more = f", or {DRAW_THEM}" if folder.prior and isinstance(error, NoImagesError) else ""
             problems += [f"{problem}{more}" for problem in error.problems]
@@ -216,13 +248,18 @@ def _read(one: _Arranged, config: TrainLora) -> Telling[list[Example]]:
             yield Skipped(Path(told), reason.removeprefix(f"{told}: "))
     read = [(item, facts, _captions(item, one, config)) for item, facts in found]
     problems = [] if config.data.skip_bad else _told_of_bad(place, [reason for _, reason in bad], left=bool(found))
-    problems += _lacking(one, [_path(item) for item, _, texts in read if not texts], len(items))
+    lacking = [_path(item) for item, _, texts in read if not texts and not item.held_out]
+    problems += _lacking(one, lacking, len(one.trained))
     if problems:
         raise DataError(*problems)
-    if not read:
-        raise DataError(f"{place}: none of its {len(items)} images can be read; the reasons are told above")
+    if not any(not item.held_out for item, *_ in read):
+        raise DataError(f"{place}: none of its {len(one.trained)} images can be read; the reasons are told above")
+    mute = [_path(item) for item, _, texts in read if not texts]
+    if mute:
+        have = "1 held-out image has" if len(mute) == 1 else f"{len(mute)} held-out images have"
+        yield Warned(f"{place}: {have} no caption, without which nothing is validated ({_names(mute)})")
     yield from _notices(found)
-    yield Note(_counted(one, len(read), config))
+    yield Note(_counted(one, sum(not item.held_out for item, *_ in read), config))
     return [
         Example(
             _path(item),
@@ -235,8 +272,12 @@ def _read(one: _Arranged, config: TrainLora) -> Telling[list[Example]]:
             facts.sha256,
             item.mask.path if item.mask and config.mask.use != "off" else None,
             one.classes.get(item.entry.name, ""),
+            item.held_out,
+            facts.fingerprint,
+            facts.tints,
         )
         for item, facts, texts in read
+        if texts
     ]
 
 
@@ -280,12 +321,13 @@ def _path(item: Item) -> Path:
 
 def _counted(one: _Arranged, used: int, config: TrainLora) -> str:
     held_out = sum(item.held_out for item in one.layout.items)
-    priors = sum(one.is_prior(item) for item in one.items)
+    priors = sum(one.is_prior(item) for item in one.trained)
     more = [f"{priors} of them for regularisation"] if priors else []
     more += [f"{held_out} more are held out"] if held_out else []
     if one.classes:
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(Counter(one.classes.values()).items()))
-        told = f"images of {len(set(one.classes.values()))} classes"
+        by_class = Counter(one.classes[item.entry.name] for item in one.trained if item.entry.name in one.classes)
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(by_class.items()))
+        told = f"images of {len(by_class)} classes"
         more += [f"{counts}; each is told by its class, and captions on disk are not read"]
     else:
         told = "images with captions" if config.task.reads_captions else "images, whose captions are not read,"

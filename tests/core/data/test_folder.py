@@ -381,7 +381,8 @@ def test_folders_below_are_read_too(tmp_path: Path) -> None:
     put(tmp_path / ".cache", "hidden.png")
     put(tmp_path / "held-out", "kept.png")
     examples, reports = read(tmp_path)
-    assert [example.path.relative_to(tmp_path).as_posix() for example in examples] == ["inner/deeper/a.png", "top.png"]
+    where = {example.path.relative_to(tmp_path).as_posix(): example.held_out for example in examples}
+    assert where == {"inner/deeper/a.png": False, "top.png": False, "held-out/kept.png": True}
     assert any(isinstance(report, Note) and "1 more are held out" in report.text for report in reports)
 
 
@@ -460,6 +461,9 @@ def test_hugging_faces_imagefolder_with_splits_lists_and_folders(tmp_path: Path)
     put(tmp_path / "validation", "b.png", None)
     (tmp_path / "train" / "metadata.csv").write_text('file_name,text\ncats/a.png,"a cat, asleep"\n')
     assert captions(tmp_path) == {"a.png": "a cat, asleep"}
+    _, reports = read(tmp_path)
+    told = f"{tmp_path}: 1 held-out image has no caption, without which nothing is validated (b.png)"
+    assert Warned(told) in reports
 
 
 def test_each_image_has_limits(tmp_path: Path) -> None:
