@@ -35,16 +35,21 @@ class LiveText:
         self._words = _new_word(pipe, family, config.token, config.seed) if config.token.word else {}
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer, each with its learning rate."""
+        """Parameter groups for an optimizer, each with its learning rate and the names of its parameters."""
         text, token = self._config.text, self._config.token
         groups = []
         for part, encoder in self.parts.items():
             own = {id(parameter) for word in self._words.values() for parameter in word.parameters()}
-            lora = [one for one in encoder.parameters() if one.requires_grad and id(one) not in own]
-            second = part.endswith("_2") and text.lr_2 is not None
-            groups.append({"params": lora, "lr": text.lr_2 if second else text.lr})
+            lora = {
+                f"{part}.{path}": one
+                for path, one in encoder.named_parameters()
+                if one.requires_grad and id(one) not in own
+            }
+            rate = text.lr_2 if part.endswith("_2") and text.lr_2 is not None else text.lr
+            groups.append({"params": list(lora.values()), "names": list(lora), "lr": rate})
         if self._words:
-            groups.append({"params": [word.rows for word in self._words.values()], "lr": token.lr})
+            rows = {f"token.{part}": word.rows for part, word in self._words.items()}
+            groups.append({"params": list(rows.values()), "names": list(rows), "lr": token.lr})
         return groups
 
     def read(self, captions: Sequence[str], chunks: int | None = None) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from sdtune.core.priors import as_examples, check_priors, draw_priors
 from sdtune.core.reports import Note, Saved, Telling, Trained, Warned
 from sdtune.core.results import Results, facts_of, show_inputs, try_next
 from sdtune.core.run_folder import RunFolder
-from sdtune.core.training import accelerator_for, images_a_step, train
+from sdtune.core.training import Training, accelerator_for, images_a_step
 from sdtune.core.unused import unused_settings
 from sdtune.errors import ConfigError
 
@@ -71,11 +71,11 @@ def train_lora(config: TrainLora) -> Telling[None]:
         [one.sizes for one in seen],
         [one.example.repeats for one in seen],
         [one.example.prior for one in seen],
-        batch_size=config.batch_size,
+        batch_size=images_a_step(config),
         seed=config.seed,
         manifest=manifest_of(seen),
     )
-    steps = config.steps or usual_steps(stream.steps_an_epoch / config.accumulate, config.passes)
+    steps = config.steps or usual_steps(stream.steps_an_epoch, config.passes)
     config = settled(config, family, resolution, steps)
     usual = _prompts(config, seen)
     prompts = [] if config.samples.off else usual
@@ -100,8 +100,8 @@ def train_lora(config: TrainLora) -> Telling[None]:
         raise
 
     accelerator = accelerator_for(config, memory.MIXED[dtype])
-    loop = train(config, accelerator, family, process, net, fed.batches, steps, fed.lessons)
-    seconds = yield from results.learn(loop)
+    training = Training(config, accelerator, family, process, net, fed.batches, fed.lessons)
+    seconds = yield from results.learn(training.steps(steps))
     yield Saved("saved", run.lora)
     if config.token.word:
         yield Saved("embedding", embedding_path(run.embeddings, config.token.word))

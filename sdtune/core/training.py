@@ -1,14 +1,15 @@
-"""The training step and the loop around it."""
+"""The training: what is learned, step by step, and its state between them."""
 
 from __future__ import annotations
 
-import contextlib
 import math
+import resource
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,19 +18,26 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from sdtune.config import TrainLora
+from sdtune.core import dropout, state
 from sdtune.core.data.ahead import ahead
 from sdtune.core.data.batches import Batch, Batches
 from sdtune.core.data.conditioning import Conditioning, stack
 from sdtune.core.data.masks import weights_of
 from sdtune.core.diffusion import Noisy, Process
-from sdtune.core.draws import Draws, generator
+from sdtune.core.draws import Draws
+from sdtune.core.ema import Average
 from sdtune.core.families import Family
 from sdtune.core.lora import at_strength
-from sdtune.core.reports import Step
+from sdtune.core.mishaps import Guard, Shown, Verdict
+from sdtune.core.peers import Peers
+from sdtune.core.reports import Pulse, Rewound, Step, Warned
+from sdtune.core.room import LESS, Room, free, is_out_of_memory, pieces
+from sdtune.core.state import State
 from sdtune.errors import TrainingError
 
 MEMORY = 0.98  # of the loss average: about the last 50 steps
 SPEED_OVER = 50  # steps
+SNAPSHOT_EVERY = 25  # steps, which is the most that a return to the last good state loses
 NOTHING = 1e-6  # of a mask's sum, whose least other value is a 255th of a pixel in a latent one
 
 
@@ -44,9 +52,9 @@ class Lessons:
     read: Callable[[Sequence[str]], Conditioning] | None = None
     """captions as text encoders read them that are trained too; None: batches bring their conditioning"""
     groups: tuple[dict[str, Any], ...] = ()
-    """what is trained beside the denoiser: {"params": parameters, "lr": rate} each"""
+    """what is trained beside the denoiser: {"params": parameters, "names": theirs, "lr": rate} each"""
     parts: tuple[nn.Module, ...] = ()
-    """the modules that these belong to"""
+    """the modules that these belong to, in the order of the family's text encoders"""
 
 
 def image_losses(
@@ -96,7 +104,7 @@ def _drift(family: Family, net: nn.Module, noisy: Noisy, batch: Batch, draws: Dr
 
 
 def accelerator_for(config: TrainLora, precision: str) -> Accelerator:
-    """Accelerate's view of this process: its device, its mixed precision ("no", "bf16", "fp16"), its peers."""
+    """Accelerate's view of this process: its device and its mixed precision ("no", "bf16", "fp16")."""
     if AcceleratorState._shared_state:  # of an earlier training in this process, which may have had other numbers
         AcceleratorState._reset_state(reset_partial_state=AcceleratorState().num_processes == 1)
     return Accelerator(cpu=config.memory.device == "cpu", mixed_precision=precision)
@@ -107,125 +115,363 @@ def images_a_step(config: TrainLora, processes: int = 1) -> int:
     return config.batch_size * config.accumulate * processes
 
 
-def train(
-    config: TrainLora,
-    accelerator: Accelerator,
-    family: Family,
-    process: Process,
-    net: nn.Module,
-    batches: Batches,
-    steps: int,
-    lessons: Lessons | None = None,
-) -> Iterator[Step]:
-    """Train what in the denoiser asks for gradients, telling each step; closing the iterator stops between steps."""
-    lessons = lessons or Lessons()
-    rate = config.optimizer.rate(images_a_step(config, accelerator.num_processes))
-    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    groups = [{"params": trainable, "lr": rate}, *lessons.groups]
-    net, optimizer = accelerator.prepare(net, config.optimizer.build(groups, rate))
-    everything = [parameter for group in groups for parameter in group["params"]]
-    rates = [group["lr"] for group in groups]
-    for part in (net, *lessons.parts):
-        part.train()
-    learner = _Learner(config, accelerator, family, process, net, lessons)
-    average, began = 0.0, time.monotonic()
-    times, counts = deque([began], maxlen=SPEED_OVER + 1), deque[int](maxlen=SPEED_OVER)
-    feed = _Feed(config, accelerator, batches, _weights_dtype(net))
-    with closing(ahead(feed, range(steps))) as fed:
-        for step, passes in enumerate(fed):
-            share = config.schedule(step, steps)
-            for group, own in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = own * share
-            loss, count = learner.gradients(passes, step)
-            norm = accelerator.clip_grad_norm_(everything, config.clip or math.inf)
-            # With fp16 a gradient that is too large is usual now and then: the scaler leaves that step out.
-            _must_be_finite(step, loss=loss, gradient=1.0 if accelerator.scaler else float(norm))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            average = MEMORY * average + (1 - MEMORY) * loss
-            times.append(time.monotonic())
-            counts.append(count * accelerator.num_processes)
-            speed = sum(counts) / (times[-1] - times[0])
-            smooth = average / (1 - MEMORY ** (step + 1))
-            yield Step(step + 1, steps, loss, smooth, rate * share, speed, times[-1] - began)
+class Training:
+    """A training between two steps or in one: what is trained, and all that the next step depends on."""
 
+    def __init__(
+        self,
+        config: TrainLora,
+        accelerator: Accelerator,
+        family: Family,
+        process: Process,
+        net: nn.Module,
+        batches: Batches,
+        lessons: Lessons | None = None,
+        peers: Peers | None = None,
+    ) -> None:
+        """What in the denoiser `net` asks for gradients is trained, and what `lessons` brings."""
+        self._config, self._accelerator, self._family, self._process = config, accelerator, family, process
+        self._net: Any = net
+        self._batches = batches
+        self._lessons = lessons or Lessons()
+        self._peers = peers or Peers()
+        self._images = images_a_step(config, self._peers.of)
+        self.step = 0
+        """optimizer steps that are finished"""
+        self._parts = {family.denoiser: net, **dict(zip(family.clips, self._lessons.parts, strict=False))}
+        self._shown = dropout.Shown()
+        dropout.by_counter(self._parts, self._shown)
+        own = {f"{family.denoiser}.{name}": one for name, one in net.named_parameters() if one.requires_grad}
+        self.named: dict[str, nn.Parameter] = dict(own)
+        """everything that is trained, by its part and its path in there"""
+        rate = config.optimizer.rate(self._images)
+        groups: list[dict[str, Any]] = [{"params": list(own.values()), "lr": rate}]
+        for group in self._lessons.groups:
+            self.named |= zip(group["names"], group["params"], strict=True)
+            groups.append({"params": group["params"], "lr": group["lr"]})
+        self._optimizer = config.optimizer.build(groups, rate)
+        self._built = state.settings_of(self._optimizer)
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._everything = list(self.named.values())
+        self._average = Average(self.named, config.ema.decay) if config.ema.decay else None
+        self._guard = Guard()
+        self._room = Room(checkpointing=config.memory.gradient_checkpointing)
+        self._dtype = _weights_dtype(net)
+        self._loss, self._losses = 0.0, 0  # their weighted sum, and how many they are
+        self._good: State | None = None
+        self._pass: tuple[tuple[int, ...], int] = ((), 0)  # latents of which size, and how many, are looked at
+        self._short: int | None = None  # step at which the optimizer found no memory
+        self._began: float | None = None
+        self._times, self._counts = deque[float](maxlen=SPEED_OVER + 1), deque[int](maxlen=SPEED_OVER)
 
-@dataclass(frozen=True)
-class _Feed:
-    """All passes of a step on the device; made ahead of it, in a thread."""
+    def steps(self, of: int) -> Generator[Step | Pulse | Warned | Rewound]:
+        """The steps from where it stands to `of`, which is also what the schedule of rates counts on.
 
-    config: TrainLora
-    accelerator: Accelerator
-    batches: Batches
-    dtype: torch.dtype
-
-    def __call__(self, step: int) -> list[tuple[Batch, Draws]]:
-        config, processes = self.config, self.accelerator.num_processes
-        passes = []
-        for micro in range(config.accumulate):
-            place = micro * processes + self.accelerator.process_index
-            slots = range(place * config.batch_size, (place + 1) * config.batch_size)
-            draws = Draws(config.seed, step, slots, images_a_step(config, processes))
-            number = step * config.accumulate * processes + place
-            passes += [
-                (batch.to(self.accelerator.device, self.dtype), here) for batch, here in self.batches.at(number, draws)
-            ]
-        return passes
-
-
-@dataclass(frozen=True)
-class _Learner:
-    """What the passes of a step are learned with."""
-
-    config: TrainLora
-    accelerator: Accelerator
-    family: Family
-    process: Process
-    net: Any
-    lessons: Lessons
-
-    def gradients(self, passes: Sequence[tuple[Batch, Draws]], step: int) -> tuple[float, int]:
-        """Add up the gradients of one step's passes; returns the mean loss of its images, and how many they are.
-
-        Each image counts alike, whatever passes they come in: the gradient is that of the sum over the usual number.
+        A Pulse comes after each pass of a step but the last. Closing the iterator drops an unfinished step.
         """
-        usual = self.config.batch_size * self.config.accumulate
-        total, count = 0.0, 0
-        for number, (batch, draws) in enumerate(passes, 1):
-            # LoRA dropout is the one draw that PyTorch makes itself.
-            _seed(generator(self.config.seed, "dropout", step, draws.slots.start).initial_seed(), batch.latents.device)
-            last = number == len(passes)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
-                with self.accelerator.autocast():
-                    loss = self._losses(batch, draws).sum()
-                self.accelerator.backward(loss / usual)
-            total += loss.item()
-            count += len(batch.latents)
-        return total / count, count
+        if self._began is None:
+            self._began = time.monotonic()
+            self._times.append(self._began)
+        self._good = self._good or self.state()
+        try:
+            again = True
+            while again and self.step < of:
+                again = yield from self._stretch(of)
+        except GeneratorExit:
+            if self._peers.leads and self.step < of:
+                self._peers.go_on(False)
+            raise
+        finally:
+            self._optimizer.zero_grad(set_to_none=True)
 
-    def _losses(self, batch: Batch, draws: Draws) -> Tensor:
-        if self.lessons.read:
-            read = self.lessons.read(batch.captions)
-            batch = Batch(
-                batch.latents, read | batch.conditioning, batch.weights, batch.masks, batch.captions, batch.names
-            )
-        return image_losses(self.config, self.family, self.process, self.net, batch, draws, self.lessons)
+    def state(self) -> State:
+        """Copies of all that the next step depends on; where a weight is no number, those of the last good state."""
+        optimizer, numbers = state.taken(self._optimizer, self.named, self._built)
+        tensors = {"adapter": state.copied(self.named), "optimizer": optimizer}
+        told = {
+            "optimizer": numbers,
+            "loss": self._loss,
+            "losses": self._losses,
+            "mishaps": self._guard.told(),
+            "room": self._room.told(),
+        }
+        if self._average:
+            tensors["ema"] = state.copied(self._average.tensors)
+            told["averaged"] = self._average.count
+        if self._accelerator.scaler:
+            told["scaler"] = self._accelerator.scaler.state_dict()
+        made = State(self.step, tensors, told)
+        return made if self._good is None or made.is_sound else self._good
+
+    def load(self, was: State) -> None:
+        """Go on as the training would that this state was taken of."""
+        self._restore(was)
+        self._guard.load(was.told["mishaps"])
+        self._room.load(was.told["room"])
+        self._make_room()
+        self._good = was
+
+    @contextmanager
+    def as_used(self) -> Iterator[None]:
+        """Meanwhile the weights are those that are saved and drawn with, and modules are in eval mode.
+
+        These are the average, where one is kept, else what the optimizer says that is to be used, else as trained.
+        """
+        if self._average:
+            used = dict(zip(self._everything, self._average.tensors.values(), strict=True))
+        else:
+            used = self._config.optimizer.in_use(self._optimizer)
+        modes = [(module, module.training) for part in self._parts.values() for module in part.modules()]
+        trained = [one.detach().clone() for one in used]
+        for part in self._parts.values():
+            part.eval()
+        try:
+            _put(used, list(used.values()))
+            yield
+        finally:
+            _put(used, trained)
+            for module, mode in modes:
+                module.training = mode
+
+    def _stretch(self, of: int) -> Generator[Step | Pulse | Warned | Rewound, None, bool]:
+        """Steps until the end, or until they are to be taken again from an earlier one, which is returned."""
+        with closing(ahead(self._passes, range(self.step, of))) as fed:
+            for passes in fed:
+                if not self._peers.go_on():
+                    return False
+                taken = None
+                if self.step not in self._guard.skipped:
+                    figures = yield from self._gradients(passes)
+                    judged = self._guard.judge(
+                        self.step,
+                        figures.loss,
+                        figures.norm,
+                        figures.sound,
+                        shown=figures.shown,
+                        overflow_is_usual=self._accelerator.scaler is not None,
+                    )
+                    if judged.verdict is Verdict.REWIND:
+                        yield self._rewound(judged.told or "")
+                        return True
+                    if judged.told:
+                        yield Warned(judged.told)
+                    if judged.verdict is Verdict.TAKE:
+                        reason = self._update(of)
+                        if reason:
+                            yield self._rewound(reason)
+                            return True
+                        taken = figures.loss
+                    self._drop()
+                    self._counts.append(figures.images)
+                    self._times.append(time.monotonic())
+                self.step += 1
+                if taken is not None:
+                    self._loss = MEMORY * self._loss + (1 - MEMORY) * taken
+                    self._losses += 1
+                if self.step == of and not self._is_sound():
+                    judged = self._guard.judge(self.step - 1, 0.0, 0.0, weights=False, shown=tuple)
+                    yield self._rewound(judged.told or "")
+                    return True
+                assert self._good, "the first state is good"
+                if taken is not None and self.step - self._good.step >= SNAPSHOT_EVERY:
+                    self._good = self.state()
+                yield self._report(of, taken)
+        return False
+
+    def _passes(self, step: int) -> list[tuple[Batch, Draws]]:
+        """All passes of a step on the device; made ahead of it, in a thread."""
+        draws = Draws(self._config.seed, step, range(self._images), self._images)
+        share = self._peers.number, self._peers.of
+        passes = self._batches.at(step, draws, share=share, most=self._config.batch_size)
+        return [(batch.to(self._accelerator.device, self._dtype), here) for batch, here in passes]
+
+    def _gradients(self, passes: Sequence[tuple[Batch, Draws]]) -> Generator[Pulse | Warned, None, _Figures]:
+        """Add up the gradients of a step's passes, in smaller ones where the memory does not suffice."""
+        for part in self._parts.values():
+            if not part.training:
+                part.train()
+        while True:
+            try:
+                return (yield from self._gradients_as_far_as_there_is_room(passes))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            told = self._room.too_much(*self._pass)
+            self._drop()
+            free()
+            self._make_room()
+            yield Warned(told)
+
+    def _gradients_as_far_as_there_is_room(
+        self, passes: Sequence[tuple[Batch, Draws]]
+    ) -> Generator[Pulse, None, _Figures]:
+        """Each image counts alike, whatever passes they come in: as one of the usual number of a step."""
+        small = [one for batch, draws in passes for one in pieces(batch, draws, self._room.most(_size(batch)))]
+        losses: list[Tensor] = []
+        for number, (batch, draws) in enumerate(small):
+            if number:
+                yield Pulse()
+            self._pass = _size(batch), len(batch.latents)
+            self._shown.draws = draws
+            with self._accelerator.autocast():
+                found = self._image_losses(batch, draws)
+            self._scaled(found.sum() / self._images).backward()
+            losses.append(found.detach())
+        return self._figures(small, losses)
+
+    def _image_losses(self, batch: Batch, draws: Draws) -> Tensor:
+        if self._lessons.read:
+            read = self._lessons.read(batch.captions)
+            batch = replace(batch, conditioning=read | batch.conditioning)
+        return image_losses(self._config, self._family, self._process, self._net, batch, draws, self._lessons)
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        scaler = self._accelerator.scaler
+        return scaler.scale(loss) if scaler else loss
+
+    def _figures(self, passes: Sequence[tuple[Batch, Draws]], losses: list[Tensor]) -> _Figures:
+        """What a step is judged by, over all processes, fetched from the device at once; gradients are clipped."""
+        device = self._accelerator.device
+        total = torch.cat(losses).sum() if losses else torch.zeros((), device=device)
+        images = sum(map(len, losses))
+        if self._peers.of > 1:
+            images = self._sum(total, images)
+        if self._accelerator.scaler:
+            self._accelerator.scaler.unscale_(self._optimizer)
+        norm = nn.utils.get_total_norm([one.grad for one in self._everything if one.grad is not None])
+        if self._config.clip:
+            nn.utils.clip_grads_with_norm_(self._everything, self._config.clip, norm)
+        summed, norm_, weights = torch.stack([total.float(), norm.to(device), self._weights().to(device)]).tolist()
+        return _Figures(
+            summed / images, norm_, math.isfinite(weights), images, lambda: self._who_was_shown(passes, losses)
+        )
+
+    def _sum(self, total: Tensor, images: int) -> int:
+        """Gradients and the loss of all processes; what has no gradient in any of them has none. Returns the images."""
+        has = torch.tensor([one.grad is not None for one in self._everything] + [images], dtype=torch.float32)
+        has = has.to(total.device)
+        for one in self._everything:
+            one.grad = torch.zeros_like(one) if one.grad is None else one.grad
+        self._peers.sum([total, has, *(one.grad for one in self._everything if one.grad is not None)])
+        *told, count = has.tolist()
+        for one, known in zip(self._everything, told, strict=True):
+            one.grad = one.grad if known else None
+        return int(count)
+
+    def _weights(self) -> Tensor:
+        """A number that is one only if all weights and all that the optimizer remembers are."""
+        remembered = [
+            one
+            for values in self._optimizer.state.values()
+            for one in values.values()
+            if isinstance(one, Tensor) and one.ndim and one.is_floating_point()
+        ]
+        return nn.utils.get_total_norm([*self._everything, *remembered])
+
+    def _is_sound(self) -> bool:
+        return math.isfinite(float(self._weights()))
+
+    def _who_was_shown(self, passes: Sequence[tuple[Batch, Draws]], losses: Sequence[Tensor]) -> list[Shown]:
+        told: list[Shown] = []
+        for (batch, draws), found in zip(passes, losses, strict=True):
+            levels = self._process.add_noise(batch.latents, batch.latents, self._config.timesteps.sample(draws))
+            told += map(Shown, batch.names, batch.captions, levels.timesteps.tolist(), found.tolist())
+        return told
+
+    def _update(self, of: int) -> str | None:
+        """The optimizer's step, and the average's; returns why it could not be taken, where the memory did not do."""
+        share = self._config.schedule(self.step, of) * self._guard.rate
+        for group, own in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = own * share
+        scaler = self._accelerator.scaler
+        try:
+            if scaler:
+                scaler.step(self._optimizer)
+            else:
+                self._optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            if self._average:
+                self._average.add()
+            return None
+        told = f"step {self.step + 1}: out of memory in the optimizer"
+        if self._short == self.step or self._peers.of > 1:
+            raise TrainingError(f"{told}; {LESS}")
+        self._short = self.step
+        return f"{told}; tried again"
+
+    def _drop(self) -> None:
+        """No gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+        scaler = self._accelerator.scaler
+        if scaler and scaler._per_optimizer_states:
+            scaler.update()
+
+    def _rewound(self, reason: str) -> Rewound:
+        """Back to the last good state, but knowing what happened since."""
+        self._drop()
+        free()
+        assert self._good, "the first state is good"
+        self._restore(self._good)
+        return Rewound(self.step, reason)
+
+    def _restore(self, was: State) -> None:
+        adapter, average = was.tensors["adapter"], was.tensors.get("ema")
+        state.check(self.named, adapter)
+        state.put_back(self._optimizer, self.named, self._built, was.tensors["optimizer"], was.told["optimizer"])
+        _put(self._everything, [adapter[name] for name in self.named])
+        if self._average:
+            self._average.load(average or adapter, was.told.get("averaged", 0))
+        if self._accelerator.scaler and "scaler" in was.told:
+            self._accelerator.scaler.load_state_dict(dict(was.told["scaler"]))
+        self._loss, self._losses = was.told["loss"], was.told["losses"]
+        self.step = was.step
+
+    def _make_room(self) -> None:
+        if self._room.checkpointing and not self._config.memory.gradient_checkpointing:
+            self._net.enable_gradient_checkpointing()
+
+    def _report(self, of: int, loss: float | None) -> Step:
+        now = time.monotonic()
+        assert self._began is not None, "steps have begun"
+        speed = sum(self._counts) / max(self._times[-1] - self._times[0], 1e-9)
+        smooth = self._loss / (1 - MEMORY**self._losses) if self._losses else 0.0
+        rate = self._rates[0] * self._config.schedule(self.step - 1, of) * self._guard.rate
+        return Step(self.step, of, loss, smooth, rate, speed, now - self._began, _memory(self._accelerator.device))
 
 
-def _seed(seed: int, device: torch.device) -> None:
-    """What `torch.manual_seed` does, which on a machine without CUDA takes ten times as long to note who asked."""
-    torch.default_generator.manual_seed(seed)
+@dataclass(frozen=True)
+class _Figures:
+    """What a step is judged by."""
+
+    loss: float
+    """mean over its images"""
+    norm: float
+    """of the gradient"""
+    sound: bool
+    """whether weights and optimizer are numbers"""
+    images: int
+    shown: Callable[[], list[Shown]]
+
+
+@torch.no_grad()
+def _put(parameters: Mapping[nn.Parameter, Tensor] | Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for one, value in zip(parameters, values, strict=True):
+        one.copy_(value)
+
+
+def _size(batch: Batch) -> tuple[int, ...]:
+    return tuple(batch.latents.shape[-2:])
+
+
+def _memory(device: torch.device) -> float:
+    """GB, the most that was in use so far."""
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def _must_be_finite(step: int, **values: float) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            cause = (
-                "lower --lr" if step else "the settings, the model or an image is out of any range; try the defaults"
-            )
-            raise TrainingError(f"step {step + 1}: the {name} is {value}, so nothing more can be learned; {cause}")
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def _weights_dtype(net: nn.Module) -> torch.dtype:

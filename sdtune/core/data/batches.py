@@ -69,16 +69,29 @@ class Batches:
         self.triggers = triggers
         self._wordings = cache(lambda caption: wordings(caption, settings, triggers))
 
-    def at(self, number: int, draws: Draws) -> list[tuple[Batch, Draws]]:
-        """The passes of this number, each with the draws of its own slots."""
-        passes = []
-        start = 0
-        for places in self.stream.at(number):
-            here = draws.part(start, len(places))
-            passes.append(
-                (self._batch([self.images[image] for image, _ in places], [n for _, n in places], here), here)
-            )
-            start += len(places)
+    def at(
+        self, number: int, draws: Draws, *, share: tuple[int, int] = (0, 1), most: int | None = None
+    ) -> list[tuple[Batch, Draws]]:
+        """The passes of step `number`, each of `most` images of one size at most, with the draws of its own slots.
+
+        An image's slot is its place in the whole step. Of several processes `share` tells which (from 0), and of how
+        many: each has a run of slots.
+        """
+        step = self.stream.at(number)
+        process, processes = share
+        count = sum(map(len, step))
+        own = range(process * count // processes, (process + 1) * count // processes)
+        passes, first = [], 0
+        for places in step:
+            here = range(max(own.start, first), min(own.stop, first + len(places)))
+            for start in range(here.start, here.stop, most or max(len(here), 1)):
+                slots = range(start, min(start + (most or len(here)), here.stop))
+                chosen = places[slots.start - first : slots.stop - first]
+                part = draws.part(slots.start, len(slots))
+                passes.append(
+                    (self._batch([self.images[one] for one, _ in chosen], [n for _, n in chosen], part), part)
+                )
+            first += len(places)
         return passes
 
     def _batch(self, images: Sequence[Encoded], which: Sequence[int], draws: Draws) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -28,7 +29,7 @@ class Stream(Protocol):
     """steps in which all images are seen (of a training with priors: all but them)"""
 
     def at(self, number: int) -> list[list[Place]]:
-        """The images of step `number` (from 0, without end): one list for each pass through the denoiser."""
+        """The images of step `number` (from 0, without end): one list for each size."""
 
 
 class Plan:
@@ -68,7 +69,7 @@ class Plan:
         self._plan = lru_cache(maxsize=2)(self._epoch)
 
     def at(self, number: int) -> list[list[Place]]:
-        """The images of step `number` (from 0, without end): one list for each pass, each of one size."""
+        """The images of step `number` (from 0, without end): one list for each size."""
         epoch, step = divmod(number, self.steps_an_epoch)
         places, order = self._plan(epoch)
         start = int(order[step]) * self.batch_size
@@ -176,6 +177,26 @@ class Alternating:
         return [[(images[image], size) for image, size in places] for places in self._plans[which].at(number)]
 
 
+class LargestFirst:
+    """Steps of which the one that needs the most memory comes first, so that it fails in the first second or never.
+
+    It changes places with the first one. It is the step of the first epoch that has the most pixels of one size.
+    """
+
+    def __init__(self, stream: Stream, sizes: Sequence[Sequence[Size]]) -> None:
+        self.stream = stream
+        self.steps_an_epoch = stream.steps_an_epoch
+
+        def pixels(number: int) -> int:
+            return max(math.prod(sizes[places[0][0]][places[0][1]]) * len(places) for places in stream.at(number))
+
+        self._largest = max(range(self.steps_an_epoch), key=pixels)
+
+    def at(self, number: int) -> list[list[Place]]:
+        """The images of step `number`: one list for each size."""
+        return self.stream.at({0: self._largest, self._largest: 0}.get(number, number))
+
+
 def plan_for(
     sizes: Sequence[Sequence[Size]],
     repeats: Sequence[int],
@@ -185,10 +206,16 @@ def plan_for(
     seed: int,
     manifest: str,
 ) -> Stream:
-    """The steps over images of which some may be priors; places count in the whole list."""
-    if any(priors) and not all(priors):
-        return Alternating(sizes, repeats, priors, batch_size=batch_size, seed=seed, manifest=manifest)
-    return Plan(sizes, repeats, batch_size=batch_size, seed=seed, manifest=manifest)
+    """The steps, of `batch_size` images each, over images of which some may be priors; places count in the whole list.
+
+    `batch_size` is that of a whole step: over all that is accumulated, and over all processes.
+    """
+    stream: Stream = (
+        Alternating(sizes, repeats, priors, batch_size=batch_size, seed=seed, manifest=manifest)
+        if any(priors) and not all(priors)
+        else Plan(sizes, repeats, batch_size=batch_size, seed=seed, manifest=manifest)
+    )
+    return LargestFirst(stream, sizes)
 
 
 def _take(waiting: dict[int, list[int]], image: int) -> int:
