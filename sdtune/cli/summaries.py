@@ -119,8 +119,7 @@ def planned(report: Any) -> Iterator[str]:
     if shown:
         yield _line("", ", ".join(shown))
     if report.problems is not None:
-        about = "" if report.tokens_exact else "about "
-        lengths = f"{about}{report.tokens:.0f} tokens on average, the longest {report.tokens_longest}"
+        lengths = f"{report.tokens:.0f} tokens on average, the longest {report.tokens_longest}"
         found = _counted(report.problems, "problem") if report.problems else "no problem"
         yield _line("captions", f"{lengths}; {found}" + (f", which this shows: {report.look}" if report.look else ""))
     rising = f"; the rate rises over {report.warmup}" if report.warmup > 1 else ""
@@ -166,7 +165,9 @@ def planned(report: Any) -> Iterator[str]:
 
 
 def _bytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 def _counted(count: int, thing: str) -> str:

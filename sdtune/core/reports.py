@@ -254,10 +254,8 @@ class Planned:
     look: str | None
     """a command that shows these"""
     tokens: float
-    """of a caption, on average"""
+    """of a caption, on average, without marks of begin and end"""
     tokens_longest: int
-    tokens_exact: bool
-    """whether they are counted by a tokenizer; else they are an estimate"""
     steps: int
     images_a_step: int
     passes: float
