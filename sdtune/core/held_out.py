@@ -14,13 +14,10 @@ import numpy
 
 from sdtune.core.data.folder import Example, in_lowest_terms
 from sdtune.core.intake.likeness import groups
+from sdtune.core.intake.verdicts import FEWEST_HELD_OUT, SPLIT_FROM
 from sdtune.core.reports import Note, Telling, Warned
 from sdtune.tables import Judge, Validation
 
-SPLIT_FROM = 12
-"""different images; of fewer none can be spared"""
-FEWEST = 2
-"""that are held out; of one image no error could be told"""
 NAMED = 3  # images named in one message
 
 
@@ -67,7 +64,7 @@ def _count(families: Sequence[Sequence[Example]], share: float) -> int:
     if not share or len(families) < SPLIT_FROM:
         return 0
     below = sum(int(family[0].sha256[:12], 16) < share * 16**12 for family in families)
-    return min(max(below, FEWEST), len(families) - (SPLIT_FROM - FEWEST))
+    return min(max(below, FEWEST_HELD_OUT), len(families) - (SPLIT_FROM - FEWEST_HELD_OUT))
 
 
 def _apart(held_out: Sequence[Example], trained: Sequence[Example]) -> Telling[list[Example]]:
