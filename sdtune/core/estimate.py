@@ -27,22 +27,19 @@ A_PIXEL = 3  # bytes of a PNG, at the most
 def optimizer_tensors(config: TrainLora, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """What the optimizer will keep, {parameter/key: a tensor of that size}: found by a step on others of those shapes.
 
-    So every optimizer tells it itself, 8-bit ones too, whose small tensors keep 32 bits.
+    So every optimizer tells it itself: 8-bit ones keep small tensors in 32 bits, Prodigy keeps no start that is zero.
     """
-    rate = config.optimizer.lr or 1.0
-    trial = {tuple(one.shape): nn.Parameter(torch.zeros(one.shape)) for one in named.values()}
-    if not trial:
-        return {}
+    rate = config.optimizer.rate(1)
+    kinds = {name: (tuple(one.shape), bool(one.any())) for name, one in named.items()}
+    trial = {kind: nn.Parameter(torch.full(kind[0], float(kind[1]))) for kind in kinds.values()}
     optimizer: Any = config.optimizer.build([{"params": list(trial.values()), "lr": rate}], rate)
-    if hasattr(optimizer, "train"):  # schedule-free ones step in no other mode
-        optimizer.train()
     for one in trial.values():
         one.grad = torch.full_like(one, 1e-3)
     optimizer.step()
     return {
         f"{name}/{key}": value
-        for name, one in named.items()
-        for key, value in optimizer.state[trial[tuple(one.shape)]].items()
+        for name, kind in kinds.items()
+        for key, value in optimizer.state[trial[kind]].items()
         if isinstance(value, Tensor)
     }
 
@@ -145,8 +142,8 @@ def check_disk(needs: Disk, place: Path) -> None:
 def memory_of(device: torch.device) -> float:
     """GB that a device has."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory / 1e9
-    return psutil.virtual_memory().total / 1e9
+        return float(torch.cuda.get_device_properties(device).total_memory / 1e9)
+    return float(psutil.virtual_memory().total / 1e9)
 
 
 def forward_seconds(config: TrainLora, step: float, images: int) -> float:

