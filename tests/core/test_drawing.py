@@ -15,6 +15,7 @@ from sdtune.core.data.cache import Store
 from sdtune.core.data.conditioning import Reading, encode_captions, let_go
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.families import family_named
+from sdtune.errors import SdtuneError
 from tests import tiny
 
 SAMPLERS = [DPMpp2M(), DDIM(), Euler(), EulerAncestral()]
@@ -87,3 +88,47 @@ def test_guidance_of_one_asks_once(family_name: str) -> None:
     drawn(pipe, family_name, DDIM(), [1], guidance=1.0)
     drawn(pipe, family_name, DDIM(), [1], guidance=2.0)
     assert sizes == [1, 1, 1, 2, 2, 2]
+
+
+def needing(net: Any, most: int) -> Any:
+    """The denoiser asks for more memory than there is in the second step of over so many images, meanwhile."""
+    calls = [0]
+
+    def before(_module: Any, args: Any, _named: Any) -> None:
+        calls[0] += 1
+        if len(args[0]) > most and calls[0] % 2 == 0:
+            torch.empty(2**60, dtype=torch.uint8)
+
+    return net.register_forward_pre_hook(before, with_kwargs=True)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.kind)
+def test_images_that_do_not_fit_together_are_the_same_ones(sampler: Sampler) -> None:
+    pipe = tiny.pipeline("sd1")
+    together = drawn(pipe, "sd1", sampler, [1, 2, 3])
+    hook = needing(pipe.unet, 2)  # one image, with its negative
+    halves = drawn(pipe, "sd1", sampler, [1, 2, 3])
+    hook.remove()
+    assert len(halves) == 3
+    for one, other in zip(together, halves, strict=True):
+        assert numpy.abs(numpy.asarray(one, dtype=int) - numpy.asarray(other, dtype=int)).max() <= 1
+
+
+@pytest.mark.parametrize("part", ["unet", "decoder"])
+def test_an_image_that_does_not_fit_alone_is_told_in_one_line(part: str) -> None:
+    pipe = tiny.pipeline("sd1")
+    hook = needing(pipe.unet, 0) if part == "unet" else pipe.vae.decoder.register_forward_pre_hook(too_much)
+    with pytest.raises(SdtuneError, match=r"out of memory with a single image; draw a smaller one"):
+        drawn(pipe, "sd1", DDIM(), [1, 2])
+    hook.remove()
+
+
+def too_much(*_: Any) -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_another_error_is_not_taken_for_want_of_memory() -> None:
+    pipe = tiny.pipeline("sd1")
+    pipe.unet.register_forward_pre_hook(lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        drawn(pipe, "sd1", DDIM(), [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sdtune.core.families import family_named
 from sdtune.core.reports import Progress
 from sdtune.errors import DataError
 from tests import tiny
-from tests.core.data.test_encode import files, result
+from tests.core.data.test_encode import files, need_memory, result
 
 CPU = torch.device("cpu")
 FAMILY = family_named("sd1")
@@ -135,3 +136,45 @@ def test_encoders_are_let_go() -> None:
     pipe = tiny.pipeline("sdxl")
     let_go(family_named("sdxl"), pipe)
     assert (pipe.text_encoder, pipe.text_encoder_2) == (None, None)
+
+
+def test_a_caption_without_numbers_is_named_and_never_kept(tmp_path: Path) -> None:
+    pipe = tiny.pipeline("sd1")
+    store = Store(tmp_path / "cache", 0)
+    result(encode_captions(["a blue disc"], FAMILY, pipe, CPU, Reading(), store))
+    known = files(tmp_path / "cache")
+    # Too large for fp32 in one word alone, as it is in fp16 for some words of T5.
+    (word,) = pipe.tokenizer("apple", add_special_tokens=False).input_ids
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight[word] = math.nan
+    with pytest.raises(DataError) as caught:
+        result(encode_captions(["a blue disc", "a red apple"], FAMILY, pipe, CPU, Reading(), store, ("the", "same")))
+    (line,) = caught.value.problems
+    assert line.startswith('"a red apple": the text encoders make no numbers of it; use --memory.precision bf16')
+    assert len(files(tmp_path / "cache")) == len(known) + 1, "the other one"
+
+
+def test_a_kept_entry_without_numbers_is_made_again(pipe: Any) -> None:
+    store = Store(None, 0)
+    told, _ = result(encode_captions(["a"], FAMILY, pipe, CPU, Reading(), store))
+    good = told("a")
+    spoilt = Store(None, 0)
+    spoilt.put(told.keys["a"], {name: torch.full_like(value, math.nan) for name, value in good.items()})
+    again, _ = result(encode_captions(["a"], FAMILY, pipe, CPU, Reading(), spoilt))
+    assert all(torch.equal(again("a")[name], value) for name, value in good.items())
+
+
+def test_captions_that_do_not_fit_together_are_read_alone(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = ["a red apple", "", "a blue disc"]
+    alone, _ = result(encode_captions(captions, FAMILY, pipe, CPU, Reading(), Store(None, 0)))
+    monkeypatch.setattr(conditioning, "AT_ONCE", {"cpu": 3})
+    hook = pipe.text_encoder.register_forward_pre_hook(
+        lambda _, args, named: need_memory() if len(args[0] if args else named["input_ids"]) > 1 else None,
+        with_kwargs=True,
+    )
+    try:
+        told, _ = result(encode_captions(captions, FAMILY, pipe, CPU, Reading(), Store(None, 0)))
+    finally:
+        hook.remove()
+    for caption in captions:
+        assert all(torch.equal(told(caption)[name], value) for name, value in alone(caption).items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
 
 from sdtune.config import TrainLora, resolve
 from sdtune.core.data import encode
@@ -19,7 +22,7 @@ from sdtune.core.data.folder import read_folders
 from sdtune.core.data.seen import Seen, see
 from sdtune.core.families import family_named
 from sdtune.core.reports import Progress, Warned
-from sdtune.errors import DataError
+from sdtune.errors import DataError, TrainingError
 from sdtune.tables import Masking
 from tests import pictures, tiny
 
@@ -267,3 +270,78 @@ def test_holes_for_inpainting_are_encoded_with_what_they_leave(pipe: Any, tmp_pa
     before = files(tmp_path / "cache")
     encoded(seen, pipe, Store(tmp_path / "cache", 0), Holes(4, 0.25))
     assert files(tmp_path / "cache") == before
+
+
+def spoiling(vae: Any, wrong: Callable[[Tensor], Tensor]) -> Any:
+    """The VAE's encoder gives no numbers for those pixels [B, 3, H, W] of which `wrong` [B] is true, meanwhile."""
+    return vae.encoder.register_forward_hook(
+        lambda _, given, found: found.masked_fill(wrong(given[0])[:, None, None, None], math.nan)
+    )
+
+
+def filling(vae: Any, most: int) -> Any:
+    """The VAE's encoder asks for more memory than there is for over so many images, meanwhile."""
+    return vae.encoder.register_forward_pre_hook(lambda _, given: need_memory() if len(given[0]) > most else None)
+
+
+def need_memory() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("holes", [None, Holes(2, 0)])
+def test_an_image_without_numbers_is_named_and_never_kept(pipe: Any, tmp_path: Path, holes: Holes | None) -> None:
+    folder = pictures.folder(tmp_path / "data", 3)
+    bad = sorted(folder.glob("*.png"))[1]
+    Image.new("RGB", (64, 64), "white").save(bad)
+    store = Store(tmp_path / "cache", ROOM)
+    seen = seen_in(folder)
+    least, most = (0.9, 1.1) if holes is None else (-0.1, 0.1)  # of white with a hole the darkest is grey
+    hook = spoiling(pipe.vae, lambda pixels: (pixels.amin((1, 2, 3)) > least) & (pixels.amin((1, 2, 3)) < most))
+    try:
+        with pytest.raises(DataError) as caught:
+            encoded(seen, pipe, store, holes)
+    finally:
+        hook.remove()
+    told = f"{bad}: the model's VAE makes no numbers of it; leave it out, or choose a model with another VAE"
+    assert caught.value.problems == (told,)
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values())
+
+
+def test_a_kept_entry_without_numbers_is_made_again(pipe: Any, tmp_path: Path) -> None:
+    seen = seen_in(pictures.folder(tmp_path / "data", 1))
+    store = Store(None, ROOM)
+    (image,), _ = encoded(seen, pipe, store)
+    ((version,),) = image.shapes
+    good = store.get(version.latents)
+    spoilt = Store(None, ROOM)
+    spoilt.put(version.latents, good | {"std": torch.full_like(good["std"], math.inf)})
+    encoded(seen, pipe, spoilt)
+    assert torch.equal(spoilt.get(version.latents)["std"], good["std"])
+
+
+def test_images_that_do_not_fit_together_are_encoded_alone(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = seen_in(pictures.folder(tmp_path, 5))
+    alone = Store(None, ROOM)
+    expected, _ = encoded(seen, pipe, alone)
+    monkeypatch.setattr(encode, "PIXELS_AT_ONCE", {"cpu": 3 * 64 * 64})
+    hook, store = filling(pipe.vae, 1), Store(None, ROOM)
+    try:
+        found, told = encoded(seen, pipe, store)
+    finally:
+        hook.remove()
+    assert [report.number for report in told if isinstance(report, Progress)] == [3, 5]
+    for one, other in zip(latents(found, store), latents(expected, alone), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in ("mean", "std"))
+
+
+def test_an_image_that_does_not_fit_alone_is_named(pipe: Any, tmp_path: Path) -> None:
+    seen = seen_in(pictures.folder(tmp_path, 1))
+    hook = filling(pipe.vae, 0)
+    try:
+        with pytest.raises(TrainingError, match=r"\.png: out of memory while encoding it alone, at 64 x 64; use a"):
+            encoded(seen, pipe, Store(None, ROOM))
+    finally:
+        hook.remove()
