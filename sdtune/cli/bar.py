@@ -3,38 +3,61 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-NARROW = 66  # columns that everything beside the bar needs while training
+WIDEST, NARROWEST = 30, 6  # columns of a bar; where there are fewer, it is left out
+CLOCK = 10  # columns of "59:59 left"
 
 
 class Bar:
     """A bar that is drawn from its making to its end, and stays on the screen only where it `stays`."""
 
     def __init__(self, phase: str, of: int, *, stays: bool) -> None:
-        console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=max(8, min(30, console.width - NARROW))),
+        self.stays = stays
+        self._taken = len(f"{phase} {of}/{of} ") + len(" ") + CLOCK
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._bar = BarColumn()
+        self._others: tuple[str | ProgressColumn, ...] = (
             MofNCompleteColumn(),
             TextColumn("{task.fields[details]}", markup=False),
             _TimeLeft(),
-            console=console,
-            transient=not stays,
         )
+        self._name = TextColumn("{task.description}", markup=False)
+        self._progress = Progress(self._name, self._bar, *self._others, console=self._console, transient=not stays)
         self._task = self._progress.add_task(phase, total=of, details="")
         self._progress.start()
 
-    def move(self, number: int, details: str) -> None:
-        """So many are done."""
-        self._progress.update(self._task, completed=number, details=details)
+    def move(self, number: int, details: Sequence[str]) -> None:
+        """So many are done; of the details the last ones go where the terminal is narrow."""
+        kept = list(details)
+        while len(kept) > 1 and self._room(kept) < -1:  # without the bar's own space
+            kept.pop()
+        self._bar.bar_width = min(WIDEST, self._room(kept))
+        drawn = (self._bar,) if self._bar.bar_width >= NARROWEST else ()
+        self._progress.columns = (self._name, *drawn, *self._others)
+        self._progress.update(self._task, completed=number, details="  ".join(kept))
+
+    def pause(self) -> None:
+        """Make room for another bar; the clock goes on."""
+        self._progress.live.transient = True
+        self._progress.stop()
+
+    def go_on(self) -> None:
+        """Be drawn again."""
+        self._progress.live.transient = not self.stays
+        self._progress.start()
 
     def end(self) -> None:
         """Leave the bar as it stands."""
         self._progress.stop()
+
+    def _room(self, details: Sequence[str]) -> int:
+        """Columns that are left for the bar."""
+        return self._console.width - self._taken - len("  ".join(details)) - len(" ")
 
 
 class _TimeLeft(ProgressColumn):

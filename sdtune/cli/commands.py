@@ -56,11 +56,20 @@ def cache(config: Any, as_json: bool) -> None:
     follow(work(config), as_json)
 
 
+def runs(config: Any, as_json: bool) -> None:
+    """List trainings, what came of them and what sets them apart."""
+    prepare_libraries()
+    from sdtune.core.runs import runs as work
+
+    follow(work(config), as_json)
+
+
 COMMANDS: dict[str, tuple[Callable[[Any, bool], None], str]] = {
     "prepare": (prepare, "Prepare"),
     "caption": (caption, "Caption"),
     "train-lora": (train_lora, "TrainLora"),
     "sample": (sample, "Sample"),
+    "runs": (runs, "Runs"),
     "cache": (cache, "CacheFolder"),
 }
 """name -> what it does, and the class of its settings in config.py"""

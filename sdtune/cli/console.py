@@ -35,6 +35,7 @@ LIBRARIES = (
     "transformers",
     "accelerate",
     "peft",
+    "matplotlib",
     "torch",
     "PIL",
     "huggingface_hub",
@@ -73,10 +74,13 @@ class Terminal:
     """Bars and lines for people: results on standard output, the way there on standard error."""
 
     def __init__(self) -> None:
-        self.in_steps = False
-        """whether something has been learned that an end must not lose"""
         self._bar: Bar | None = None
         self._phase, self._last_line = "", 0.0
+        self._paused: tuple[str, Bar] | None = None
+        """the bar of longer work in whose midst another phase is"""
+        self._told: set[tuple[str, bool]] = set()
+        """phases whose first line, or last one, has been written where there is no terminal"""
+        self._held_out: tuple[str, ...] = ()
 
     def __enter__(self) -> Terminal:
         return self
@@ -116,9 +120,8 @@ class Terminal:
         self._say(f"skipped {report.path}: {report.reason}", warning=True)
 
     def _show_progress(self, report: Any) -> None:
-        self._advance(
-            report.phase, report.number, report.of, _speed(report.speed, report.phase) if report.speed else ""
-        )
+        speed = [_speed(report.speed, report.phase)] if report.speed else []
+        self._advance(report.phase, report.number, report.of, *speed)
 
     def _show_bucketed(self, report: Any) -> None:
         from sdtune.cli.summaries import bucketed
@@ -127,9 +130,26 @@ class Terminal:
             self._say(line)
 
     def _show_step(self, report: Any) -> None:
-        self.in_steps = True
-        details = f"loss {report.loss_average:.4f}  {_speed(report.images_per_second)}"
-        self._advance("training", report.number, report.of, details, stays=True)
+        loss = f"loss {report.loss_average:.4f}"
+        memory = [f"{report.memory:.{1 if report.memory < 10 else 0}f} GB"] if report.memory else []
+        details = (loss, *self._held_out, _speed(report.images_per_second), *memory)
+        self._advance("training", report.number, report.of, *details, stays=True)
+
+    def _show_validated(self, report: Any) -> None:
+        from sdtune.cli.summaries import per_cent, validated
+
+        if report.step:
+            self._held_out = (f"held out {per_cent(report.held_out.relative)}",)
+        if report.best == report.step or not report.step or not _is_terminal():
+            self._say(validated(report))  # beside a bar that shows the newest, those that matter later
+
+    def _show_rewound(self, report: Any) -> None:
+        self._say(f"back to step {report.step}: {report.reason}", warning=True)
+
+    def _show_resumed(self, report: Any) -> None:
+        self._say(f"going on with {report.run} after step {report.step} of {report.of}")
+        for line in report.changed:
+            self._say(f"changed: {line}", warning=True)
 
     def _show_saved(self, report: Any) -> None:
         self._end_bar()
@@ -156,11 +176,23 @@ class Terminal:
 
     def _show_trained(self, report: Any) -> None:
         self._end_bar()
+        from sdtune.cli.summaries import trained
+
         self._say(f"trained in {duration(report.seconds)}")
-        self.result(f"LoRA      {report.lora}")
-        if report.sheet:
-            self.result(f"pictures  {report.sheet}")
-        self.result(f"try next  {report.try_next}")
+        for line in trained(report):
+            self.result(line)
+
+    def _show_planned(self, report: Any) -> None:
+        from sdtune.cli.summaries import planned
+
+        for line in planned(report):
+            self.result(line)
+
+    def _show_listing(self, report: Any) -> None:
+        from sdtune.cli.summaries import listing
+
+        for line in listing(report):
+            self.result(line)
 
     def _show_captioned(self, report: Any) -> None:
         if report.written:
@@ -195,24 +227,42 @@ class Terminal:
         self.result(report.told)
         self.result(f"    {report.remedy}")
 
-    def _advance(self, phase: str, number: int, of: int, details: str = "", *, stays: bool = False) -> None:
+    def _advance(self, phase: str, number: int, of: int, *details: str, stays: bool = False) -> None:
         if not _is_terminal():
-            self._plain_line(phase, number, of, details)
+            self._plain_line(phase, number, of, "  ".join(details))
             return
         if phase != self._phase or self._bar is None:
-            from sdtune.cli.bar import Bar
-
-            self._end_bar()
-            self._bar, self._phase = Bar(plain(phase), of, stays=stays), phase
+            self._begin_bar(phase, of, stays=stays)
+        assert self._bar
         self._bar.move(number, details)
         if number == of:
             self._end_bar()
 
+    def _begin_bar(self, phase: str, of: int, *, stays: bool) -> None:
+        """A new bar, or the one that another phase came in the midst of."""
+        from sdtune.cli.bar import Bar
+
+        if self._bar is not None and self._bar.stays:
+            self._bar.pause()
+            self._paused, self._bar = (self._phase, self._bar), None
+        self._end_bar()
+        if self._paused and self._paused[0] == phase:
+            self._bar, self._paused = self._paused[1], None
+            self._bar.go_on()
+        else:
+            self._bar = Bar(plain(phase), of, stays=stays)
+        self._phase = phase
+
     def _plain_line(self, phase: str, number: int, of: int, details: str) -> None:
-        now = time.monotonic()
-        if number == of or phase != self._phase or now - self._last_line >= PLAIN_SECONDS:
+        """At the beginning and the end of each kind of phase, and now and then between."""
+        now, end = time.monotonic(), number == of
+        begins = phase != self._phase and (phase, False) not in self._told
+        ends = end and (phase, True) not in self._told
+        self._phase = phase
+        if begins or ends or now - self._last_line >= PLAIN_SECONDS:
             self._say(f"{phase} {number}/{of}  {details}".rstrip())
-            self._phase, self._last_line = phase, now
+            self._last_line = now
+            self._told |= {(phase, False)} | ({(phase, True)} if end else set())
 
     def _end_bar(self) -> None:
         if self._bar is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 LISTED = 30  # tags and words of a data set
@@ -87,6 +88,69 @@ def cached(report: Any) -> Iterator[str]:
         yield _line("removed", f"{report.removed}{told}, {_megabytes(report.removed_size)}")
     if report.try_next:
         yield _line("try next", report.try_next)
+
+
+def trained(report: Any) -> Iterator[str]:
+    """Of sdtune.core.reports.Trained."""
+    told = [
+        ("LoRA", report.lora),
+        ("best", report.best if report.best != report.lora else None),
+        ("pictures", report.sheet),
+        ("plot", report.plot),
+        ("verdict", report.verdict),
+        ("changed", _changed(report.update)),
+        ("try next", report.try_next),
+    ]
+    yield from (f"{label:<9} {text}" for label, text in told if text)
+
+
+def _changed(update: Sequence[Any]) -> str | None:
+    """Blocks by how much is added to their weights; --json lists them all."""
+    if not update:
+        return None
+    most = max(update, key=lambda one: one.relative)
+    least = min(update, key=lambda one: one.relative)
+    dead = sum(one.dead for one in update)
+    still = f"; nothing in {_counted(dead, 'layer')} of {sum(one.modules for one in update)}" if dead else ""
+    told = f"{most.block} by {100 * most.relative:.2g} % of its weights"
+    return f"{told}{'' if most is least else f', the most; {least.block} by {100 * least.relative:.2g} %'}{still}"
+
+
+def validated(report: Any) -> str:
+    """Of sdtune.core.reports.Validated."""
+    took = f"({report.seconds:.1f} s)"
+    if not report.step:
+        return f"held out: {_images(report.held_out.images)}, loss {report.held_out.loss:.4f} with the base {took}"
+    held_out, trained = per_cent(report.held_out.relative, 1), per_cent(report.trained.relative, 1)
+    best = "the best so far" if report.best == report.step else f"best at step {report.best}"
+    return f"step {report.step}: held out {held_out}, trained {trained}; {best} {took}"
+
+
+def per_cent(relative: float, digits: int = 0) -> str:
+    """How much more or less than the base's: "-14 %"."""
+    return f"{round(100 * (relative - 1), digits) + 0.0:+.{digits}f} %"
+
+
+def listing(report: Any) -> Iterator[str]:
+    """Of sdtune.core.reports.Listing."""
+    if not report.runs:
+        yield f"no runs in {report.folder}; sdtune train-lora FOLDER begins one"
+        return
+    heading = ("run", "state", "steps", "held out", "model", "last change", "apart from most by")
+    rows = [heading, *(_listed(one) for one in report.runs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    for row in rows:
+        yield "  ".join([*(f"{text:<{width}}" for text, width in zip(row, widths, strict=False)), row[6]]).rstrip()
+
+
+def _listed(run: Any) -> tuple[str, ...]:
+    held_out = per_cent(run.held_out, 1) if run.held_out is not None else ""
+    best = f"at {run.best}" if run.best else ""
+    changed = datetime.fromtimestamp(run.changed).strftime("%Y-%m-%d %H:%M")
+    apart = ", ".join(f"{name} {value}" for name, value in run.apart.items())
+    steps = f"{run.step}/{run.of or '?'}"
+    told = f"{held_out} {best}".strip()
+    return str(run.path), run.state, steps, told, run.model, changed, run.problem or apart
 
 
 def _line(label: str, text: str) -> str:

@@ -179,6 +179,42 @@ class Trained:
     """a sentence on how it went by the held-out loss"""
     update: tuple[Updated, ...] = ()
     """how much each block has changed"""
+    plot: Path | None = None
+    """losses and validation over the steps"""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A training, as its folder tells of it."""
+
+    path: Path
+    state: str
+    """finished, early stop, at work, stopped, failed, empty or broken"""
+    step: int
+    """that are finished"""
+    of: int
+    """0: not known"""
+    model: str
+    held_out: float | None
+    """the least held-out loss relative to the base's; None: not known"""
+    best: int | None
+    """its step"""
+    lora: Path | None
+    """the best, else the last"""
+    changed: float
+    """when something was last told of it, in seconds since 1970"""
+    apart: dict[str, str]
+    """settings in which it differs from most others of the list"""
+    problem: str | None = None
+    """what keeps its files from being read"""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The trainings in a folder, the latest last."""
+
+    folder: Path
+    runs: tuple[Listed, ...]
 
 
 @dataclass(frozen=True)
@@ -442,6 +478,7 @@ Report = (
     | Saved
     | Drawn
     | Trained
+    | Listing
     | Planned
     | Problem
     | Captioned
