@@ -23,6 +23,7 @@ from sdtune.choices.spec import Spec, kinds_of, setting, table_of
 from sdtune.choices.tasks import Task, TextToImage
 from sdtune.choices.timesteps import Stratified, Timesteps
 from sdtune.choices.weightings import MinSNR, Weighting
+from sdtune.earlier import NEWEST, settings_in
 from sdtune.errors import ConfigError, nearest
 from sdtune.tables import (
     Augment,
@@ -51,6 +52,8 @@ from sdtune.tables import (
 Config = TypeVar("Config", bound=Spec)
 Tables = dict[str, Any]
 PRESET_BYTES = 2**20
+OF_ONE_START = ("resume", "allow_changes", "dry_run", "probe", "out")
+"""settings of TrainLora that say how a run is begun, and are no part of it: run.toml lacks them"""
 
 
 class TrainLora(Spec):
@@ -260,8 +263,30 @@ class Preset(Tables):
 
 
 def resolve(spec: type[Config], layers: Iterable[Tables]) -> Config:
-    """One settings object out of layers of tables; later layers win, and every problem is told at once."""
-    layers = list(layers)
+    """One settings object out of layers of tables; later layers win, and every problem is told at once.
+
+    Where they name a run to resume, its settings lie under all of them.
+    """
+    return _resolved(spec, with_run(list(layers)))
+
+
+def with_run(layers: Sequence[Tables]) -> list[Tables]:
+    """The layers, over those of the run whose folder `resume` names."""
+    named = next((layer["resume"] for layer in reversed(layers) if "resume" in layer), None)
+    if not isinstance(named, str) or named == NEWEST or not named.strip():
+        return list(layers)
+    return laid_over(settings_in(named), layers)
+
+
+def laid_over(settings: Path, layers: Sequence[Tables]) -> list[Tables]:
+    """The layers over the settings of a run, whose steps are not wanted where the layers give the passes alone."""
+    told = read_preset(str(settings))
+    counted = any("passes" in layer for layer in layers) and not any("steps" in layer for layer in layers)
+    out = (*OF_ONE_START, "steps") if counted else OF_ONE_START
+    return [Preset(str(settings), {name: value for name, value in told.items() if name not in out}), *layers]
+
+
+def _resolved(spec: type[Config], layers: Sequence[Tables]) -> Config:
     tables: Tables = {name: {} for name, field in spec.model_fields.items() if field.is_required() and table_of(field)}
     for layer in layers:
         tables = merge(spec, tables, layer)
@@ -301,7 +326,7 @@ def _source(layers: Sequence[Tables], path: Sequence[str]) -> str:
 
 def refine(config: Config, *layers: Tables) -> Config:
     """The config with layers laid under what the user set, over the classes' defaults; later layers win."""
-    return resolve(type(config), [*layers, config.model_dump(exclude_unset=True)])
+    return _resolved(type(config), [*layers, config.model_dump(exclude_unset=True)])
 
 
 def merge(spec: type[Spec] | None, base: Tables, layer: Tables) -> Tables:

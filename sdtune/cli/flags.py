@@ -23,6 +23,7 @@ from sdtune.choices.spec import (
     without_none,
     words_of,
 )
+from sdtune.cli.alone import with_values
 from sdtune.cli.help import Command
 from sdtune.config import Tables, preset_names, read_preset, resolve
 
@@ -66,6 +67,11 @@ class Flag:
     def switch(self) -> bool:
         """On or off, and so without a value."""
         return without_none(self.field.annotation) is bool
+
+    @property
+    def alone(self) -> bool:
+        """May stand without its value."""
+        return (self.words.metavar or "").startswith("[")
 
     @property
     def known(self) -> list[str]:
@@ -135,6 +141,24 @@ def flags_of(spec: type[Spec], above: tuple[str, ...] = ()) -> Iterator[Flag]:
             yield Flag(flag.path, flag.field, having if len(having) < len(kinds) else ())
 
 
+class Worded(Command):
+    """A command that takes its flags as users type them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What is left over of the command line."""
+        names = [name for flag in self.settings.values() if flag.alone for name in (*flag.words.flags, flag.long)]
+        return super().parse_args(ctx, with_values(args, names, lambda words: self._fits(ctx, words)))
+
+    def _fits(self, ctx: Any, words: list[str]) -> bool:
+        """Whether no argument is too many."""
+        try:
+            return not self.make_parser(ctx).parse_args(args=list(words))[1]
+        except Exception as error:
+            if not hasattr(error, "format_message"):  # typer's complaints, told where it is parsed in earnest
+                raise
+            return True
+
+
 def built(name: str, spec: type[Spec], work: Callable[[Any, bool], None]) -> Command:
     """The typer command that makes a config out of its flags and presets, and calls `work(config, as_json)`."""
     flags = {flag.name: flag for flag in flags_of(spec)}
@@ -149,7 +173,7 @@ def built(name: str, spec: type[Spec], work: Callable[[Any, bool], None]) -> Com
     typed.__signature__ = inspect.Signature([*parameters, *_common()])  # type: ignore[attr-defined]
     typed.__doc__ = work.__doc__
     one = typer.Typer(add_completion=False, rich_markup_mode=None)
-    one.command(name, cls=Command)(typed)
+    one.command(name, cls=Worded)(typed)
     command = typer.main.get_command(one)
     assert isinstance(command, Command)
     command.settings = flags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import Any
 
 import torch
@@ -25,6 +26,25 @@ def device_for(memory: Memory) -> torch.device:
     return torch.device("cpu" if memory.device == "cpu" or not found else "cuda")
 
 
+def make_deterministic(memory: Memory, device: torch.device) -> None:
+    """Where --deterministic asks it of a card, an operation that has no form with the same bits each time is an error.
+
+    For the rest of the process. The CPU's have none other.
+    """
+    if not memory.deterministic or device.type != "cuda":
+        return
+    if memory.attention == "xformers":
+        raise ConfigError("memory.attention: xformers is not the same bits each time; use sdpa with --deterministic")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # PyTorch's notes on reproducibility; read as CUDA starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.enable_flash_sdp(False)  # their gradients are summed in an order of chance
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_math_sdp(True)
+
+
 def dtype_for(memory: Memory, device: torch.device) -> torch.dtype:
     """Numbers of the frozen weights: as asked, else bf16 or fp16 by what the card has, fp32 on the CPU."""
     if memory.precision != "auto":
@@ -45,6 +65,8 @@ def maker_of(device: torch.device) -> tuple[str, ...]:
 
 def use_attention(net: Any, asked: str, device: torch.device, dtype: torch.dtype) -> str:
     """Sets the denoiser's attention by a trial on the device and returns the sentence that tells of it."""
+    if torch.are_deterministic_algorithms_enabled():
+        return "attention: sdpa (plain arithmetic, the same bits each time)"
     if asked == "sdpa" or (asked == "auto" and _sdpa_saves_memory(device, dtype)):
         return "attention: sdpa (PyTorch's memory-efficient kernels)"
     reason = _why_xformers_fails(net, device, dtype)

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
+import tomllib
 import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from sdtune.core.reports import Step
-from sdtune.errors import LoraError, OutputError
+from sdtune.core.reports import Step, Validated
+from sdtune.earlier import CHECKPOINT, RUN_SETTINGS
+from sdtune.errors import FULL, LoraError, OutputError, Paused
 
 RUNS = Path("runs")
 EMBEDDINGS = "embeddings"
 NAME_BYTES = 100  # file systems take 255, and numbers and endings are added
+UNFINISHED = re.compile(r"(.+)-step-(\d+)")
+BEST = "-best"
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 """names that Windows gives to devices, with any ending"""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with run.toml, metrics.jsonl, samples/, the sheet and the LoRA."""
+    """A folder with run.toml, data.json, metrics.jsonl, validation.jsonl, checkpoints/, samples/, sheets and LoRAs."""
 
     path: Path
     name: str
@@ -36,7 +42,7 @@ class RunFolder:
     @classmethod
     def planned(cls, data_folder: Path, out: Path | None) -> RunFolder:
         """The folder a new run will have: `out`, or the next free runs/<data set>-<number>; nothing is made yet."""
-        name = safe_name(os.path.basename(os.path.realpath(data_folder)))
+        name = name_for(data_folder)
         try:
             if out is None:
                 run = cls(_next_free(name), name, numbered=True)
@@ -48,15 +54,71 @@ class RunFolder:
             raise _unwritable(out or RUNS, error) from None
         return run
 
+    @classmethod
+    def at(cls, path: Path) -> RunFolder:
+        """A run that is there: its name stands in data.json, else it follows from what it was trained on."""
+        told = _told(path / "data.json").get("name")
+        if not isinstance(told, str) or safe_name(told) != told:
+            data = _told(path / RUN_SETTINGS).get("data")
+            folder = data.get("folder") if isinstance(data, dict) else None
+            if isinstance(folder, str) and "\0" not in folder:
+                told = name_for(Path(folder).expanduser())
+            else:
+                told = safe_name(re.sub(r"-\d+$", "", path.resolve().name))
+        return cls(path, told)
+
     @property
     def lora(self) -> Path:
-        """The trained LoRA."""
+        """The trained LoRA, after the last step."""
         return self.path / f"{self.name}.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The LoRA of the least held-out loss."""
+        return self.path / f"{self.name}{BEST}.safetensors"
+
+    @property
+    def data(self) -> Path:
+        """Every image that is trained or held out, and what is said of it."""
+        return self.path / "data.json"
+
+    @property
+    def validations(self) -> Path:
+        """One JSON object a validation."""
+        return self.path / "validation.jsonl"
+
+    @property
+    def plot(self) -> Path:
+        """The loss and the held-out loss over the steps."""
+        return self.path / "progress.png"
+
+    @property
+    def samples_sheet(self) -> Path:
+        """Samples from before the first step to the last, a column each."""
+        return self.path / "samples.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of what the run is resumed from."""
+        return self.path / "checkpoints"
+
+    @property
+    def ended(self) -> Path:
+        """How a finished run ended; not there before."""
+        return self.path / "ended.json"
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether there is something to go on from."""
+        try:
+            return any(CHECKPOINT.fullmatch(entry.name) for entry in self.checkpoints.iterdir())
+        except OSError:
+            return False
 
     @property
     def settings(self) -> Path:
         """Every setting of the run, itself a preset."""
-        return self.path / "run.toml"
+        return self.path / RUN_SETTINGS
 
     @property
     def metrics(self) -> Path:
@@ -83,14 +145,19 @@ class RunFolder:
         return self.path / "samples" / f"step-{step:06d}-{number}.png"
 
     def partial(self, step: int) -> Path:
-        """The LoRA of a run that was stopped after so many steps."""
+        """The LoRA after so many steps, of a run that was stopped or around its best."""
         return self.path / f"{self.name}-step-{step:06d}.safetensors"
 
-    def create(self, settings: str) -> RunFolder:
-        """Make the folder with its run.toml and return it: with the next number, where another run was faster."""
+    def create(self, settings: str, data: str | None = None) -> RunFolder:
+        """Make the folder with data.json and run.toml and return it: with the next number, where another was faster.
+
+        run.toml comes last, so that a folder with one is that of a run.
+        """
         try:
             run = self._claim()
             try:
+                if data is not None:
+                    write_atomically(run.data, lambda path: path.write_text(data, encoding="utf-8"))
                 write_atomically(run.settings, lambda path: path.write_text(settings, encoding="utf-8"))
             except BaseException:
                 shutil.rmtree(run.path / "samples", ignore_errors=True)
@@ -103,14 +170,48 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take the folder away again, where nothing was learned."""
+        if self._keeps:
+            return
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             RUNS.rmdir()  # where it holds no other run
 
-    def record(self, step: Step) -> None:
-        """Add a step to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(step)) + "\n")
+    def clear(self) -> None:
+        """Empty the folder of what a run that was killed before it learned anything has left, and of that alone."""
+        if self._keeps:
+            return
+        made = (self.settings, self.data, self.metrics, self.validations, self.plot, self.samples_sheet, self.sheet)
+        for path in (*made, self.inputs, *self.path.glob(".*-????????.*")):
+            if path.is_file():
+                path.unlink()
+        for folder in (self.path / "samples", self.checkpoints, self.embeddings):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def _keeps(self) -> bool:
+        return self.has_learned or any(self.path.glob("*.safetensors"))
+
+    def record(self, report: Step | Validated) -> None:
+        """Add a step to metrics.jsonl, or a validation to validation.jsonl."""
+        path = self.metrics if isinstance(report, Step) else self.validations
+        line = json.dumps(_finite(asdict(report)), allow_nan=False) + "\n"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            if error.errno in FULL:
+                raise Paused(f"{path}: the disk is full; free some space") from None
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); check its permissions") from None
+
+    def rewind(self, step: int) -> None:
+        """Keep the lines of the first `step` steps alone; of its last line, a killed process may leave half."""
+        for path, name in ((self.metrics, "number"), (self.validations, "step")):
+            if not path.exists():
+                continue
+            old = path.read_bytes()
+            kept = b"".join(line for line in old.splitlines(keepends=True) if _up_to(line, name, step))
+            if kept != old:
+                write_atomically(path, lambda place, kept=kept: place.write_bytes(kept))  # type: ignore[misc]
 
     def _claim(self) -> RunFolder:
         """A folder is made by one run alone, and so says whose it is."""
@@ -127,6 +228,11 @@ class RunFolder:
         except FileExistsError:
             raise OutputError(f"{run.path}: another run has just begun there; give a new folder with --out") from None
         return run
+
+
+def name_for(data_folder: Path) -> str:
+    """The name of runs on a data set."""
+    return safe_name(os.path.basename(os.path.realpath(data_folder)))
 
 
 def safe_name(text: str) -> str:
@@ -160,25 +266,73 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, within: Pat
 def lora_in(path: Path) -> Path:
     """The LoRA file of a run folder: the finished one, else that of the latest step."""
     found = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))
+    run = RunFolder.at(path)
+    if run.lora in found:
+        return run.lora
     if not found:
         raise LoraError(f"{path}: no .safetensors in this folder; give a run folder that has finished, or a LoRA file")
-    finished = [file for file in found if "-step-" not in file.stem]
+    steps = {file: told for file in found if (told := UNFINISHED.fullmatch(file.stem))}
+    own = {file: int(told[2]) for file, told in steps.items() if told[1] == run.name}
+    if own:
+        return max(own, key=own.__getitem__)
+    whole = [file for file in found if file not in steps]
+    finished = [file for file in whole if not file.stem.endswith(BEST)] or whole
     if len(finished) > 1:
         raise LoraError(f"{path}: holds several LoRAs; give one of {', '.join(file.name for file in finished)}")
-    return finished[0] if finished else found[-1]
+    return finished[0] if finished else max(steps, key=lambda file: int(steps[file][2]))
 
 
 def embeddings_beside(lora: Path) -> list[Path]:
     """The files of new words that were learned with a LoRA in a run folder."""
     folder = lora.parent / EMBEDDINGS
-    return sorted(folder.glob("*.safetensors")) if (lora.parent / "run.toml").is_file() else []
+    return sorted(folder.glob("*.safetensors")) if (lora.parent / RUN_SETTINGS).is_file() else []
+
+
+def newest(name: str) -> Path | None:
+    """The run of that name that began last, under runs/; a folder without settings is none yet."""
+    begun = {
+        number: RUNS / entry for number, entry in _numbered(name).items() if (RUNS / entry / RUN_SETTINGS).is_file()
+    }
+    return begun[max(begun)] if begun else None
 
 
 def _next_free(name: str) -> Path:
+    return RUNS / f"{name}-{max(_numbered(name), default=0) + 1}"
+
+
+def _numbered(name: str) -> dict[int, str]:
+    """{3: "cats-3"} of all that lies under runs/."""
     pattern = re.compile(rf"{re.escape(name)}-(\d+)")
     names = [path.name for path in RUNS.iterdir()] if RUNS.is_dir() else []
-    taken = [int(found[1]) for entry in names if (found := pattern.fullmatch(entry))]
-    return RUNS / f"{name}-{max(taken, default=0) + 1}"
+    return {int(found[1]): entry for entry in names if (found := pattern.fullmatch(entry))}
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What a small file of JSON or TOML says, {} where that cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        told = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is no number, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _up_to(line: bytes, name: str, step: int) -> bool:
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    number = told.get(name) if isinstance(told, dict) else None
+    return line.endswith(b"\n") and isinstance(number, int) and number <= step
 
 
 def _must_be_new(out: Path) -> None:

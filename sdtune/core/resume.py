@@ -1,0 +1,166 @@
+"""Resuming: which run goes on, whether it is still the same, and how equal it will be to one that was never stopped."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sdtune.config import OF_ONE_START, Tables, TrainLora, laid_over, resolve
+from sdtune.core.data_list import Listed, data_changes, listed_in
+from sdtune.core.lock import lock
+from sdtune.core.reports import Note, Telling
+from sdtune.core.run_folder import RunFolder, name_for, newest
+from sdtune.earlier import FLAG, NEWEST, RUN_SETTINGS, settings_in
+from sdtune.errors import ConfigError
+
+FREE = ("steps", "passes", "save", "samples", "track", "stop", "limits", "cache", "memory.threads", "data.folder")
+"""settings that may change without a word, by the front of their paths; images are told apart by what they hold"""
+FIXED = ("model", "network.kind", "network.rank", "network.layers", "optimizer.kind", "text.train", "token")
+"""settings that the checkpoint is made for"""
+SHOWN = 60  # characters of a value
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that is another than it was."""
+
+    path: str
+    """optimizer.lr"""
+    before: Any
+    """as JSON has it, None where there was none"""
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}: {_shown(self.before)} in the run, now {_shown(self.after)}"
+
+
+def find(config: TrainLora) -> Telling[RunFolder | None]:
+    """The run to go on with; None, and a Note, where the newest one is asked for and there is none."""
+    if config.resume is None:
+        return None
+    if config.resume != NEWEST:
+        return _named(config.resume)
+    name = name_for(config.data.all_folders[0].path)
+    place = config.out or newest(name)
+    if place is None:
+        yield Note(f"resume: no run of {name} yet, so a new one begins")
+        return None
+    if not (place / RUN_SETTINGS).is_file():
+        yield Note(f"resume: no run in {place} yet, so a new one begins")
+        return None
+    run = RunFolder.at(place)
+    if not run.has_learned and not run.ended.is_file():
+        if place == config.out:
+            with lock(place):
+                run.clear()
+        yield Note(f"resume: nothing was learned in {place} yet, so a new one begins")
+        return None
+    return run
+
+
+def continued(config: TrainLora, run: RunFolder) -> TrainLora:
+    """The run's settings, and over them those that were given now."""
+    return resolve(TrainLora, laid_over(run.settings, [_given(config)])).model_copy(
+        update={name: getattr(config, name) for name in OF_ONE_START}
+    )
+
+
+def settings_of(run: RunFolder) -> TrainLora:
+    """The settings that the run began with, or was last resumed with."""
+    return resolve(TrainLora, laid_over(run.settings, []))
+
+
+def agreed(run: RunFolder, config: TrainLora, data: Tables) -> tuple[str, ...]:
+    """What is other than in the run, a line each; raises ConfigError where that cannot be, or was not allowed.
+
+    `config` is settled, and `data` of data_list.
+    """
+    found = changes(settings_of(run), config)
+    never = [change for change in found if fixed(change)]
+    if never:
+        remedy = f"{run.path}: its checkpoints do not fit that; leave those flags out, or begin a new run"
+        raise ConfigError(*map(str, never), remedy)
+    images = data_changes(listed_in(run.data), Listed.of(data)) if run.data.is_file() else []
+    refused = [*(str(change) for change in found if not free(change)), *images]
+    if refused and not config.allow_changes:
+        raise ConfigError(
+            *refused,
+            f"{run.path}: with other settings or data it would not end as it began; leave those flags out, put the "
+            "data back, allow it with --allow-changes, or begin a new run",
+        )
+    return (*map(str, found), *images)
+
+
+def changes(before: TrainLora, now: TrainLora) -> list[Change]:
+    """Every setting of a run that differs, but for those of one start alone."""
+    old, new = (one.model_dump(mode="json", exclude=set(OF_ONE_START)) for one in (before, now))
+    return list(_changes(old, new))
+
+
+def free(change: Change) -> bool:
+    """Whether it may change without a word."""
+    return _under(change.path, FREE)
+
+
+def fixed(change: Change) -> bool:
+    """Whether what was learned would not fit."""
+    return _under(change.path, FIXED)
+
+
+def guarantee(config: TrainLora, device: torch.device) -> str:
+    """How equal a resumed run is to one that was never stopped."""
+    if device.type == "cpu" or config.memory.deterministic:
+        return "resume: bit-identical"
+    return (
+        "resume: order-identical (same data, noise and order; the last digits may differ on this card; "
+        "--deterministic makes them equal)"
+    )
+
+
+def command(run: RunFolder) -> str:
+    """What goes on with a run, as a shell takes it."""
+    path = str(run.path)
+    return f"sdtune train-lora --resume {shlex.quote(f'./{path}' if path.startswith('-') or path == NEWEST else path)}"
+
+
+def _named(named: str) -> RunFolder:
+    """The run in a folder; raises ConfigError where there is none to go on with."""
+    run = RunFolder.at(settings_in(named).parent)
+    if not run.has_learned and not run.ended.is_file():
+        told = "holds no checkpoint" if run.lora.is_file() else "has learned nothing yet"
+        again = f"sdtune train-lora -p {shlex.quote(str(run.settings))}"
+        raise ConfigError(f"{FLAG}: {named} {told}; begin a new run: {again}")
+    return run
+
+
+def _given(config: TrainLora) -> Tables:
+    return config.model_dump(exclude_unset=True, exclude=set(OF_ONE_START))
+
+
+def _changes(old: Any, new: Any, above: str = "") -> Iterator[Change]:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        if old != new:
+            yield Change(above, old, new)
+        return
+    if old.get("kind") != new.get("kind"):  # the settings of another kind are others altogether
+        yield Change(f"{above}.kind", old.get("kind"), new.get("kind"))
+        return
+    for name in dict.fromkeys((*old, *new)):
+        yield from _changes(old.get(name), new.get(name), f"{above}.{name}" if above else name)
+
+
+def _under(path: str, fronts: tuple[str, ...]) -> bool:
+    return any(path == front or path.startswith(f"{front}.") for front in fronts)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value) or "empty"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
