@@ -107,13 +107,11 @@ def _is_locked(path: Path) -> bool:
     file = path / LOCK
     try:
         holder = int(_read(file, 100))
-    except FileNotFoundError:
-        return False
+        if not psutil.pid_exists(holder):
+            return False
     except PermissionError:  # Windows, where what is locked cannot be read
-        return True
-    except (OSError, ValueError):
-        return False
-    if not psutil.pid_exists(holder):
+        return os.name == "nt"
+    except (OSError, ValueError, OverflowError):
         return False
     lock = FileLock(file)  # another program may have got the number of one that was killed
     try:
@@ -148,8 +146,9 @@ def _lora(path: Path) -> Path | None:
 
 
 def _changed(path: Path) -> float:
+    """Of its own files: a picture or a note that somebody adds is no news of the run."""
     times = []
-    for name in ("", "run.toml", "metrics.jsonl", "ended.json"):
+    for name in ("run.toml", "metrics.jsonl", "ended.json"):
         with contextlib.suppress(OSError):
             times.append((path / name).stat().st_mtime)
     return max(times, default=0.0)
