@@ -16,15 +16,14 @@ from torch import nn
 from sdtune.config import Caption, TrainLora, resolve
 from sdtune.core import memory
 from sdtune.core.caption import caption
-from sdtune.core.course import SAMPLES
 from sdtune.core.data.buckets import covering_scale, cropped
-from sdtune.core.data.folder import arrange_folder, in_command
+from sdtune.core.data.folder import Example, arrange_folder, in_command
 from sdtune.core.data.plan import Stream
 from sdtune.core.data.seen import Seen
 from sdtune.core.embedding import embedding_path
 from sdtune.core.estimate import check_disk, disk_for, forward_seconds, known_memory, memory_of
 from sdtune.core.reports import Planned, Probed, Problem, Progress, Step, Taught, Telling
-from sdtune.core.results import Results
+from sdtune.core.results import Results, drawn_every
 from sdtune.core.run_folder import RunFolder
 from sdtune.core.training import Training, images_a_step
 from sdtune.core.validation import Protocol
@@ -39,7 +38,7 @@ def dry_run(
     training: Training,
     results: Results,
     seen: Sequence[Seen],
-    held_out: Sequence[Seen],
+    held_out: Sequence[Example],
     stream: Stream,
     protocol: Protocol | None,
 ) -> Telling[None]:
@@ -56,7 +55,7 @@ def plan_of(
     training: Training,
     results: Results,
     seen: Sequence[Seen],
-    held_out: Sequence[Seen],
+    held_out: Sequence[Example],
     stream: Stream,
     protocol: Protocol | None,
 ) -> Planned:
@@ -72,7 +71,7 @@ def plan_of(
     problems, look = _problems(config)
     captions = [text for one in seen for text in one.example.captions]
     tokens = results.family.count_tokens(results.pipe, captions, weighted=config.captions.weights)
-    every = _drawn_every(config, steps) if results.prompts else 0
+    every = drawn_every(config, steps) if results.prompts else 0
     drawings = 1 + (-(-steps // every) if every else 1) if results.prompts else 0
     return Planned(
         model=results.facts["ss_sd_model_name"],
@@ -81,9 +80,9 @@ def plan_of(
         precision="fp32" if dtype == torch.float32 else memory.MIXED[dtype],
         groups=tuple(_groups(training.named, config, results)),
         trained=sum(not one.example.prior for one in seen),
-        held_out=len(held_out),
+        held_out=len(results.fed.held_out),  # those that are large enough
         priors=sum(one.example.prior for one in seen),
-        left_out=_left_out(config, [*seen, *held_out]),
+        left_out=_left_out(config, [*(one.example for one in seen), *held_out]),
         enlarged=sum(covering_scale(*size, bucket) > 1 for size, bucket in sizes),
         cropped=sum(cropped(*size, bucket) for size, bucket in sizes) / len(sizes),
         problems=problems,
@@ -189,9 +188,9 @@ def _problems(config: TrainLora) -> tuple[int | None, str | None]:
     return found, commands[0] if commands else None
 
 
-def _left_out(config: TrainLora, used: Sequence[Seen]) -> int:
+def _left_out(config: TrainLora, used: Sequence[Example]) -> int:
     """Images in the data folders that are neither trained nor held out, and what may hold some and cannot be read."""
-    paths = {one.example.path for one in used}
+    paths = {one.path for one in used}
     layouts = [arrange_folder(folder.path, follow_links=config.data.follow_links) for folder in config.data.all_folders]
     items = [item for layout in layouts for item in layout.items if not item.held_out]
     return sum(item.entry.path not in paths for item in items) + sum(len(layout.unread) for layout in layouts)
@@ -223,8 +222,3 @@ def _seconds(planned: Planned, probed: Probed, results: Results, protocol: Proto
         for step in (min(probed.seconds), max(probed.seconds))
     )
     return least, most
-
-
-def _drawn_every(config: TrainLora, steps: int) -> int:
-    """Steps from one drawing of samples to the next; 0: only before and after."""
-    return config.samples.every if config.samples.every is not None else -(-steps // SAMPLES)
