@@ -106,7 +106,7 @@ class Checkpoints:
         """Remove what processes that are gone have left unfinished; a line each."""
         try:
             self._put_back()
-            for name, _ in self._old():
+            for name in dict(self._old()):
                 if is_whole(self.folder / name):
                     self._drop_old(name)
         except OSError as error:
@@ -167,10 +167,11 @@ class Checkpoints:
                 disk.move(path, self.folder / name)
 
     def _drop_old(self, name: str) -> None:
+        """What stood in its place is a temporary from now on."""
         for of, path in self._old():
             if of == name:
+                disk.remove(self._temporary(name))
                 disk.move(path, self._temporary(name))
-                self._sweep()
 
     def _drop(self, names: list[str]) -> None:
         """Remove checkpoints, of which none is ever half there."""

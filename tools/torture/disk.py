@@ -68,7 +68,8 @@ class Shim:
 
 
 @contextlib.contextmanager
-def _instead(shim: Shim) -> Iterator[Shim]:
+def instead(shim: Shim) -> Iterator[Shim]:
+    """Meanwhile the code that keeps checkpoints asks this one."""
     modules: tuple[Any, ...] = (disk, checkpoint, checkpoint_folder)
     for module in modules:
         module.os = shim
@@ -195,7 +196,7 @@ def faults(folder: Path, every: int = 1) -> Outcome:
                 if turn % every:
                     continue
                 checkpoints = scene.laid(folder)
-                with _instead(Shim(fault, at, lasting)) as shim:
+                with instead(Shim(fault, at, lasting)) as shim:
                     ended = _ended(checkpoints, scene)
                 where = f"{scene.name}, {kind} at {at} ({(shim.names + ['none'] * at)[at]})"
                 tally.count(*_wrong_after(checkpoints, scene, ended, (0, code), where))
@@ -213,7 +214,7 @@ def power_cuts(folder: Path, every: int = 1) -> Outcome:
                 if turn % every:
                     continue
                 checkpoints = scene.laid(folder)
-                with _instead(Disk(_cut, at, True)) as shim:
+                with instead(Disk(_cut, at, True)) as shim:
                     ended = None
                     with contextlib.suppress(Cut):
                         ended = _ended(checkpoints, scene)
@@ -239,7 +240,7 @@ def kills(folder: Path, every: int = 1, at_random: int = 150) -> Outcome:
                 def save(
                     checkpoints: Checkpoints = checkpoints, scene: Scene = scene, fault: Fault = fault, at: int = at
                 ) -> None:
-                    with _instead(Shim(fault, at)):
+                    with instead(Shim(fault, at)):
                         checkpoints.save(scene.saved, scene.keep)
 
                 child = _forked(save)
@@ -294,7 +295,7 @@ def _forked(work: Callable[[], object]) -> int:
 
 def _calls(scene: Scene, folder: Path) -> int:
     checkpoints = scene.laid(folder)
-    with _instead(Shim()) as shim:
+    with instead(Shim()) as shim:
         checkpoints.save(scene.saved, scene.keep)
     return shim.count
 
