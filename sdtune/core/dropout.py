@@ -54,4 +54,8 @@ def by_counter(parts: Mapping[str, nn.Module], shown: Shown) -> None:
         for path, module in list(whole.named_modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Dropout) and child.p > 0:
-                    setattr(module, name, Dropout(child.p, f"{part}.{path}.{name}", shown).train(child.training))
+                    setattr(
+                        module,
+                        name,
+                        Dropout(child.p, ".".join(filter(None, (part, path, name))), shown).train(child.training),
+                    )

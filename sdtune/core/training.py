@@ -134,8 +134,9 @@ class Training:
         self._net: Any = net
         self._batches = batches
         self._lessons = lessons or Lessons()
-        self._peers = peers or Peers()
-        self._images = images_a_step(config, self._peers.of)
+        self.peers = peers or Peers()
+        """all processes that train it"""
+        self._images = images_a_step(config, self.peers.of)
         self.step = 0
         """optimizer steps that are finished"""
         self._parts = {family.denoiser: net, **dict(zip(family.clips, self._lessons.parts, strict=False))}
@@ -178,8 +179,8 @@ class Training:
             while again and self.step < of:
                 again = yield from self._stretch(of)
         except GeneratorExit:
-            if self._peers.leads and self.step < of:
-                self._peers.go_on(False)
+            if self.peers.leads and self.step < of:
+                self.peers.go_on(False)
             raise
         finally:
             self._optimizer.zero_grad(set_to_none=True)
@@ -237,7 +238,7 @@ class Training:
         """Steps until the end, or until they are to be taken again from an earlier one, which is returned."""
         with closing(ahead(self._passes, range(self.step, of))) as fed:
             for passes in fed:
-                if not self._peers.go_on():
+                if not self.peers.go_on():
                     return False
                 taken = None
                 if self.step not in self._guard.skipped:
@@ -251,7 +252,7 @@ class Training:
                         overflow_is_usual=self._accelerator.scaler is not None,
                     )
                     if judged.verdict is Verdict.REWIND:
-                        yield self._rewound(judged.told or "")
+                        yield self._rewound(judged.told or "", self._guard.told())
                         return True
                     if judged.told:
                         yield Warned(judged.told)
@@ -270,7 +271,7 @@ class Training:
                     self._losses += 1
                 if self.step == of and not self._is_sound():
                     judged = self._guard.judge(self.step - 1, 0.0, 0.0, weights=False, shown=tuple)
-                    yield self._rewound(judged.told or "")
+                    yield self._rewound(judged.told or "", self._guard.told())
                     return True
                 assert self._good, "the first state is good"
                 if taken is not None and self.step - self._good.step >= SNAPSHOT_EVERY:
@@ -281,7 +282,7 @@ class Training:
     def _passes(self, step: int) -> list[tuple[Batch, Draws]]:
         """All passes of a step on the device; made ahead of it, in a thread."""
         draws = Draws(self._config.seed, step, range(self._images), self._images)
-        share = self._peers.number, self._peers.of
+        share = self.peers.number, self.peers.of
         passes = self._batches.at(step, draws, share=share, most=self._config.batch_size)
         return [(batch.to(self._accelerator.device, self._dtype), here) for batch, here in passes]
 
@@ -334,7 +335,7 @@ class Training:
         device = self._accelerator.device
         total = torch.cat(losses).sum() if losses else torch.zeros((), device=device)
         images = sum(map(len, losses))
-        if self._peers.of > 1:
+        if self.peers.of > 1:
             images = self._sum(total, images)
         if self._accelerator.scaler:
             self._accelerator.scaler.unscale_(self._optimizer)
@@ -352,7 +353,7 @@ class Training:
         has = has.to(total.device)
         for one in self._everything:
             one.grad = torch.zeros_like(one) if one.grad is None else one.grad
-        self._peers.sum([total, has, *(one.grad for one in self._everything if one.grad is not None)])
+        self.peers.sum([total, has, *(one.grad for one in self._everything if one.grad is not None)])
         *told, count = has.tolist()
         for one, known in zip(self._everything, told, strict=True):
             one.grad = one.grad if known else None
@@ -397,7 +398,7 @@ class Training:
                 self._average.add()
             return None
         told = f"step {self.step + 1}: out of memory in the optimizer"
-        if self._short == self.step or self._peers.of > 1:
+        if self._short == self.step or self.peers.of > 1:
             raise TrainingError(f"{told}; {LESS}")
         self._short = self.step
         return f"{told}; tried again"
@@ -409,12 +410,15 @@ class Training:
         if scaler and scaler._per_optimizer_states:
             scaler.update()
 
-    def _rewound(self, reason: str) -> Rewound:
-        """Back to the last good state, but knowing what happened since."""
+    def _rewound(self, reason: str, mishaps: dict[str, Any] | None = None) -> Rewound:
+        """Back to the last good state, from where it goes on knowing of these mishaps, or of those until then."""
         self._drop()
         free()
         assert self._good, "the first state is good"
+        if mishaps is not None:
+            self._good = replace(self._good, told={**self._good.told, "mishaps": mishaps})
         self._restore(self._good)
+        self._guard.load(self._good.told["mishaps"])
         return Rewound(self.step, reason)
 
     def _restore(self, was: State) -> None:

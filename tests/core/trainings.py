@@ -19,7 +19,6 @@ from sdtune.core.live_text import LiveText
 from sdtune.core.peers import Peers
 from sdtune.core.reports import Step
 from sdtune.core.state import State
-from sdtune.core.train_lora import add_lora, settled
 from sdtune.core.training import Lessons, Training, accelerator_for, images_a_step
 from tests import tiny
 
@@ -38,13 +37,12 @@ class Bench:
     masks: bool = False
     priors: int = 0
     seed: int = 0
-    steps: int = 6
-    """of the schedule"""
 
     def config(self, *more: dict[str, Any]) -> TrainLora:
         told = {"data": {"folder": "x"}, "network": {"rank": 2}, "optimizer": {"lr": 0.01}, "seed": self.seed}
         known = resolve(TrainLora, [told, self.tables, *more])
-        return settled(known, family_named(self.family), 64, self.steps)
+        network = known.network.model_copy(update={"alpha": float(known.network.rank)})
+        return known.model_copy(update={"network": network})
 
     def training(self, *more: dict[str, Any], processes: int = 1, process: int = 0) -> Training:
         """A training anew, from the same weights each time."""
@@ -52,7 +50,9 @@ class Bench:
         net: Any = getattr(pipe, family.denoiser).requires_grad_(False)
         if config.memory.gradient_checkpointing:
             net.enable_gradient_checkpointing()
-        add_lora(net, config, family)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            net.add_adapter(config.network.peft_config(family.lora_targets(config.network.layers)))
         _begin_moved(net)
         live = (
             LiveText(pipe, family, config, torch.device("cpu"), 1) if config.text.train or config.token.word else None

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.gpu
 
 Record = Callable[[str, Any], None]
 Peak = Callable[[], int | None]
-OPTIMIZERS = ("adamw8bit", "adamw")
+OPTIMIZERS = ("adamw8bit", "adamw", "prodigy", "adamw-schedulefree", "lion8bit", "adafactor")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 

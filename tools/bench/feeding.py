@@ -45,7 +45,7 @@ from sdtune.core.draws import Draws
 from sdtune.core.families import Family, family_named
 from sdtune.core.reports import Progress, Step
 from sdtune.core.train_lora import add_lora, settled, train_lora
-from sdtune.core.training import accelerator_for, image_losses, train
+from sdtune.core.training import Training, accelerator_for, image_losses
 from sdtune.tables import Augment, Masking
 
 SETTLE = 1  # step of a turn that is not counted; each later one makes another ahead, as in a run
@@ -162,7 +162,7 @@ def _arms(sizes: list[int], batch_size: int, place: Path) -> dict[str, Iterator[
     identity = model.identify("mini")
     family = family_named(identity.family)
     process = family.process(model.load(identity, torch.float32))
-    config = settled(config, family, 128, ENDLESS)
+    config = settled(config, family, 128, ENDLESS, images_a_step(config))
     net: Any = model.load_denoiser(identity, torch.float32)
     net.train()
     add_lora(net, config, family)
@@ -174,7 +174,7 @@ def _arms(sizes: list[int], batch_size: int, place: Path) -> dict[str, Iterator[
             batches = _batches(config, count, store, net)
             if not arms:
                 arms = {one: _bare(config, family, process, net, batches) for one in ("bare", "bare again")}
-            arms[f"{count} {name}"] = train(config, accelerator, family, process, net, batches, ENDLESS)
+            arms[f"{count} {name}"] = Training(config, accelerator, family, process, net, batches).steps(ENDLESS)
     return arms
 
 

@@ -32,8 +32,9 @@ from sdtune.core.everyday import PROMPTS
 from sdtune.core.families import family_named
 from sdtune.core.feeding import feed
 from sdtune.core.lora import at_strength
+from sdtune.core.reports import Step
 from sdtune.core.train_lora import add_lora, settled
-from sdtune.core.training import accelerator_for, train
+from sdtune.core.training import Training, accelerator_for, images_a_step
 
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -90,19 +91,20 @@ def run(name: str, seed: int, steps: int, measured_at: list[int]) -> Iterator[di
         [one.sizes for one in seen],
         [one.example.repeats for one in seen],
         [one.example.prior for one in seen],
-        batch_size=config.batch_size,
+        batch_size=images_a_step(config),
         seed=seed,
         manifest=manifest_of(seen),
     )
-    config = settled(config, family, 128, steps)
+    config = settled(config, family, 128, steps, images_a_step(config))
     fed = result(feed(config, family, pipe, seen, stream, [], device))
     net = getattr(pipe, family.denoiser)
     add_lora(net, config, family)
     accelerator = accelerator_for(config, "no")
     began = time.monotonic()
     yield {"step": 0, **measured(family, process, net, clean, texts, everyday), "seconds": 0.0}
-    for step in train(config, accelerator, family, process, net, fed.batches, steps, fed.lessons):
-        if step.number in measured_at:
+    training = Training(config, accelerator, family, process, net, fed.batches, fed.lessons)
+    for step in training.steps(steps):
+        if isinstance(step, Step) and step.number in measured_at:
             seconds = time.monotonic() - began
             yield {"step": step.number, **measured(family, process, net, clean, texts, everyday), "seconds": seconds}
             net.train()
