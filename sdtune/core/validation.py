@@ -169,16 +169,19 @@ class Validator:
                 yield here
 
     def _pass(self, net: nn.Module, shots: Sequence[_Shot], told: Mapping[str, Conditioning]) -> list[float]:
-        """The loss of each; in two halves, and smaller ones from then on, where the device lacks memory."""
-        try:
-            return self._errors(net, shots, told).double().tolist()
-        except (RuntimeError, MemoryError) as error:
-            if len(shots) == 1 or not is_out_of_memory(error):
-                raise
-            self._at_once = -(-len(shots) // 2)
-        free()
-        halves = shots[: self._at_once], shots[self._at_once :]
-        return [loss for half in halves for loss in self._pass(net, half, told)]
+        """The loss of each; where the device lacks memory in smaller parts, from then on."""
+        losses: list[float] = []
+        while len(losses) < len(shots):
+            here = shots[len(losses) : len(losses) + self._at_once]
+            try:
+                losses += self._errors(net, here, told).double().tolist()
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if len(here) == 1 or not is_out_of_memory(error):
+                    raise
+            self._at_once = -(-len(here) // 2)
+            free()
+        return losses
 
     @torch.no_grad()
     def _errors(self, net: nn.Module, shots: Sequence[_Shot], told: Mapping[str, Conditioning]) -> Tensor:
