@@ -12,6 +12,7 @@ Whoever saves or reads holds the run's lock.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -224,13 +225,15 @@ class Checkpoints:
                 f"{self.folder}: step {step} could not be saved ({error.strerror}); {stays}; "
                 "see to the disk and its permissions, then go on with --resume"
             )
-        try:
-            now = f" and {disk.free(self.folder) >> 20} MB are free"
-        except OSError:
-            now = ""
+        needed = ROOM * _size(files)
+        now = ""
+        with contextlib.suppress(OSError):
+            free = disk.free(self.folder)
+            now = f" and {free >> 20} MB are free" if free < needed else ""
+        full = "this user's share of the disk is used up" if error.errno == errno.EDQUOT else "the disk is full"
         return Paused(
-            f"{self.folder}: the disk is full, so step {step} is not saved: {-(-ROOM * _size(files) >> 20)} MB are "
-            f"needed{now}; {stays}; free room on this disk, then run the same command with --resume"
+            f"{self.folder}: {full}, so step {step} is not saved: {-(-needed >> 20)} MB are needed{now}; {stays}; "
+            "free room on this disk, then run the same command with --resume"
         )
 
 
