@@ -40,6 +40,8 @@ MOST = 1.0
 """a block that has changed by more is drowned by what was added to it"""
 BETTER = 2.0
 """standard errors by which a held-out loss is less than the base's for sure"""
+DEAD = 0.1
+"""of the modules; one of SD3's is always dead, as nothing reads what its last block makes of the text"""
 NAMED = 3
 """blocks in a line"""
 
@@ -78,11 +80,11 @@ def told(updates: Sequence[Updated], validated: Validated | None = None) -> list
         more = f" and {len(drowned) - NAMED} more" if len(drowned) > NAMED else ""
         what = f"the LoRA changes blocks by more than their own weights ({named}{more}), so that little is left of them"
         lines.append(f"{what}{measured}; lower --lr or --alpha")
-    dead = [one for one in updates if one.dead]
-    if dead:
-        count, of = sum(one.dead for one in dead), sum(one.modules for one in updates)
-        named = ", ".join(one.block for one in dead[:NAMED]) + (", ..." if len(dead) > NAMED else "")
-        lines.append(f"{count} of {of} modules of the LoRA learned nothing (in {named}); no gradient has reached them")
+    dead, of = sum(one.dead for one in updates), sum(one.modules for one in updates)
+    if dead > DEAD * of:
+        most = sorted((one for one in updates if one.dead), key=lambda one: -one.dead)
+        named = ", ".join(one.block for one in most[:NAMED]) + (", ..." if len(most) > NAMED else "")
+        lines.append(f"{dead} of {of} modules of the LoRA learned nothing (in {named}); no gradient has reached them")
     return lines
 
 

@@ -182,6 +182,7 @@ def test_too_much_is_told_with_the_blocks_that_changed_most() -> None:
     )
 
 
-def test_modules_that_no_gradient_reached_are_counted() -> None:
+def test_modules_that_no_gradient_reached_are_counted_but_for_a_few() -> None:
     (line,) = told((*USUAL, Updated("up_blocks.0.resnets", 0.01, 8, 3)))
     assert line.startswith("3 of 26 modules of the LoRA learned nothing (in up_blocks.0.resnets)")
+    assert told((*USUAL, Updated("transformer_blocks.16-23", 0.01, 8, 1))) == []
