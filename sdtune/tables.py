@@ -343,7 +343,7 @@ class Samples(Spec):
     """Pictures drawn before the first step, on the way and at the end."""
 
     every: int | None = Field(None, ge=0)
-    """Steps from one drawing to the next; 0: only before and after. Not given: a tenth of the run."""
+    """Steps from one drawing to the next; 0: only before and after. Not given: a tenth of the run, but 50 at least."""
     prompts: tuple[str, ...] = ()
     """What to draw; not given: two captions of the data set."""
     negative: str = ""

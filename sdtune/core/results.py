@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from sdtune.core.families import Family
 from sdtune.core.feeding import Fed
 from sdtune.core.identity import Identity
 from sdtune.core.lora import at_strength, from_peft
-from sdtune.core.reports import Saved, Step, Telling, Warned
+from sdtune.core.reports import Saved, Telling, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
-from sdtune.core.sheet import sheet
-from sdtune.core.training import images_a_step
-from sdtune.errors import DataError, SdtuneError
+from sdtune.core.sheet import growing_sheet, sheet
+from sdtune.errors import DataError
 from sdtune.tables import Masking
 
+DRAWINGS = 10  # on the way, where nothing else is told
+APART = 50  # steps between them at least, as each costs about as much as so many steps of four images on mini
 PALE = 0.75  # of white, over what does not count
 
 
@@ -48,39 +49,40 @@ class Results:
     run: RunFolder
     prompts: Sequence[str]
     """of samples; none where none are drawn"""
+    usual: str
+    """a prompt to try"""
     facts: dict[str, str]
     """for the LoRA's metadata"""
 
-    def learn(self, loop: Iterator[Step]) -> Telling[float]:
-        """Tells and records every step, and saves the LoRA at the end, wherever that is; returns the seconds."""
-        step = None
-        try:
-            for step in loop:
-                self.run.record(step)
-                yield step
-        except GeneratorExit:
-            if step is not None:
-                self._save_partly(step)
-            raise
-        except SdtuneError:
-            with contextlib.suppress(SdtuneError):  # weights that are no numbers are not saved
-                if step is not None:
-                    yield Saved("saved as far as it came", self._save_partly(step))
-            raise
-        warning = self._save(self.run.lora, {})
-        if warning:
-            yield Warned(warning)
-        return step.seconds if step else 0.0
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What has a LoRA, by its name in the pipeline."""
+        live = self.fed.live
+        return {self.family.denoiser: self.net, **(live.parts if live else {})}
 
-    def draw(self, step: int) -> Telling[list[Image.Image]]:
-        """Samples after so many steps, each in its file; returns the images."""
-        if not self.prompts:
-            return []
+    @property
+    def embeddings(self) -> list[Path]:
+        """The file of a new word, where one is learned."""
+        word = self.config.token.word
+        return [embedding_path(self.run.embeddings, word)] if word else []
+
+    def save(self, path: Path, step: int) -> str | None:
+        """Writes the LoRA as it stands after so many steps; returns what the user should know of it."""
+        save, live = self.config.save, self.fed.live
+        parts = live.parts if live and self.config.text.train else None
+        lora = from_peft(self.net, self.family, self.facts | {"ss_steps": str(step)}, text_encoders=parts)
+        used = lora_file.write(path, lora, form=save.form, dtype=save.dtype)
+        if live and self.config.token.word:
+            word = self.config.token.word
+            save_embedding(embedding_path(self.run.embeddings, word), self.family, word, live.embeddings())
+        return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
+
+    def draw(self, step: int) -> Telling[None]:
+        """Samples after so many steps, each in its file, and the sheet of all."""
         told, side = self.config.samples, self.config.data.resolution
         assert side is not None, "the resolution is settled with the model"
-        self.net.eval()
         self.pipe.vae.to(self.net.device)
-        phase = "samples after training" if step else "samples before training"
+        phase = "samples before training" if not step else f"samples after step {step}"
         sampler = DPMpp2M().build(self.pipe.scheduler)
         with contextlib.ExitStack() as acting:
             for part in (self.net, *self.fed.lessons.parts):
@@ -103,33 +105,25 @@ class Results:
         self.pipe.vae.to("cpu")
         for number, image in enumerate(images, 1):
             write_atomically(self.run.sample(step, number), image.save)
-        return images
+        growing_sheet(self.run.sample(0, 1).parent, self.prompts, self.run.samples_sheet)
 
-    def _save_partly(self, step: Step) -> Path:
-        path = self.run.partial(step.number)
-        self._save(path, {"ss_steps": str(step.number)})
-        return path
+    def try_next(self) -> str:
+        """A command that draws with the LoRA."""
+        strength = self.config.samples.strength
+        lora = str(self.run.path) if strength == 1 else f"{self.run.path}:{strength:g}"
+        return f"sdtune sample --prompt {shlex.quote(self.usual)} --lora {shlex.quote(lora)}"
 
-    def compare(self, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> Path | None:
-        """The sheet of samples before and after, where there are any."""
-        if not self.prompts:
+    def compare(self, step: int) -> Path | None:
+        """The sheet of samples before and after so many steps, where there are any."""
+        rows = [[self.run.sample(one, number) for number in range(1, len(self.prompts) + 1)] for one in (0, step)]
+        if not self.prompts or not all(path.is_file() for row in rows for path in row):
             return None
         strength = self.config.samples.strength
-        told = f"after {self.config.steps} steps" + ("" if strength == 1 else f", at strength {strength:g}")
-        picture = sheet([before, after], [prompt or "(no prompt)" for prompt in self.prompts], ["before", told])
+        told = f"after {step} steps" + ("" if strength == 1 else f", at strength {strength:g}")
+        pictures = [[Image.open(path) for path in row] for row in rows]
+        picture = sheet(pictures, [prompt or "(no prompt)" for prompt in self.prompts], ["before", told])
         write_atomically(self.run.sheet, lambda path: picture.save(path))
         return self.run.sheet
-
-    def _save(self, path: Path, facts: dict[str, str]) -> str | None:
-        """Writes the LoRA; returns what the user should know of it."""
-        save, live = self.config.save, self.fed.live
-        parts = live.parts if live and self.config.text.train else None
-        lora = from_peft(self.net, self.family, self.facts | facts, text_encoders=parts)
-        used = lora_file.write(path, lora, form=save.form, dtype=save.dtype)
-        if live and self.config.token.word:
-            word = self.config.token.word
-            save_embedding(embedding_path(self.run.embeddings, word), self.family, word, live.embeddings())
-        return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
 
 
 def show_inputs(run: RunFolder, seen: Sequence[Seen], masking: Masking) -> Telling[None]:
@@ -162,28 +156,28 @@ def _paled(image: Image.Image, example: Example, view: View, masking: Masking) -
     return Image.composite(image, pale, show_mask(mask, view, (example.width, example.height)))
 
 
-def facts_of(config: TrainLora, name: str, identity: Identity, prediction: str, images: int) -> dict[str, str]:
+def drawn_every(config: TrainLora, steps: int) -> int:
+    """Steps from one drawing of samples to the next, 0 where there is none on the way."""
+    told = config.samples.every
+    return max(-(-steps // DRAWINGS), APART) if told is None else told
+
+
+def facts_of(
+    config: TrainLora, name: str, identity: Identity, prediction: str, images: int, images_a_step: int
+) -> dict[str, str]:
     """What the LoRA's metadata tells of its training, in kohya's names; no path, no date, no machine."""
     facts = {
         "ss_output_name": name,
         "ss_sd_model_name": identity.name,
-        "ss_steps": str(config.steps),
         "ss_num_train_images": str(images),
         "ss_seed": str(config.seed),
         "ss_learning_rate": f"{config.optimizer.lr:g}",
         "ss_optimizer": config.optimizer.kind,
         "ss_lr_scheduler": config.schedule.kind,
-        "ss_total_batch_size": str(images_a_step(config)),
+        "ss_total_batch_size": str(images_a_step),
         "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
         "modelspec.title": name,
         "modelspec.prediction_type": prediction,
         "modelspec.resolution": f"{config.data.resolution}x{config.data.resolution}",
     }
     return facts | ({"modelspec.trigger_phrase": config.data.trigger} if config.data.trigger else {})
-
-
-def try_next(config: TrainLora, run: RunFolder, prompt: str) -> str:
-    """A command that draws with the LoRA."""
-    strength = config.samples.strength
-    lora = str(run.path) if strength == 1 else f"{run.path}:{strength:g}"
-    return f"sdtune sample --prompt {shlex.quote(prompt)} --lora {shlex.quote(lora)}"

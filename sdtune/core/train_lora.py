@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from sdtune.config import Tables, TrainLora, model_settings, refine, to_toml
+from sdtune.config import OF_ONE_START, Tables, TrainLora, model_settings, refine, to_toml
 from sdtune.core import memory, model
 from sdtune.core.autoencoder import native_side, pixels_a_patch
+from sdtune.core.course import Course
 from sdtune.core.data.folder import read_folders
+from sdtune.core.data.plain import see_plainly, some
 from sdtune.core.data.plan import plan_for
 from sdtune.core.data.seen import Seen, manifest_of, see
+from sdtune.core.data_list import as_json, data_list
+from sdtune.core.diffusion import Process
 from sdtune.core.draws import generator
-from sdtune.core.embedding import check_word, embedding_path
+from sdtune.core.dry_run import dry_run
+from sdtune.core.embedding import check_word
 from sdtune.core.families import Family, family_named
-from sdtune.core.feeding import feed, plain_wording
+from sdtune.core.feeding import Fed, feed, plain_wording
+from sdtune.core.held_out import choose
 from sdtune.core.home import from_home
 from sdtune.core.inpainting import check_task
+from sdtune.core.lock import lock
 from sdtune.core.new_word import check_said, check_word_early
+from sdtune.core.peers import Dismissed, Peers
 from sdtune.core.priors import as_examples, check_priors, draw_priors
-from sdtune.core.reports import Note, Saved, Telling, Trained, Warned
-from sdtune.core.results import Results, facts_of, show_inputs, try_next
+from sdtune.core.reports import Note, Resumed, Telling, Warned
+from sdtune.core.results import Results, facts_of, show_inputs
+from sdtune.core.resume import guarantee
+from sdtune.core.resumption import resumption
 from sdtune.core.run_folder import RunFolder
+from sdtune.core.state import State
+from sdtune.core.tracking import Trackers, check_trackers
 from sdtune.core.training import Training, accelerator_for, images_a_step
 from sdtune.core.unused import unused_settings
+from sdtune.core.validation import Protocol, Validator, protocol_for
 from sdtune.errors import ConfigError
 
 
 def train_lora(config: TrainLora) -> Telling[None]:
-    """Trains and tells of it; closing the iterator between steps leaves the LoRA as far as it came."""
+    """Trains and tells of it; a run that is ended between steps leaves a checkpoint, and the LoRA as far as it came."""
+    with contextlib.ExitStack() as held:
+        yield from _train_lora(config, held)
+
+
+def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
+    peers = Peers.here(memory.device_for(config.memory))
+    resumed = yield from resumption(config, peers, held)
+    if resumed and resumed.over:
+        yield resumed.over
+        return
+    config = resumed.config if resumed else config
     identity = model.identify(config.model)
     family = family_named(identity.family)
     config = refine(from_home(config), family.defaults, own_settings(config), task_settings(config, identity))
@@ -40,16 +66,20 @@ def train_lora(config: TrainLora) -> Telling[None]:
     _check(config, family)
     check_task(config.task.kind, identity, family.title)
     check_priors(config, identity)
+    check_trackers(config.track)
     yield from check_word_early(config, identity, family)
-    run = RunFolder.planned(config.data.all_folders[0].path, config.out)
+    run = resumed.run if resumed else RunFolder.planned(config.data.all_folders[0].path, config.out)
     device = memory.device_for(config.memory)
+    memory.make_deterministic(config.memory, device)
     dtype = memory.dtype_for(config.memory, device)
     yield Note(f"model: {_title(identity.name)} ({family.title})")
     if not model.is_here(identity):
         yield Note("the model will be fetched from the hub once the images are read: some GB, kept for later runs")
     if identity.inpainting:
         yield Note("task: inpainting, which the model is made for; samples are drawn anew as a whole")
-    examples = yield from read_folders(config)
+    if not peers.leads:
+        peers.wait()  # for what the leader finds and keeps in the cache
+    examples, held_out = yield from choose((yield from read_folders(config)), config.validation)
     check_said(config, examples)
     examples += as_examples((yield from draw_priors(config, identity, family)), config)
 
@@ -66,48 +96,88 @@ def train_lora(config: TrainLora) -> Telling[None]:
     seen = yield from see(
         examples, resolution, unit, config.buckets, config.augment, config.task.kind, skip_bad=skip_bad
     )
-    config = yield from _with_batches_that_fill(config, seen)
+    judged = yield from see_plainly(held_out, resolution, config.buckets)
+    config = yield from _with_batches_that_fill(config, seen, peers.of)
+    images = images_a_step(config, peers.of)
     stream = plan_for(
         [one.sizes for one in seen],
         [one.example.repeats for one in seen],
         [one.example.prior for one in seen],
-        batch_size=images_a_step(config),
+        batch_size=images,
         seed=config.seed,
         manifest=manifest_of(seen),
     )
     steps = config.steps or usual_steps(stream.steps_an_epoch, config.passes)
-    config = settled(config, family, resolution, steps)
+    config = settled(config, family, resolution, steps, images)
+    data = data_list(config, run.name, [one.example for one in seen], [one.example for one in judged])
+    changed = resumed.agreed(config, data, images) if resumed else ()
+    protocol = protocol_for(config.validation, steps, images, len(judged), len(seen)) if judged else None
+    watched = some(judged, protocol.images) if protocol else []
     usual = _prompts(config, seen)
     prompts = [] if config.samples.off else usual
-    fed = yield from feed(config, family, pipe, seen, stream, prompts, device)
+    fed = yield from feed(config, family, pipe, seen, stream, prompts, device, watched)
 
     net: Any = model.load_denoiser(identity, dtype).to(device)
     setattr(pipe, family.denoiser, net)
     yield Note(memory.use_attention(net, config.memory.attention, device, dtype))
     if config.memory.gradient_checkpointing:
         net.enable_gradient_checkpointing()
-    count = add_lora(net, config, family)
-    count += sum(one.numel() for group in fed.lessons.groups for one in group["params"])
-    yield Note(_plan(config, count, dtype, device))
-    run = run.create(to_toml(config, without=("out",)))
-    facts = facts_of(config, run.name, identity, process.prediction, len(seen))
-    results = Results(config, family, pipe, net, fed, run, prompts, facts)
+    add_lora(net, config, family)
+    accelerator = accelerator_for(config, memory.MIXED[dtype])
+    training = Training(config, accelerator, family, process, net, fed.batches, fed.lessons, peers)
+    facts = facts_of(config, run.name, identity, process.prediction, len(seen), images)
+    results = Results(config, family, pipe, net, fed, run, prompts, usual[0], facts)
+    if config.dry_run:
+        yield from dry_run(training, results, seen, [one.example for one in judged], stream, protocol)
+        return
+    yield Note(_plan(config, training, images, dtype, device))
+    if protocol:
+        yield Note(str(protocol))
+    yield Note(guarantee(config, device))
+    if peers.leads:
+        peers.wait()  # what the others need is in the cache
+    else:
+        yield from _followed(training, steps, resumed.state if resumed else None)
+        return
+    if resumed is None:
+        run = run.create(to_toml(config, without=OF_ONE_START), as_json(data))
+        held.enter_context(lock(run.path))
+        results = replace(results, run=run)
+    trackers = Trackers(config, run.path)
+    held.callback(trackers.close)
+    validator = _validator(config, family, process, protocol, fed, device)
+    course = Course(config, run, training, results, validator, trackers, steps)
     try:
-        yield from show_inputs(run, seen, config.mask)
-        before = yield from results.draw(0)
+        if resumed:
+            course.load(resumed.state)
+            run.describe(to_toml(config, without=OF_ONE_START), as_json(data))
+            yield Resumed(run.path, training.step, steps, changed)
+        yield from trackers.start(training.step)
+        if resumed is None:
+            yield from show_inputs(run, seen, config.mask)
+            yield from course.begin()
     except BaseException:
         run.discard()
         raise
+    why = yield from course.go()
+    yield from course.end(why)
 
-    accelerator = accelerator_for(config, memory.MIXED[dtype])
-    training = Training(config, accelerator, family, process, net, fed.batches, fed.lessons)
-    seconds = yield from results.learn(training.steps(steps))
-    yield Saved("saved", run.lora)
-    if config.token.word:
-        yield Saved("embedding", embedding_path(run.embeddings, config.token.word))
-    after = yield from results.draw(steps)
-    compared = results.compare(before, after)
-    yield Trained(run.lora, compared, seconds, try_next(config, run, usual[0]))
+
+def _followed(training: Training, steps: int, state: State | None) -> Telling[None]:
+    """The steps in a process that does not lead, as far as the leader goes."""
+    if state:
+        training.load(state)
+    with contextlib.suppress(Dismissed):
+        yield from training.steps(steps)
+
+
+def _validator(
+    config: TrainLora, family: Family, process: Process, protocol: Protocol | None, fed: Fed, device: torch.device
+) -> Validator | None:
+    if protocol is None:
+        return None
+    store = fed.batches.store
+    return Validator(config, family, process, protocol, fed.held_out, fed.watched, fed.told_of_images, store, device)
 
 
 def usual_steps(steps_a_pass: float, passes: int | None = None) -> int:
@@ -156,7 +226,7 @@ def _check(config: TrainLora, family: Family) -> None:
         raise ConfigError(f"weighting: {told}; use --weighting constant")
 
 
-def settled(config: TrainLora, family: Family, resolution: int, steps: int) -> TrainLora:
+def settled(config: TrainLora, family: Family, resolution: int, steps: int, images: int) -> TrainLora:
     """The config with every value filled in that depends on the model or the data."""
     network, optimizer = config.network, config.optimizer
     alpha = network.alpha if network.alpha is not None else network.rank * family.alpha_share
@@ -164,21 +234,27 @@ def settled(config: TrainLora, family: Family, resolution: int, steps: int) -> T
         "steps": steps,
         "data": config.data.model_copy(update={"resolution": resolution}),
         "network": network.model_copy(update={"alpha": alpha}),
-        "optimizer": optimizer.model_copy(update={"lr": optimizer.rate(images_a_step(config))}),
+        "optimizer": optimizer.model_copy(update={"lr": optimizer.rate(images)}),
     }
     return config.model_copy(update=changes)
 
 
-def _with_batches_that_fill(config: TrainLora, seen: Sequence[Seen]) -> Telling[TrainLora]:
+def _with_batches_that_fill(config: TrainLora, seen: Sequence[Seen], processes: int) -> Telling[TrainLora]:
     """A step holds no more images than a pass over all of them; half of it are priors, where there are any."""
     images = sum(one.example.repeats for one in seen if not one.example.prior)
     most = 2 * images if any(one.example.prior for one in seen) else images
-    if config.batch_size <= most:
+    if images_a_step(config, processes) <= most:
         return config
+    if most < processes:
+        raise ConfigError(f"{processes} processes: there are {_counted(images, 'image')} to learn; start fewer")
+    batch = min(config.batch_size, most // processes)
+    accumulate = max(1, most // (batch * processes))
     told = "is 1 image" if images == 1 else f"are {images} images"
-    halves = " and as many priors" if most > images else ""
-    yield Warned(f"--batch-size {config.batch_size}: there {told} to learn, so a batch holds {images}{halves}")
-    return config.model_copy(update={"batch_size": most})
+    halves = f" ({images} and as many priors)" if most > images else ""
+    given = f"--batch-size {config.batch_size}" + (f" x {config.accumulate}" if config.accumulate > 1 else "")
+    holds = f"a step holds {batch * accumulate * processes}"
+    yield Warned(f"{given}: there {told} to learn, so {holds}{halves}")
+    return config.model_copy(update={"batch_size": batch, "accumulate": accumulate})
 
 
 def _prompts(config: TrainLora, seen: Sequence[Seen]) -> list[str]:
@@ -193,12 +269,12 @@ def _prompts(config: TrainLora, seen: Sequence[Seen]) -> list[str]:
     return list(dict.fromkeys(own[place] for place in (third, 2 * third))) if any(own) else ["", ""]
 
 
-def _plan(config: TrainLora, count: int, dtype: torch.dtype, device: torch.device) -> str:
+def _plan(config: TrainLora, training: Training, images: int, dtype: torch.dtype, device: torch.device) -> str:
     name = memory.MIXED[dtype] if dtype != torch.float32 else "fp32"
-    steps, images = _counted(config.steps or 0, "step"), _counted(images_a_step(config), "image")
+    count = sum(one.numel() for one in training.named.values())
     return (
-        f"training: {steps} of {images}, rank {config.network.rank}, {count:,} numbers, "
-        f"{config.optimizer.kind} at {config.optimizer.lr:.1e}, {name} on {device.type}"
+        f"training: {_counted(config.steps or 0, 'step')} of {_counted(images, 'image')}, rank {config.network.rank}, "
+        f"{count:,} numbers, {config.optimizer.kind} at {config.optimizer.lr:.1e}, {name} on {device.type}"
     )
 
 

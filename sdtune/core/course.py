@@ -1,0 +1,248 @@
+"""The course of a training: its steps, and between them what is measured, drawn and saved, up to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from sdtune.config import TrainLora
+from sdtune.core import verdict
+from sdtune.core.checkpoint import Checkpoints
+from sdtune.core.learned import told as told_of_updates
+from sdtune.core.learned import update_norms
+from sdtune.core.plot import plot
+from sdtune.core.reports import Pulse, Report, Rewound, Saved, Step, Telling, Trained, Validated, Warned
+from sdtune.core.results import Results, drawn_every
+from sdtune.core.resume import command
+from sdtune.core.run_folder import RunFolder
+from sdtune.core.state import State
+from sdtune.core.tracking import Trackers
+from sdtune.core.training import Training, images_a_step
+from sdtune.core.validation import Validator, from_json, to_json
+from sdtune.errors import FULL, Paused, SdtuneError, Stopped
+
+
+@dataclass
+class Course:
+    """A training on its way, in the process that leads it."""
+
+    config: TrainLora
+    """settled"""
+    run: RunFolder
+    training: Training
+    results: Results
+    validator: Validator | None
+    trackers: Trackers
+    steps: int
+    validations: list[Validated] = field(default_factory=list)
+    seconds: float = 0.0
+    """that the steps have taken, in earlier processes too"""
+
+    def __post_init__(self) -> None:
+        self.checkpoints = Checkpoints(self.run.checkpoints)
+        self._began = self._saved = time.monotonic()
+        self._earlier = self.seconds
+
+    def load(self, state: State) -> None:
+        """Go on from a checkpoint."""
+        self.training.load(state)
+        own = state.told["course"]
+        self.validations = verdict.from_json(own["validations"])
+        if self.validator and "validation" in own:
+            self.validator.protocol, self.validator.base = from_json(own["validation"])
+        self.seconds = self._earlier = own["seconds"]
+        self.run.rewind(state.step)
+
+    def begin(self) -> Telling[None]:
+        """What is measured and drawn before the first step, to compare with."""
+        yield from self._look()
+
+    def go(self) -> Telling[str]:
+        """From where it stands to its end; returns why it ended, "steps" or "early".
+
+        What ends it before leaves a checkpoint of the last finished step, and the LoRA as far as it came.
+        """
+        try:
+            yield Pulse()
+            why = yield from self._go()
+            yield from self._save()
+        except Stopped:
+            yield from self._leave()
+            raise Stopped(f"stopped after step {self.training.step}", resume=command(self.run)) from None
+        except GeneratorExit:
+            with contextlib.suppress(SdtuneError):
+                for _ in self._leave():
+                    pass
+            raise
+        except Paused as paused:
+            paused.resume = command(self.run)
+            raise
+        except SdtuneError:
+            with contextlib.suppress(SdtuneError):
+                yield from self._leave()
+            raise
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            told = f"{error.filename or self.run.path}: the disk is full; free some space and go on"
+            raise Paused(told, resume=command(self.run)) from None
+        return why
+
+    def end(self, why: str) -> Telling[None]:
+        """All that is left in the run's folder when nothing more is learned."""
+        step, last = self.training.step, self.validations[-1] if self.validations else None
+        best = last.best if last else step
+        warning = self._save_lora(self.run.lora)
+        if warning:
+            yield Warned(warning)
+        yield from map(partial(Saved, "embedding"), self.results.embeddings)
+        with self.training.as_used():
+            updates = tuple(update_norms(self.results.parts))
+        for line in told_of_updates(updates, last):
+            yield Warned(line)
+        yield from self._plot()
+        compared = self.results.compare(step)
+        kept = {self.run.partial(one) for one in verdict.kept(self.validations) if one not in (step, best)}
+        for path in self.run.partials():
+            if path not in kept:
+                path.unlink(missing_ok=True)  # of a stop on the way, or the same as another
+        sentence = verdict.sentence(self.validations) if last else None
+        if best in (0, step):
+            self.run.best.unlink(missing_ok=True)
+        self.run.finish(
+            {
+                "steps": step,
+                "why": why,
+                "verdict": sentence,
+                "best": best if last else None,
+                "held_out": asdict(last.held_out) if last else None,
+                "seconds": self.seconds,
+                "update": [asdict(one) for one in updates],
+            }
+        )
+        next_ = self.results.try_next()
+        other = self.run.best if best not in (0, step) else None
+        yield Trained(self.run.lora, compared, self.seconds, next_, step, other, sentence, updates)
+
+    def _go(self) -> Telling[str]:
+        yield from self._look()  # what a stop left undone
+        steps: Generator[Report, None, None] = self.training.steps(self.steps)
+        with contextlib.closing(steps):
+            while not self._stops_early():
+                report = next(steps, None)
+                if report is None:
+                    return "steps"
+                if isinstance(report, Rewound):
+                    self._rewind(report.step)
+                if not isinstance(report, Step):
+                    yield report
+                    continue
+                self.seconds = self._earlier + report.seconds
+                self.run.record(report)
+                yield report
+                yield from self.trackers.log(report)
+                yield from self._look()
+                if report.number < self.steps:
+                    yield from self._save_when_due(report.number)
+        return "early"
+
+    def _look(self) -> Telling[None]:
+        """Validates and draws, where this step is one for that and it has not been done."""
+        step = self.training.step
+        if self.validator and self.validator.protocol.due(step, self.steps) and step not in self._validated():
+            yield from self._validate(step)
+        if self.results.prompts and self._draws_after(step) and not self.run.sample(step, 1).exists():
+            yield from self._draw(step)
+
+    def _validated(self) -> set[int]:
+        return {one.step for one in self.validations}
+
+    def _draws_after(self, step: int) -> bool:
+        every = drawn_every(self.config, self.steps)
+        return step in (0, self.steps) or (every > 0 and step % every == 0)
+
+    def _validate(self, step: int) -> Telling[None]:
+        assert self.validator
+        began = time.monotonic()
+        with self.training.as_used():
+            held_out, trained = yield from self.validator.measure(self.results.net)
+        now = Validated(step, self.steps, held_out, trained, step, time.monotonic() - began)
+        now = replace(now, best=verdict.best([*self.validations, now]))
+        self.validations.append(now)
+        self.run.record(now)
+        yield now
+        yield from self.trackers.log(now)
+        if step:
+            self._keep(step)
+            yield from self._plot()
+
+    def _keep(self, step: int) -> None:
+        """The LoRA of the least held-out loss, and a few from there on."""
+        if self.validations[-1].best == step:
+            self._save_lora(self.run.best)
+        kept = set(verdict.kept(self.validations))
+        if step in kept:
+            self._save_lora(self.run.partial(step))
+        for other in self._validated() - kept:
+            self.run.partial(other).unlink(missing_ok=True)
+
+    def _draw(self, step: int) -> Telling[None]:
+        try:
+            with self.training.as_used():
+                yield from self.results.draw(step)
+            yield from self.trackers.show(self.run, step)
+        except SdtuneError as error:
+            if not step:
+                raise
+            yield Warned(f"no samples after step {step}: {error}; the training goes on")
+
+    def _plot(self) -> Telling[None]:
+        try:
+            plot(self.run.metrics, self.run.validations, self.run.plot)
+        except (OSError, SdtuneError) as error:
+            yield Warned(f"{self.run.plot.name}: not drawn ({error}); the training goes on")
+
+    def _stops_early(self) -> bool:
+        return self.config.stop.early and verdict.should_stop(self.validations, self.config.stop)
+
+    def _save_when_due(self, step: int) -> Telling[None]:
+        save, stop, now = self.config.save, self.config.stop, time.monotonic()
+        if stop.minutes and now - self._began >= 60 * stop.minutes:
+            yield from self._leave()
+            raise Paused(f"the time is up (--max-minutes {stop.minutes:g}): saved after step {step} of {self.steps}")
+        by_steps = save.every is not None and step % save.every == 0
+        if by_steps or (save.minutes and now - self._saved >= 60 * save.minutes):
+            yield from self._save()
+
+    def _save(self) -> Telling[None]:
+        """A checkpoint of the last finished step."""
+        yield Pulse()
+        state = self.training.state()
+        own = {"validations": verdict.to_json(self.validations), "seconds": self.seconds, "images": self._images()}
+        if self.validator:
+            own["validation"] = to_json(self.validator.protocol, self.validator.base)
+        self.checkpoints.save(replace(state, told={**state.told, "course": own}), self.config.save.keep)
+        self._saved = time.monotonic()
+
+    def _images(self) -> int:
+        return images_a_step(self.config, self.training.peers.of)
+
+    def _leave(self) -> Telling[None]:
+        """All that a later process needs, and what can be used before."""
+        yield from self._save()
+        if self.training.step:
+            path = self.run.partial(self.training.step)
+            self._save_lora(path)
+            yield Saved("saved as far as it came", path)
+
+    def _save_lora(self, path: Path) -> str | None:
+        with self.training.as_used():
+            return self.results.save(path, self.training.step)
+
+    def _rewind(self, step: int) -> None:
+        self.validations = [one for one in self.validations if one.step <= step]
+        self.run.rewind(step)

@@ -1,0 +1,97 @@
+"""A run that is gone on with: its folder, its settings and its last state, and what is asked of it now."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sdtune.config import Tables, TrainLora
+from sdtune.core.checkpoint import Checkpoints
+from sdtune.core.lock import lock
+from sdtune.core.peers import Peers
+from sdtune.core.reports import Note, Telling, Warned
+from sdtune.core.resume import agreed, continued, find, settings_of
+from sdtune.core.run_folder import RunFolder
+from sdtune.core.state import State
+from sdtune.core.training import images_a_step
+from sdtune.errors import ConfigError, OutputError
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run that is gone on with."""
+
+    run: RunFolder
+    before: TrainLora
+    """as the run began or was last resumed, settled"""
+    config: TrainLora
+    """what is given now, over that"""
+    state: State
+
+    @property
+    def images(self) -> int:
+        """That a step learns from."""
+        return int(self.state.told["course"]["images"])
+
+    @property
+    def over(self) -> Note | None:
+        """What is said where the run has finished and nothing is asked for that would make it longer."""
+        try:
+            ended = json.loads(self.run.ended.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        stop = self.config.stop.model_copy(update={"minutes": self.before.stop.minutes})
+        if (self.config.steps, stop) != (self.before.steps, self.before.stop):
+            return None
+        why = "after" if ended.get("why") == "steps" else "early, after"
+        more = (
+            f"--steps {2 * self.state.step} would go on" if ended.get("why") == "steps" else "--no-early-stop goes on"
+        )
+        return Note(f"{self.run.path}: has finished, {why} {self.state.step} steps: {self.run.lora}; {more}")
+
+    def agreed(self, config: TrainLora, data: Tables, images: int) -> tuple[str, ...]:
+        """What is other than it was, a line each; `config` is settled. ConfigError where it cannot or must not be."""
+        if config.steps is not None and config.steps < self.state.step:
+            raise ConfigError(f"steps: {config.steps}, but {self.run.path} has taken {self.state.step}; give more")
+        if images == self.images:  # the same step, whatever it is split into
+            split = {name: getattr(self.before, name) for name in ("batch_size", "accumulate")}
+            config = config.model_copy(update=split)
+        return agreed(self.run, config, data)
+
+
+def resumption(config: TrainLora, peers: Peers, held: contextlib.ExitStack) -> Telling[Resumption | None]:
+    """The run to go on with, from now on locked, and its newest whole checkpoint; None where a new one begins."""
+    if config.resume is None:
+        return None
+    found = (yield from find(config)) if peers.leads else None
+    place = peers.tell(str(found.path) if found else None)
+    if place is None:
+        return None
+    run = RunFolder.at(Path(place))
+    checkpoints = Checkpoints(run.checkpoints)
+    if peers.leads:
+        held.enter_context(lock(run.path))
+        for told in checkpoints.clean():
+            yield Note(told)
+    state, broken = checkpoints.newest()
+    for told in broken:
+        yield Warned(told)
+    if state is None:
+        raise OutputError(f"{run.path}: none of its checkpoints is whole; begin a new run")
+    peers.wait()
+    resumed = Resumption(run, settings_of(run), continued(config, run), state)
+    return (yield from _as_many_images(resumed, peers.of))
+
+
+def _as_many_images(resumed: Resumption, processes: int) -> Telling[Resumption]:
+    """With other processes than before, batches are added up so that a step learns from as many images."""
+    config, before = resumed.config, resumed.before
+    split = [(one.batch_size, one.accumulate) for one in (config, before)]
+    at_once = config.batch_size * processes
+    if images_a_step(config, processes) == resumed.images or split[0] != split[1] or resumed.images % at_once:
+        return resumed
+    batches = resumed.images // at_once
+    yield Note(f"resume: {batches} x {at_once} images a step, as many as before")
+    return replace(resumed, config=config.model_copy(update={"accumulate": batches}))
