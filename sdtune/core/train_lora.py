@@ -15,7 +15,7 @@ from sdtune.core import memory, model
 from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.course import Course
 from sdtune.core.data.folder import read_folders
-from sdtune.core.data.plain import see_plainly, some
+from sdtune.core.data.plain import see_plainly
 from sdtune.core.data.plan import plan_for
 from sdtune.core.data.seen import Seen, manifest_of, see
 from sdtune.core.data_list import as_json, data_list
@@ -112,10 +112,9 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
     data = data_list(config, run.name, [one.example for one in seen], [one.example for one in judged])
     changed = resumed.agreed(config, data, images) if resumed else ()
     protocol = protocol_for(config.validation, steps, images, len(judged), len(seen)) if judged else None
-    watched = some(judged, protocol.images) if protocol else []
     usual = _prompts(config, seen)
     prompts = [] if config.samples.off else usual
-    fed = yield from feed(config, family, pipe, seen, stream, prompts, device, watched)
+    fed = yield from feed(config, family, pipe, seen, stream, prompts, device, judged)
 
     net: Any = model.load_denoiser(identity, dtype).to(device)
     setattr(pipe, family.denoiser, net)
@@ -132,7 +131,7 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
         return
     yield Note(_plan(config, training, images, dtype, device))
     if protocol:
-        yield Note(str(protocol))
+        yield Note(f"validation: {protocol}")
     yield Note(guarantee(config, device))
     if peers.leads:
         peers.wait()  # what the others need is in the cache
