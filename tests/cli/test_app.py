@@ -86,6 +86,53 @@ def test_flags_win_over_presets_in_their_order(
     assert not config.data.skip_bad
 
 
+@pytest.mark.parametrize(
+    ("words", "resumed", "folder"),
+    [
+        (["cats", "--resume"], "newest", "cats"),
+        (["--resume", "cats"], "newest", "cats"),
+        (["cats", "--resume", "--seed", "3"], "newest", "cats"),
+        (["cats", "--resume", "-m", "mini"], "newest", "cats"),
+        (["--resume", "--", "cats"], "newest", "cats"),
+        (["--resume", "cats", "--seed", "3"], "newest", "cats"),
+        (["--resume=newest", "cats"], "newest", "cats"),
+        (["--resume", "runs/cats-1"], "runs/cats-1", "kept"),
+        (["--resume=runs/cats-1"], "runs/cats-1", "kept"),
+        (["cats", "--resume", "runs/cats-1"], "runs/cats-1", "cats"),
+        (["--resume", "runs/cats-1", "cats"], "runs/cats-1", "cats"),
+        (["--resume", "runs/cats-1", "--resume"], "newest", "data.folder: not given"),
+        (["--resume", "runs/cats-2"], None, "runs/cats-2: no such folder"),
+        (["--resume", "runs/cats-1/checkpoints"], None, "give the run, --resume runs/cats-1"),
+        (["cats", "--resume", "plain"], None, "plain is no run"),
+        (["cats", "--resume", "file"], None, "file is a file"),
+        (["cats", "--resume="], None, "resume (--resume): should not be empty"),
+        (["cats", "--resume", "--sede", "3"], None, "--sede: no such option"),
+    ],
+)
+def test_resume_takes_a_run_or_nothing(
+    words: list[str],
+    resumed: str | None,
+    folder: str,
+    told: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("cats", "plain", "runs/cats-1/checkpoints/step-000010"):
+        Path(place).mkdir(parents=True)
+    Path("plain/a.png").touch()
+    Path("file").touch()
+    Path("runs/cats-1/run.toml").write_text('seed = 9\n[data]\nfolder = "kept"\n')
+    code, _, lines = run(capsys, "train-lora", *words)
+    if code:
+        assert len(lines) == 1
+        assert folder in lines[0]
+        return
+    assert (told["config"].resume, str(told["config"].data.folder)) == (resumed, folder)
+    assert told["config"].seed == (3 if "--seed" in words else 9 if resumed == "runs/cats-1" else 0)
+
+
 def test_text_in_utf8_is_read_in_any_locale(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     spoilt = "ein Käse".encode().decode("ascii", "surrogateescape")
     assert run(capsys, "sample", "--prompt", spoilt, "--negative", spoilt)[0] == 0

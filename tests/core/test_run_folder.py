@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sdtune.core.run_folder import NAME_BYTES, RESERVED, RunFolder, lora_in, safe_name, write_atomically
-from sdtune.errors import LoraError, OutputError
+from sdtune.core.reports import Step
+from sdtune.core.run_folder import NAME_BYTES, RESERVED, RunFolder, lora_in, newest, safe_name, write_atomically
+from sdtune.errors import LoraError, OutputError, Paused
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +148,120 @@ def test_the_lora_of_a_run_is_the_finished_one_else_the_latest() -> None:
     assert lora_in(run.path) == run.partial(200)
     run.lora.touch()
     assert lora_in(run.path) == run.lora
+
+
+def test_best_and_kept_loras_are_not_taken_for_the_finished_one() -> None:
+    run = RunFolder(Path("runs/cats-1"), "cats").create("", '{"name": "cats", "images": []}')
+    run.best.touch()
+    for step in (900, 1000, 99):
+        run.partial(step).touch()
+    assert lora_in(run.path) == run.partial(1000)
+    run.lora.touch()
+    assert lora_in(run.path) == run.lora
+
+
+@pytest.mark.parametrize("name", ["cats-best", "cats-step-000100", "a.b"])
+def test_the_lora_of_a_data_set_with_a_confusing_name_is_found(name: str) -> None:
+    run = RunFolder(Path("out"), name).create(f'[data]\nfolder = "sets/{name}"\n')
+    run.partial(20).touch()
+    assert RunFolder.at(run.path) == RunFolder(run.path, name)
+    assert lora_in(run.path) == run.partial(20)
+    run.best.touch()
+    run.lora.touch()
+    assert lora_in(run.path) == run.lora
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"name": 3}', '{"name": "../../etc"}', "\udcff"])
+def test_the_name_of_a_run_is_found_without_its_list(text: str) -> None:
+    run = RunFolder(Path("runs/cats-3"), "cats").create('data = 3\nmodel = "mini"\n')
+    run.data.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert RunFolder.at(run.path).name == "cats"
+    run.settings.write_text('[data]\nfolder = "some/dogs/"\n')
+    assert RunFolder.at(run.path).name == "dogs"
+    run.settings.write_text("= broken")
+    assert RunFolder.at(run.path).name == "cats"
+
+
+def test_what_was_learned_is_never_taken_away() -> None:
+    run = RunFolder(Path("runs/cats-1"), "cats").create("")
+    (run.checkpoints / "step-000010").mkdir(parents=True)
+    run.discard()
+    run.clear()
+    assert run.settings.is_file()
+    assert run.has_learned
+    (run.checkpoints / "step-000010").rmdir()
+    (run.checkpoints / "step-000010.tmp-123").mkdir()
+    assert not run.has_learned
+    run.partial(3).touch()
+    run.discard()
+    run.clear()
+    assert run.settings.is_file()
+    run.partial(3).unlink()
+    run.discard()
+    assert not Path("runs").exists()
+
+
+def step_of(number: int, loss: float | None = 0.5) -> Step:
+    return Step(number, 99, loss, float("nan"), 1e-4, 1.0, 1.0)
+
+
+def numbers(path: Path) -> list[int]:
+    return [json.loads(line)["number"] for line in path.read_text().splitlines()]
+
+
+def test_every_line_is_json_that_any_program_reads() -> None:
+    run = RunFolder(Path("run"), "cats").create("")
+    run.record(step_of(1, float("inf")))
+    run.record(step_of(2, None))
+
+    def refused(word: str) -> None:
+        raise AssertionError(word)
+
+    for line in run.metrics.read_text().splitlines():
+        assert json.loads(line, parse_constant=refused)["loss"] is None
+
+
+@given(steps=st.integers(0, 6), to=st.integers(0, 8), torn=st.integers(0, 500))
+def test_records_go_back_to_a_step_however_the_last_line_was_torn(
+    steps: int, to: int, torn: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = RunFolder(tmp_path_factory.mktemp("rewound") / "run", "cats").create("")
+    for number in range(1, steps + 1):
+        run.record(step_of(number))
+    whole = run.metrics.read_bytes() if steps else b""
+    run.metrics.write_bytes(whole[: max(len(whole) - torn, 0)])
+    left = run.metrics.read_bytes().count(b"\n")
+    run.validations.write_text('{"step": 2}\n{"step": 5}\n')
+    run.rewind(to)
+    once = run.metrics.read_bytes()
+    assert numbers(run.metrics) == list(range(1, min(left, to) + 1))
+    assert run.validations.read_text().count("step") == (to >= 2) + (to >= 5)
+    run.rewind(to)
+    assert run.metrics.read_bytes() == once
+    run.record(step_of(to + 1))
+    assert numbers(run.metrics)[-1] == to + 1
+    assert not list(run.path.glob(".*"))
+
+
+def test_lines_that_no_training_has_written_are_dropped() -> None:
+    run = RunFolder(Path("run"), "cats").create("")
+    run.metrics.write_bytes(b'\xff\n3\n[]\n{"number": "1"}\n{"number": 1}\n' + b"[" * 100000 + b"\n")
+    run.rewind(5)
+    assert run.metrics.read_text() == '{"number": 1}\n'
+
+
+def test_a_full_disk_is_told_where_steps_are_recorded() -> None:
+    run = RunFolder(Path("run"), "cats").create("")
+    run.metrics.symlink_to("/dev/full")
+    with pytest.raises(Paused, match="the disk is full"):
+        run.record(step_of(1))
+
+
+def test_the_newest_run_is_that_with_the_highest_number_that_has_begun() -> None:
+    assert newest("cats") is None
+    for number in (2, 10, 9):
+        RunFolder(Path(f"runs/cats-{number}"), "cats").create("")
+    Path("runs/cats-11").mkdir()
+    Path("runs/cats-x").mkdir()
+    assert newest("cats") == Path("runs/cats-10")
+    assert newest("cat") is None
