@@ -30,6 +30,7 @@ from sdtune.core.validation import Protocol
 from sdtune.core.verdict import KEPT
 
 PROBED = 3  # steps
+BEST = "LoRA of the least held-out loss, where that is another"
 SETTLED = ("missing", "empty", "trigger")
 """problems of captions that a training has refused or put right before it comes here"""
 
@@ -200,7 +201,7 @@ def _files(config: TrainLora, run: RunFolder, *, prompts: int, validated: bool) 
     """What the run folder would hold."""
     files = [("LoRA of the last step", run.lora)]
     if validated:
-        files += [("LoRA of the least held-out loss", run.best), ("held-out losses", run.validations)]
+        files += [(BEST, run.best), ("held-out losses", run.validations)]
     if config.token.word:
         files.append(("new word, for UIs", embedding_path(run.embeddings, config.token.word)))
     files += [("settings", run.settings), ("images and captions", run.data), ("steps", run.metrics)]

@@ -25,7 +25,13 @@ A_PIXEL = 3  # bytes of a PNG, at the most
 
 
 def optimizer_tensors(config: TrainLora, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """What the optimizer will keep, {parameter/key: a tensor of that size}: found by a step on others of those shapes.
+    """What the optimizer will keep on the device, {parameter/key: a tensor of that size}."""
+    kept = _optimizer_state(config, named).items()
+    return {f"{name}/{key}": one for name, own in kept for key, one in own.items() if isinstance(one, Tensor)}
+
+
+def _optimizer_state(config: TrainLora, named: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Any]]:
+    """What the optimizer will keep of each parameter: found by a step on others of the same shapes.
 
     So every optimizer tells it itself: 8-bit ones keep small tensors in 32 bits, Prodigy keeps no start that is zero.
     """
@@ -36,12 +42,7 @@ def optimizer_tensors(config: TrainLora, named: Mapping[str, nn.Parameter]) -> d
     for one in trial.values():
         one.grad = torch.full_like(one, 1e-3)
     optimizer.step()
-    return {
-        f"{name}/{key}": value
-        for name, kind in kinds.items()
-        for key, value in optimizer.state[trial[kind]].items()
-        if isinstance(value, Tensor)
-    }
+    return {name: dict(optimizer.state[trial[kind]]) for name, kind in kinds.items()}
 
 
 def known_memory(
@@ -83,7 +84,12 @@ def checkpoint_bytes(config: TrainLora, named: Mapping[str, nn.Parameter]) -> in
     """About the size of a checkpoint: what is trained in fp32, the optimizer's tensors, the average of the weights."""
     adapter = {name: torch.empty(one.shape, device="meta") for name, one in named.items()}
     average = file_bytes(adapter) if config.ema.decay else 0
-    return file_bytes(adapter) + file_bytes(optimizer_tensors(config, named)) + average + FACTS
+    state = _optimizer_state(config, named)
+    numbers = {
+        name: {key: one for key, one in own.items() if not isinstance(one, Tensor)} for name, own in state.items()
+    }
+    told = len(json.dumps(numbers)) if any(numbers.values()) else 0
+    return file_bytes(adapter) + file_bytes(optimizer_tensors(config, named)) + told + average + FACTS
 
 
 def file_bytes(tensors: Mapping[str, Tensor]) -> int:
