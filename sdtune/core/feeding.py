@@ -154,7 +154,7 @@ def feed(
 
 def _watched(seen: Sequence[Seen], count: int, config: TrainLora) -> list[Seen]:
     """So many images of those to learn, seen plainly."""
-    learned = [one for one in seen if not one.example.prior and one.example.weight]
+    learned = {one.example.sha256: one for one in reversed(seen) if not one.example.prior and one.example.weight}
     return [plain(one.example, one.sizes[0], config.buckets) for one in some(learned, count)]
 
 

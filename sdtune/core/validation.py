@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sdtune.config import TrainLora
 from sdtune.core.data.cache import Store
 from sdtune.core.data.conditioning import Conditioning, entry, moved, stack
-from sdtune.core.data.plain import Plain
+from sdtune.core.data.plain import Plain, some
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import generator
 from sdtune.core.families import Family
@@ -70,7 +70,7 @@ class Protocol:
         told = "1 held-out image" if self.images == 1 else f"{self.images} held-out images"
         noises = "" if self.noises == 1 else f" x {self.noises} noises"
         return (
-            f"validation: {told}, every {self.every} steps, {self.timesteps} noise levels{noises}, "
+            f"{told}, every {self.every} steps, {self.timesteps} noise levels{noises}, "
             f"about {100 * self.share:.2g} % of the run"
         )
 
@@ -117,10 +117,14 @@ class Validator:
         store: Store,
         device: torch.device,
     ) -> None:
-        """`told` gives what the denoiser is told of a caption, now; `store` holds the images' latents."""
+        """Of both sides as many are looked at as the protocol says, chosen by content.
+
+        `told` gives what the denoiser is told of a caption, now; `store` holds the images' latents.
+        """
         self._config, self._family, self._process = config, family, process
         self.protocol = protocol
-        self._sides = tuple(held_out), tuple(trained)
+        """a run that is resumed goes on with its own"""
+        self._sides = tuple({one.sha256: one for one in side} for side in (held_out, trained))
         self._told, self._store, self._device = told, store, device
         self._at_once = AT_ONCE
         self.base: dict[str, float] = {}
@@ -132,7 +136,7 @@ class Validator:
         Arithmetic is that of the frozen weights: fp32 where they are, without autocast; bf16 and fp16 ones work under
         autocast, as they are trained and drawn with. Noise, targets, errors and means are fp32 and wider in any case.
         """
-        sides = self._sides
+        sides = [some(side, self.protocol.images) for side in self._sides]
         everything = {one.sha256: one for side in sides for one in side}
         losses = yield from self._losses(net, list(everything.values()))
         for one, rows in losses.items():

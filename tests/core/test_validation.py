@@ -77,7 +77,7 @@ def test_noises_go_first_and_images_nearly_last(
 
 def test_the_cost_is_told() -> None:
     told = str(protocol_for(Validation(), 800, 8, 5, 40))
-    assert told == "validation: 5 held-out images, every 134 steps, 9 noise levels, about 4.7 % of the run"
+    assert told == "5 held-out images, every 134 steps, 9 noise levels, about 4.7 % of the run"
     assert " x 4 noises, about 84 %" in str(protocol_for(Validation(every=100), 1000, 4, 4, 4))
 
 
@@ -204,6 +204,12 @@ def test_twice_is_the_same_bits_and_nothing_random_is_drawn_for_it(sd1: Trial) -
     assert not any(parameter.grad is not None for parameter in sd1.net.parameters())
     assert first[0].images == first[1].images == 3
     assert len(first[0].levels) == 4
+
+
+def test_no_more_images_are_looked_at_than_the_protocol_says(sd1: Trial) -> None:
+    (held_out, trained), reports = result(sd1.validator(Protocol(10, 2, 4, 2, 0.05)).measure(sd1.net.eval()))
+    assert held_out.images == trained.images == 2
+    assert reports[-1] == Progress("validating", 2 * 2 * 4 * 2, 32)
 
 
 def test_neither_batch_nor_order_nor_seed_nor_augmentation_changes_it(

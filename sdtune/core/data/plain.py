@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
 from sdtune.core.data.buckets import bucket_for
 from sdtune.core.data.encode import Version
@@ -14,6 +15,7 @@ from sdtune.core.data.views import views_of
 from sdtune.core.reports import Telling, Warned
 from sdtune.tables import Augment, Buckets
 
+Image = TypeVar("Image")
 NAMED = 5  # files named in one message
 
 
@@ -58,10 +60,9 @@ def plain(example: Example, size: tuple[int, int], buckets: Buckets) -> Seen:
     return Seen(example, (views,))
 
 
-def some(seen: Sequence[Seen], count: int) -> list[Seen]:
-    """At most so many of them that differ, chosen by content alone and in that order."""
-    by_content = {one.example.sha256: one for one in reversed(seen)}
-    return [by_content[key] for key in sorted(by_content, key=_rank)[:count]]
+def some(images: Mapping[str, Image], count: int) -> list[Image]:
+    """At most so many of {SHA-256: image}, chosen by content alone and in that order."""
+    return [images[digest] for digest in sorted(images, key=_rank)[:count]]
 
 
 def _rank(digest: str) -> str:
