@@ -78,7 +78,8 @@ def test_a_step_does_not_depend_on_how_its_batch_is_split() -> None:
     assert float(whole) == pytest.approx(float(sum(parts)) / 2, rel=1e-6)
 
 
-PLAIN: dict[str, Any] = {"optimizer": {"kind": "adamw", "lr": 0.01, "eps": 0.1}, "clip": 0}  # nearly plain descent, which rounding is not blown up by
+# Nearly plain descent, which does not blow up rounding.
+PLAIN: dict[str, Any] = {"optimizer": {"kind": "adamw", "lr": 1.0, "eps": 0.1, "weight_decay": 0}, "clip": 0}
 SPLITS: list[dict[str, Any]] = [
     {"batch_size": 4, "accumulate": 1},
     {"batch_size": 2, "accumulate": 2},
@@ -105,14 +106,14 @@ def test_four_at_once_two_twice_and_one_by_one_learn_the_same(bench: Bench) -> N
         training = bench.training(PLAIN, split)
         reports = list(training.steps(4))
         found.append((losses(reports), training.state()))
-        passes = sum(isinstance(report, Pulse) for report in reports) + 4
-        assert passes >= 4 * split["accumulate"] if split["accumulate"] > 1 else passes >= 4
+        pulses = sum(isinstance(report, Pulse) for report in reports)
+        assert pulses >= 2 * (split["accumulate"] - 1)
     for told, state in found[1:]:
         assert told == pytest.approx(found[0][0], rel=1e-6)
         assert near(state, found[0][1])
     other = bench.training(PLAIN, SPLITS[0], {"seed": 1})
     list(other.steps(4))
-    assert not near(other.state(), found[0][1], 1e-3)
+    assert not near(other.state(), found[0][1], 1e-4)
 
 
 def test_gradients_of_two_shares_add_up_to_those_of_the_whole() -> None:

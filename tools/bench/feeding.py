@@ -45,7 +45,7 @@ from sdtune.core.draws import Draws
 from sdtune.core.families import Family, family_named
 from sdtune.core.reports import Progress, Step
 from sdtune.core.train_lora import add_lora, settled, train_lora
-from sdtune.core.training import Training, accelerator_for, image_losses
+from sdtune.core.training import Training, accelerator_for, image_losses, images_a_step
 from sdtune.tables import Augment, Masking
 
 SETTLE = 1  # step of a turn that is not counted; each later one makes another ahead, as in a run

@@ -210,3 +210,28 @@ def test_a_batch_moves_whole(store: Store) -> None:
     assert all(value is not None and value.dtype == torch.float32 for value in kinds.values())
     assert {value.dtype for value in moved.conditioning.values()} == {torch.bfloat16}
     assert (moved.captions, moved.names) == (batch.captions, batch.names)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, None])
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_shares_and_smaller_passes_are_the_same_images_in_the_same_slots(
+    store: Store, processes: int, most: int | None
+) -> None:
+    images = [
+        Encoded(f"{number}", ((version(store, float(number)),),), ((16, 16 + 8 * (number % 3)),), ("a",))
+        for number in range(11)
+    ]
+    stream = batches(store, images, 4)
+    lengths = []
+    for step in range(6):
+        draws = Draws(0, step, range(4), 4)
+        whole = [one for batch, _ in stream.at(step, draws) for one in batch.names]
+        found: list[tuple[int, str]] = []
+        for process in range(processes):
+            passes = stream.at(step, draws, share=(process, processes), most=most)
+            assert all(0 < len(batch.names) <= (most or 4) for batch, _ in passes)
+            assert all(len({(16, 16 + 8 * (int(name) % 3)) for name in batch.names}) == 1 for batch, _ in passes)
+            found += [pair for batch, here in passes for pair in zip(here.slots, batch.names, strict=True)]
+        assert found == list(enumerate(whole))
+        lengths.append(len(whole))
+    assert sorted(lengths[:3]) == [3, 4, 4]

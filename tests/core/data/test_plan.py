@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdtune.core.data.buckets import Size
-from sdtune.core.data.plan import Alternating, Place, Plan, Stream, plan_for
+from sdtune.core.data.plan import Alternating, LargestFirst, Place, Plan, Stream, plan_for
 
 ROOT = Path(__file__).parents[3]
 SIZES = [(64, 64), (64, 96), (96, 64), (128, 64), (128, 128)]
@@ -190,17 +191,20 @@ def test_own_images_and_priors_share_each_step(told: Images, batch_size: int, se
     stream = told.stream(batch_size, seed)
     epochs = steps(stream, epoch)
     must_be_of_one_size(told, epochs)
+    assert isinstance(stream, LargestFirst)
     if not (own and priors):
-        assert isinstance(stream, Plan)
+        assert isinstance(stream.stream, Plan)
         assert seen(epochs) == dict(enumerate(told.repeats))
         return
-    assert isinstance(stream, Alternating)
+    assert isinstance(stream.stream, Alternating)
     counts = seen(epochs)
     assert {image: counts[image] for image in own} == own
     for number, step in enumerate(epochs):
         kinds = Counter(told.priors[image] for one in step for image, _ in one)
-        if batch_size == 1:
+        if batch_size == 1 and epoch:  # in the first, one of the largest has changed places
             assert kinds == {number % 2 == 1: 1}
+        elif batch_size == 1:
+            assert sum(kinds.values()) == 1
         else:
             assert kinds[True] == batch_size // 2
             assert 1 <= kinds[False] <= (batch_size + 1) // 2
@@ -215,7 +219,7 @@ def test_all_priors_come_equally_often(told: Images, batch_size: int, seed: int)
     own, priors = told.own(), told.own(prior=True)
     if not (own and priors):
         return
-    stream = told.stream(batch_size, seed)
+    stream = Alternating(told.sizes, told.repeats, told.priors, batch_size=batch_size, seed=seed, manifest="a")
     a_step, total = max(1, batch_size // 2), sum(priors.values())
     taken = Counter[int]()
     number = 0
@@ -239,6 +243,26 @@ def test_with_full_steps_one_epoch_goes_on_where_the_last_ended(told: Images, si
     rounds = -(-after // total) - before // total, after // total - -(-before // total)
     for image, times in enumerate(told.repeats):
         assert rounds[1] * times <= seen(shown)[image] <= rounds[0] * times
+
+
+@given(images, batch_sizes, seeds)
+def test_the_step_with_the_most_pixels_of_a_size_comes_first_and_nothing_else_moves(
+    told: Images, batch_size: int, seed: int
+) -> None:
+    stream = told.stream(batch_size, seed)
+    assert isinstance(stream, LargestFirst)
+
+    def pixels(step: list[list[Place]]) -> int:
+        return max(math.prod(told.sizes[one[0][0]][one[0][1]]) * len(one) for one in step)
+
+    first = steps(stream)
+    assert pixels(first[0]) == max(map(pixels, first))
+    before = steps(stream.stream)
+    moved = [number for number, step in enumerate(first) if step != before[number]]
+    assert len(moved) in (0, 2)
+    if moved:
+        assert (first[0], first[moved[1]]) == (before[moved[1]], before[0])
+    assert steps(stream, 1, 2) == steps(stream.stream, 1, 2)
 
 
 def test_a_plan_of_nothing_is_refused() -> None:
