@@ -62,6 +62,25 @@ def test_what_it_told_makes_another_judge_alike(told: list[tuple[float, float, b
     assert before + judged(second, told[at:], at, overflow_is_usual=scaled) == whole
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        [(0.1, INF, True)] * (OVERFLOWS + IN_A_ROW),
+        [(0.1 + 0.01 * (step % 5), 1.0, True) for step in range(FEW)] + [(0.9, 1.0, True)] * IN_A_ROW,
+        [(NAN, 1.0, True)] * IN_A_ROW * (RETURNS + 1),
+    ],
+    ids=["overflows", "spikes", "no numbers"],
+)
+def test_it_may_be_told_and_loaded_between_any_two_steps(told: list[tuple[float, float, bool]]) -> None:
+    whole = judged(Guard(), told, overflow_is_usual=True)
+    assert any(isinstance(one, str) or one.told for one in whole), "else this tests nothing"
+    for at in range(len(told)):
+        first, second = Guard(), Guard()
+        before = judged(first, told[:at], overflow_is_usual=True)
+        second.load(json.loads(json.dumps(first.told())))
+        assert before + judged(second, told[at:], at, overflow_is_usual=True) == whole
+
+
 @pytest.mark.parametrize(("loss", "norm", "what"), [(NAN, 1.0, "loss is nan"), (0.1, INF, "gradient's norm is inf")])
 def test_a_bad_step_is_told_with_its_images_captions_and_timesteps(loss: float, norm: float, what: str) -> None:
     found = Guard().judge(411, loss, norm, shown=seen)
