@@ -1,0 +1,1 @@
+"""The proofs of docs/reliability.md, as a command: python -m tools.torture."""
