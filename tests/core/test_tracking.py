@@ -117,11 +117,10 @@ def test_no_file_tells_a_key_or_where_things_lie(tmp_path: Path, monkeypatch: py
     config = config_for(
         "tensorboard",
         out=f"{HOME}/runs/1",
-        resume=f"{HOME}/runs/1",
         model=f"{HOME}/models/base.safetensors",
         cache={"folder": f"{HOME}/cache"},
         samples={"prompts": [f"a cat {CANARY}", f"a dog in {HOME}/photos"]},
-    )
+    ).model_copy(update={"resume": f"{HOME}/runs/1"})
     followed(config, tmp_path, range(1, 3))
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"optimizer.lr" in written or b"network.rank" in written
