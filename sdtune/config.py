@@ -82,7 +82,8 @@ class TrainLora(Spec):
     allow_changes: bool = setting(False, "--allow-changes", place=23)
     """Resume with other settings or other data than the run began with."""
     dry_run: bool = setting(False, "--dry-run", place=29)
-    """Tell what would be trained, on what and how long, and write nothing."""
+    """Tell what would be trained, on what and how long, and train nothing; what is encoded for it, and priors that are
+    drawn, stay in the cache."""
     probe: bool = setting(False, "--probe", place=29)
     """In a dry run, take three real steps to tell the time and memory."""
     task: Task = setting(TextToImage(), "--task", place=15)

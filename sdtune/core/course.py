@@ -126,7 +126,9 @@ class Course:
         )
         next_ = self.results.try_next()
         other = self.run.best if best not in (0, step) else None
-        yield Trained(self.run.lora, compared, self.seconds, next_, step, other, sentence, updates)
+        yield from self.trackers.close()
+        plot = self.run.plot if self.run.plot.is_file() else None
+        yield Trained(self.run.lora, compared, self.seconds, next_, step, other, sentence, updates, plot)
 
     def _go(self) -> Telling[str]:
         yield from self._look()  # what a stop left undone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
@@ -148,6 +149,10 @@ class RunFolder:
         """The LoRA after so many steps, of a run that was stopped or around its best."""
         return self.path / f"{self.name}-step-{step:06d}.safetensors"
 
+    def partials(self) -> list[Path]:
+        """All of these that are there."""
+        return sorted(self.path.glob(f"{glob.escape(self.name)}-step-*.safetensors"))
+
     def create(self, settings: str, data: str | None = None) -> RunFolder:
         """Make the folder with data.json and run.toml and return it: with the next number, where another was faster.
 
@@ -186,6 +191,17 @@ class RunFolder:
                 path.unlink()
         for folder in (self.path / "samples", self.checkpoints, self.embeddings):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def describe(self, settings: str, data: str) -> None:
+        """Put down what a run that is resumed goes on with."""
+        write_atomically(self.data, lambda path: path.write_text(data, encoding="utf-8"))
+        write_atomically(self.settings, lambda path: path.write_text(settings, encoding="utf-8"))
+        self.ended.unlink(missing_ok=True)
+
+    def finish(self, ended: dict[str, Any]) -> None:
+        """Put down how the run ended; the last thing that is written."""
+        text = json.dumps(_finite(ended), indent=1, allow_nan=False)
+        write_atomically(self.ended, lambda path: path.write_text(text, encoding="utf-8"))
 
     @property
     def _keeps(self) -> bool:

@@ -126,16 +126,19 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
     training = Training(config, accelerator, family, process, net, fed.batches, fed.lessons, peers)
     facts = facts_of(config, run.name, identity, process.prediction, len(seen), images)
     results = Results(config, family, pipe, net, fed, run, prompts, usual[0], facts)
+    if peers.leads:
+        peers.wait()  # what the others need is in the cache
     if config.dry_run:
-        yield from dry_run(training, results, seen, [one.example for one in judged], stream, protocol)
+        if peers.leads:
+            yield from dry_run(training, results, seen, [one.example for one in judged], stream, protocol)
+        elif config.probe:
+            yield from _followed(training, steps, None)
         return
     yield Note(_plan(config, training, images, dtype, device))
     if protocol:
         yield Note(f"validation: {protocol}")
     yield Note(guarantee(config, device))
-    if peers.leads:
-        peers.wait()  # what the others need is in the cache
-    else:
+    if not peers.leads:
         yield from _followed(training, steps, resumed.state if resumed else None)
         return
     if resumed is None:

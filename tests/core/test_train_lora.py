@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from sdtune.config import Sample, TrainLora, resolve
 from sdtune.core import training
+from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.header import read_header
 from sdtune.core.reports import Drawn, Note, Progress, Report, Step, Trained, Warned
 from sdtune.core.sample import sample
@@ -73,8 +75,13 @@ def test_run_folder_holds_settings_metrics_samples_sheet_and_lora(tiny_models: d
     reports, trained = run(settings(tiny_models["sd1"], data, tmp_path / "run"))
     found = sorted(str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file())
     samples = [f"samples/step-{step:06d}-{number}.png" for step in (0, 3) for number in (1, 2)]
-    names = ["before-after.png", "discs.safetensors", "inputs.png", "metrics.jsonl", "run.toml"]
-    assert found == [*names, *samples]
+    state = [
+        f"checkpoints/step-000003/{name}"
+        for name in ("adapter.safetensors", "manifest.json", "optimizer.safetensors", "state.json")
+    ]
+    names = ["before-after.png", "checkpoints/latest", *state, "data.json", "discs.safetensors", "ended.json"]
+    more = ["inputs.png", "metrics.jsonl", "progress.png", "run.toml", "samples.png"]
+    assert found == [*names, *more, *samples]
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == [step.loss for step in steps_of(reports)]
     told = tomllib.loads((tmp_path / "run/run.toml").read_text())
@@ -163,11 +170,11 @@ def test_what_contradicts_is_refused_before_anything_is_written(tiny_models: dic
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (lambda loss: loss * math.nan, "step 3: the loss is nan.*lower --lr"),
-        (lambda loss: (loss * 1e30).sin(), "step 3: the gradient is inf"),
+        (lambda loss: loss * math.nan, r'step 3: the loss is nan, so it is not taken; it saw \d\.png "a \w+ disc" at'),
+        (lambda loss: (loss * 1e30).sin(), "step 3: the gradient's norm is inf, so it is not taken"),
     ],
 )
-def test_what_is_no_number_ends_the_training(
+def test_a_step_with_bad_numbers_is_not_taken_and_told(
     fault: Callable[[Tensor], Tensor],
     told: str,
     tiny_models: dict[str, Path],
@@ -179,18 +186,32 @@ def test_what_is_no_number_ends_the_training(
         training, "image_losses", lambda *given: (fault if next(calls) == 3 else Tensor.clone)(real(*given))
     )
     data = pictures.folder(tmp_path / "discs")
-    with pytest.raises(TrainingError, match=told):
-        list(train_lora(settings(tiny_models["sd1"], data, tmp_path / "run", steps=20, samples={"off": True})))
-    left = [path.name for path in (tmp_path / "run").glob("*.safetensors")]
-    assert left == ["discs-step-000002.safetensors"], "as far as it was good"
-    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
+    reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", steps=6, samples={"off": True}))
+    assert any(re.match(told, report.text) for report in reports if isinstance(report, Warned))
+    assert [step.loss is None for step in steps_of(reports)] == [False, False, True, False, False, False]
+
+
+def test_numbers_that_stay_bad_end_the_training_with_what_was_good(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = training.image_losses, count(1)
+    monkeypatch.setattr(training, "image_losses", lambda *given: real(*given) * (math.nan if next(calls) >= 5 else 1.0))
+    data = pictures.folder(tmp_path / "discs")
+    work = train_lora(settings(tiny_models["sd1"], data, tmp_path / "run", steps=40, samples={"off": True}))
+    with pytest.raises(TrainingError, match=r"again after going back 3 times.*what was saved before is intact"):
+        list(work)
+    state, broken = Checkpoints(tmp_path / "run/checkpoints").newest()
+    assert state
+    assert not broken
+    assert all(tensor.isfinite().all() for tensors in state.tensors.values() for tensor in tensors.values())
 
 
 def test_small_images_are_told(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs", 2, ((64, 64), (40, 40)))
     reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True}))
     assert [report.text for report in reports if isinstance(report, Warned)] == [
-        "1 image is too small for 64 x 64 and in smaller buckets (1.png)"
+        "1 image is too small for 64 x 64 and in smaller buckets (1.png)",
+        next(report.text for report in reports if isinstance(report, Warned) and "next to nothing" in report.text),
     ]
     assert any("attention: sdpa" in report.text for report in reports if isinstance(report, Note))
 
@@ -218,7 +239,7 @@ def test_a_batch_holds_no_more_than_there_are_images(tiny_models: dict[str, Path
         settings(tiny_models["sd1"], data, tmp_path / "run", batch_size=64, steps=1, samples={"off": True})
     )
     told = [report.text for report in reports if isinstance(report, Warned)]
-    assert told == ["--batch-size 64: there are 3 images to learn, so a batch holds 3"]
+    assert told[0] == "--batch-size 64: there are 3 images to learn, so a step holds 3"
     settled = tomllib.loads((tmp_path / "run/run.toml").read_text())
     assert (settled["batch_size"], settled["optimizer"]["lr"]) == (3, pytest.approx(1e-4 * 3**0.5))
     assert read_header(trained.lora, LoraError).metadata["ss_total_batch_size"] == "3"

@@ -1,0 +1,208 @@
+"""The course of a training: ended anywhere and gone on with, it leaves what one leaves that was never ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdtune.config import TrainLora, resolve
+from sdtune.core.checkpoint import Checkpoints
+from sdtune.core.reports import Note, Progress, Pulse, Report, Resumed, Step, Trained, Validated, Warned
+from sdtune.core.train_lora import train_lora
+from sdtune.errors import ConfigError, Paused, Stopped
+from tests import pictures
+
+TIMES = ("images_per_second", "seconds", "memory")
+
+
+def settings(model: Path, data: Path, out: Path, **more: Any) -> TrainLora:
+    told = {"model": str(model), "out": out, "steps": 8, "batch_size": 2}
+    tables = {
+        "data": {"folder": data},
+        "network": {"rank": 2},
+        "samples": {"steps": 1, "every": 3},
+        "optimizer": {"lr": 0.01},
+    }
+    validation = {"every": 4, "timesteps": 2, "noises": 1, "images": 2}
+    return resolve(
+        TrainLora, [told | tables | {"validation": validation, "ema": {"decay": 0.9}, "save": {"keep": 1}}, more]
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return pictures.folder(tmp_path / "discs", 12, ((64, 64), (96, 64)))
+
+
+def left(run: Path) -> dict[str, Any]:
+    """All that a run leaves, but for times."""
+    found: dict[str, Any] = {}
+    for path in run.rglob("*"):
+        name = str(path.relative_to(run))
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+        elif path.suffix in (".safetensors", ".toml") or "samples" in name:
+            found[name] = path.read_bytes() if path.is_file() else None
+    state, broken = Checkpoints(run / "checkpoints").newest()
+    assert state
+    assert not broken
+    found["told"] = {name: value for name, value in state.told.items() if name != "course"}
+    return found
+
+
+def ended_at(config: TrainLora, when: Callable[[Report], bool]) -> list[Report]:
+    """The reports up to the first one at which a signal ends it."""
+    work, seen = train_lora(config), list[Report]()
+    for report in work:
+        seen.append(report)
+        if when(report):
+            with pytest.raises(Stopped, match=r"stopped after step \d") as stopped:
+                seen.extend([work.throw(Stopped()), *work])
+            assert stopped.value.resume == f"sdtune train-lora --resume {config.out}"
+            break
+    return seen
+
+
+def nth(kind: type[Report], number: int, phase: str = "") -> Callable[[Report], bool]:
+    numbers = count(1)
+    return lambda report: (
+        isinstance(report, kind) and getattr(report, "phase", "").startswith(phase) and next(numbers) == number
+    )
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        nth(Pulse, 1),
+        nth(Step, 3),
+        nth(Step, 4),
+        nth(Progress, 3, "validating"),
+        nth(Validated, 2),
+        nth(Progress, 2, "samples after"),
+        nth(Step, 8),
+    ],
+    ids=["before", "step", "before validation", "validating", "validated", "drawing", "last step"],
+)
+def test_a_run_that_is_ended_and_resumed_leaves_what_an_unbroken_one_leaves(
+    when: Callable[[Report], bool], data: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    model, out = tiny_models["sd1"], tmp_path / "broken"
+    list(train_lora(settings(model, data, tmp_path / "whole")))
+    reports = ended_at(settings(model, data, out), when)
+    assert not any(isinstance(report, Trained) for report in reports)
+    assert not (out / "ended.json").exists()
+    again = list(train_lora(resolve(TrainLora, [{"resume": str(out)}])))
+    assert any(isinstance(report, Resumed) for report in again)
+    assert isinstance(again[-1], Trained)
+    assert left(out) == left(tmp_path / "whole")
+
+
+@pytest.fixture
+def finished(data: Path, tiny_models: dict[str, Path], tmp_path: Path) -> TrainLora:
+    """The settings of a run that has finished."""
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True}, validation={"off": True})
+    list(train_lora(config))
+    return config
+
+
+def resumed(config: TrainLora, **more: Any) -> list[Report]:
+    return list(train_lora(resolve(TrainLora, [{"resume": str(config.out)} | more])))
+
+
+def test_a_finished_run_says_so_and_is_left_as_it_is(finished: TrainLora) -> None:
+    assert finished.out
+    before = left(finished.out)
+    (told,) = resumed(finished)
+    assert isinstance(told, Note)
+    assert re.search(r"run: has finished, after 8 steps: .*discs.safetensors; --steps 16 would go on", told.text)
+    assert left(finished.out) == before
+
+
+def test_a_finished_run_goes_on_where_more_steps_are_asked_for(finished: TrainLora) -> None:
+    reports = resumed(finished, steps=10)
+    assert [report.number for report in reports if isinstance(report, Step)] == [9, 10]
+    told = next(report for report in reports if isinstance(report, Resumed))
+    assert told.changed == ("steps: 8 in the run, now 10",)
+    assert json.loads((finished.out / "ended.json").read_text())["steps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"optimizer": {"lr": 0.02}}, "optimizer.lr: 0.01 in the run, now 0.02"),
+        ({"network": {"rank": 4}}, "network.rank: 2 in the run, now 4"),
+        ({"batch_size": 3}, "batch_size: 2 in the run, now 3"),
+        ({"steps": 4}, "steps: 4, but .* has taken 8"),
+    ],
+)
+def test_what_would_not_end_as_it_began_is_refused(more: dict[str, Any], told: str, finished: TrainLora) -> None:
+    before = left(finished.out)
+    with pytest.raises(ConfigError, match=told):
+        resumed(finished, **({"steps": 10} | more))
+    assert left(finished.out) == before
+
+
+def test_a_step_may_be_split_otherwise(finished: TrainLora) -> None:
+    assert isinstance(resumed(finished, steps=9, batch_size=1, accumulate=2)[-1], Trained)
+
+
+def test_settings_may_change_where_that_is_allowed(finished: TrainLora) -> None:
+    reports = resumed(finished, steps=9, optimizer={"lr": 0.02}, allow_changes=True)
+    assert isinstance(reports[-1], Trained)
+
+
+def test_other_data_are_refused_unless_allowed(finished: TrainLora, data: Path) -> None:
+    (data / "0.txt").write_text("a square")
+    with pytest.raises(ConfigError, match=r"data: captions of 1 image changed: 0\.png"):
+        resumed(finished, steps=9)
+    assert isinstance(resumed(finished, steps=9, allow_changes=True)[-1], Trained)
+
+
+def test_a_time_that_is_up_pauses_and_the_same_command_goes_on(
+    data: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = {"samples": {"off": True}, "validation": {"off": True}, "stop": {"minutes": 1e-6}, "resume": "newest"}
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", **more)
+    for step in range(1, 8):
+        with pytest.raises(Paused, match=f"saved after step {step} of 8") as paused:
+            list(train_lora(config))
+        assert paused.value.exit_code == 75
+    assert isinstance(list(train_lora(config))[-1], Trained)
+    list(train_lora(settings(tiny_models["sd1"], data, tmp_path / "whole", **(more | {"stop": {}}))))
+    one, other = (left(tmp_path / name) for name in ("run", "whole"))
+    assert {name: one[name] for name in one if name != "run.toml"} == {
+        name: other[name] for name in other if name != "run.toml"
+    }
+
+
+def test_broken_checkpoints_are_told_and_the_one_before_is_taken(finished: TrainLora) -> None:
+    resumed(finished, steps=10, save={"keep": 3})
+    newest = finished.out / "checkpoints/step-000010/adapter.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    reports = resumed(finished, steps=12)
+    assert any("step-000010" in report.text for report in reports if isinstance(report, Warned))
+    assert [report.number for report in reports if isinstance(report, Step)] == [9, 10, 11, 12]
+
+
+def test_no_lora_of_early_stops_and_no_second_best_is_left(
+    data: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = {"samples": {"off": True}, "optimizer": {"lr": 3.0}, "steps": 40, "stop": {"patience": 1, "window": 1.0}}
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", **more)
+    reports = list(train_lora(config))
+    ended = json.loads((tmp_path / "run/ended.json").read_text())
+    assert ended["why"] == "early"
+    assert ended["steps"] < 40
+    trained = reports[-1]
+    assert isinstance(trained, Trained)
+    assert trained.verdict
+    (told,) = list(train_lora(config.model_copy(update={"resume": str(config.out)})))
+    assert isinstance(told, Note)
+    assert "early" in told.text
