@@ -191,18 +191,22 @@ def test_broken_checkpoints_are_told_and_the_one_before_is_taken(finished: Train
     assert [report.number for report in reports if isinstance(report, Step)] == [9, 10, 11, 12]
 
 
-def test_no_lora_of_early_stops_and_no_second_best_is_left(
-    data: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
-    more = {"samples": {"off": True}, "optimizer": {"lr": 3.0}, "steps": 40, "stop": {"patience": 1, "window": 1.0}}
-    config = settings(tiny_models["sd1"], data, tmp_path / "run", **more)
-    reports = list(train_lora(config))
-    ended = json.loads((tmp_path / "run/ended.json").read_text())
-    assert ended["why"] == "early"
-    assert ended["steps"] < 40
-    trained = reports[-1]
+def test_a_held_out_loss_that_rises_ends_the_training_early(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    validation = {"every": 4, "timesteps": 4, "images": 8, "held_out": 0.4}
+    more = {"optimizer": {"lr": 0.1}, "steps": 40, "stop": {"patience": 1, "window": 1.0}, "samples": {"off": True}}
+    data, out = pictures.folder(tmp_path / "discs", 20), tmp_path / "run"
+    config = settings(tiny_models["sd1"], data, out, **more, validation=validation, ema={"decay": 0.0})
+    trained = list(train_lora(config))[-1]
     assert isinstance(trained, Trained)
+    ended = json.loads((out / "ended.json").read_text())
+    assert (ended["why"], ended["best"], ended["steps"]) == ("early", 4, 8)
     assert trained.verdict
-    (told,) = list(train_lora(config.model_copy(update={"resume": str(config.out)})))
+    assert trained.verdict.startswith("best at step 4 (-")
+    assert trained.best == out / "discs-best.safetensors"
+    assert sorted(path.name for path in out.glob("*.safetensors")) == ["discs-best.safetensors", "discs.safetensors"]
+    assert trained.best.read_bytes() != trained.lora.read_bytes()
+    (told,) = resumed(config)
     assert isinstance(told, Note)
-    assert "early" in told.text
+    assert "has finished, early, after 8 steps" in told.text
+    assert isinstance(resumed(config, stop={"early": False})[-1], Trained)
+    assert json.loads((out / "ended.json").read_text())["steps"] == 40
