@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import math
 import random
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from sdtune.config import Tables
 from tools.torture.ground import STEPS, Ground, apart, metrics, result, unlike, watch, weights
+from tools.torture.nursery import Process
 from tools.torture.outcome import Outcome, Tally, scaled
 
 NEVER = 10**6
@@ -74,24 +73,27 @@ def _processes(tally: Tally, ground: Ground) -> float:
     one, two = fp32 | {"batch_size": 4}, fp32 | {"batch_size": 2}
     alone = ground.finished(one)
     both = ground.new()
-    _together(ground.words(both, two))
-    largest = _compare(tally, "two processes", both, alone)
+    largest = _compare(tally, "two processes", both, alone, together(ground, ground.words(both, two)))
     for name, first, second in (("one, then two", [one], [two, two]), ("two, then one", [two, two], [one])):
         out = ground.new()
         _stopped(ground, out, first)
         words = ground.words(out, second[0])
         place = words.index("--out")
         words[place : place + 2] = ["--resume", str(out), "--allow-changes"]
-        _together(words, len(second))
-        largest = max(largest, _compare(tally, name, out, alone))
+        largest = max(largest, _compare(tally, name, out, alone, together(ground, words, len(second))))
     return largest
 
 
-def _compare(tally: Tally, name: str, out: Path, alone: Path) -> float:
+def _compare(tally: Tally, name: str, out: Path, alone: Path, started: Sequence[Process]) -> float:
+    """How far apart losses and weights are, once all processes have ended."""
+    codes = [process.wait() for process in started]
+    if any(codes):
+        tally.count(f"{name}: left with {codes}: {' '.join(process.told()[-300:] for process in started)}")
+        return math.inf
     losses, wanted = metrics(out), metrics(alone)
     if [step for step, _ in losses] != [step for step, _ in wanted]:
         tally.count(f"{name}: steps {[step for step, _ in losses]}")
-        return 1.0
+        return math.inf
     far = max(abs(loss - other) / abs(other) for (_, loss), (_, other) in zip(losses, wanted, strict=True))
     far = max(far, apart(weights(out), weights(alone)))
     tally.count(*([f"{name}: {far:.1e} from one process"] if far > PEERS else []))
@@ -100,32 +102,21 @@ def _compare(tally: Tally, name: str, out: Path, alone: Path) -> float:
 
 def _stopped(ground: Ground, out: Path, settings: Sequence[Tables]) -> None:
     """A training that was ended in the middle."""
-    words = ground.words(out, settings[0])
-    if len(settings) > 1:
-        _together([*words, "--max-minutes", "0.05"], len(settings), codes=(75,))
-        return
-    process = ground.nursery.start(words)
-    watch(process, lambda told: any(one["report"] == "step" and one["number"] >= STEPS // 2 for one in told))
-    process.kill(signal.SIGTERM)
-    process.wait()
+    started = together(ground, ground.words(out, settings[0]), len(settings))
+    watch(started[0], lambda told: any(one["report"] == "step" and one["number"] >= STEPS // 2 for one in told))
+    for process in started:  # as torchrun passes a signal on
+        process.kill(signal.SIGTERM)
+    for process in started:
+        process.wait()
 
 
-def _together(words: Sequence[str], of: int = 2, codes: Sequence[int] = (0,)) -> None:
-    """Processes as torchrun starts them."""
+def together(ground: Ground, words: Sequence[str], of: int = 2) -> list[Process]:
+    """Processes as torchrun starts them; the first one leads."""
+    if of == 1:
+        return [ground.nursery.start(words)]
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(of)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "sdtune", *words],
-            env=os.environ | (where | {"RANK": str(number), "LOCAL_RANK": str(number)} if of > 1 else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(of)
-    ]
-    told = [process.communicate(timeout=600)[1] for process in started]
-    leader = started[0]
-    assert leader.returncode in codes, f"left with {leader.returncode}: {told[0][-1000:]}"
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(of), "LOCAL_WORLD_SIZE": str(of)}
+    own = [{"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(of)]
+    return [ground.nursery.start(words, **where, **one) for one in own]

@@ -52,6 +52,7 @@ def killed(ground: Ground, share: float) -> Outcome:
                 left[moment] -= 1
                 kills += 1
                 inside += moment is in_saving
+                out = out if _has_learned(out) else ground.new()
             if code == 0:
                 break
         process = ground.resume(out, settings)
@@ -62,8 +63,8 @@ def killed(ground: Ground, share: float) -> Outcome:
         for _ in range(kills):
             tally.count(*problems)
             problems = problems and ["as above"]
-        if not kills:
-            tally.count(*problems or ["not one kill hit"])
+        if problems and not kills:
+            tally.count(*problems)
     return tally.outcome(f"{number} runs, {inside} kills inside saving")
 
 
@@ -104,6 +105,11 @@ def unfinished(out: Path) -> list[str]:
         return [name for name in os.listdir(out / "checkpoints") if ".tmp-" in name]
     except FileNotFoundError:
         return []
+
+
+def _has_learned(out: Path) -> bool:
+    """Whether there is something to resume; before the first checkpoint --resume says to begin a new run."""
+    return (out / "checkpoints" / "latest").exists()
 
 
 def _kill(process: Process) -> bool:

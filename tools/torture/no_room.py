@@ -25,10 +25,11 @@ from tools.torture.ground import Ground, apart, weights
 from tools.torture.outcome import Outcome, Tally, scaled
 
 MOST = 1e-6
+BATCH = 4
 POINTS = {"forward": 35, "backward": 25, "too many": 3, "optimizer": 10, "encoding": 10, "drawing": 10, "decoding": 7}
 SETTINGS: Tables = {
     "steps": 20,
-    "batch_size": 4,
+    "batch_size": BATCH,
     "save": {"dtype": "fp32"},
     "cache": {"place": "memory"},
     "samples": {"off": False, "every": 10, "steps": 4, "prompts": ["a red disc", "a blue disc"]},
@@ -72,22 +73,18 @@ def no_room(ground: Ground, share: float) -> Outcome:
     wanted, steps, problem = _trained(ground, whole)
     assert not problem, problem
     chance, largest = random.Random(7), 0.0
-    for where, count in POINTS.items():
-        of = 3 if where == "too many" else whole.seen[where]
-        if not of:
-            tally.count(f"{where}: never comes")
+    points = [where for where, count in POINTS.items() for _ in range(count)]
+    for number, where in enumerate(chance.sample(points, scaled(len(points), share))):
+        at = 1 + number % (BATCH - 1) if where == "too many" else chance.randrange(whole.seen[where])
+        found, taken, problem = _trained(ground, Hooks(where, at))
+        name = f"{where}, {at + 1} of {whole.seen[where]}"
+        if problem or found is None:
+            tally.count(f"{name}: {problem}")
             continue
-        for number in range(scaled(count, share)):
-            at = 1 + number if where == "too many" else chance.randrange(of)
-            found, taken, problem = _trained(ground, Hooks(where, at))
-            name = f"{where}, {at + 1} of {of}"
-            if problem or found is None:
-                tally.count(f"{name}: {problem}")
-                continue
-            distance = apart(found, wanted or {})
-            largest = max(largest, distance)
-            problems = [f"{name}: {taken} steps, not {steps}"] if taken != steps else []
-            tally.count(*problems, *([f"{name}: {distance:.1e} apart"] if distance > MOST else []))
+        distance = apart(found, wanted or {})
+        largest = max(largest, distance)
+        problems = [f"{name}: {taken} steps, not {steps}"] if taken != steps else []
+        tally.count(*problems, *([f"{name}: {distance:.1e} apart"] if distance > MOST else []))
     return tally.outcome(f"at most {largest:.0e} apart")
 
 

@@ -85,6 +85,8 @@ class Nursery:
         """A process of the command line with these words."""
         self._number += 1
         out, err = (self.folder / f"{self._number}.{kind}" for kind in ("out", "err"))
+        for path in (out, err):
+            path.touch()
         asked = {
             "number": self._number,
             "words": [*words],
@@ -178,7 +180,7 @@ def _child(asked: dict[str, Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     for stream, path in ((1, asked["out"]), (2, asked["err"])):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, stream)
         os.close(opened)
     nothing = os.open(os.devnull, os.O_RDONLY)

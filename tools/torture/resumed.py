@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from sdtune.config import Tables
@@ -23,14 +24,12 @@ def resumed(ground: Ground, share: float) -> Outcome:
     what = "save and resume at every step of 60, every optimizer, accumulation 1 and 3, EMA off and on: bit-identical"
     tally = Tally("R2", what)
     chance = random.Random(2)
-    for kind, own in kinds().items():
-        for accumulate in (1, 3):
-            for decay in (0.0, 0.9):
-                settings: Tables = own | {"accumulate": accumulate, "ema": {"decay": decay}, "batch_size": 1}
-                name = f"{kind}, accumulate {accumulate}, EMA {decay:g}"
-                _in_memory(tally, workshop(ground, settings), name, share, chance)
-                if share >= 1 or chance.random() < 10 * share:
-                    _in_processes(tally, ground, settings, name, chance)
+    every = list(product(kinds().items(), (1, 3), (0.0, 0.9)))
+    for (kind, own), accumulate, decay in chance.sample(every, min(len(every), scaled(len(every), 10 * share))):
+        settings: Tables = own | {"accumulate": accumulate, "ema": {"decay": decay}, "batch_size": 1}
+        name = f"{kind}, accumulate {accumulate}, EMA {decay:g}"
+        _in_memory(tally, workshop(ground, settings), name, share, chance)
+        _in_processes(tally, ground, settings, name, chance)
     return tally.outcome()
 
 

@@ -77,29 +77,28 @@ def stopped(ground: Ground, share: float) -> Outcome:
     )
     wanted = result(ground.finished(SETTINGS))
     chance, longest = random.Random(3), 0.0
-    for phase in PHASES:
-        for _ in range(scaled(TIMES, share)):
-            out = ground.new()
-            own = {"SDTUNE_CACHE": str(out.with_suffix(".cache"))} if phase.fresh else {}
-            process = ground.train(out, SETTINGS, **own)
-            reached = _saving(process, out, chance) if phase.name == "saving" else _reach(process, phase, chance)
-            if not reached:
-                process.wait()
-                tally.count(f"{phase.name}: not reached, left with {process.code}: {process.told()[-300:]}")
-                continue
-            began = time.monotonic()
-            process.kill(signal.SIGTERM)
-            code = process.wait(3 * SOON)
-            took = time.monotonic() - began
-            longest = max(longest, took)
-            problems = _judged(phase, process, out, code, took)
-            again = ground.resume(out, SETTINGS)
-            if again.wait() != 0:
-                problems.append(f"{phase.name}: resume left with {again.code}: {again.told()[-300:]}")
-            elif differs := unlike(result(out), wanted):
-                problems.append(f"{phase.name}: {', '.join(differs)} differ")
-            tally.count(*problems)
-            shutil.rmtree(out.with_suffix(".cache"), ignore_errors=True)
+    for phase in sorted(chance.sample(PHASES * TIMES, scaled(len(PHASES) * TIMES, share)), key=PHASES.index):
+        out = ground.new()
+        own = {"SDTUNE_CACHE": str(out.with_suffix(".cache"))} if phase.fresh else {}
+        process = ground.train(out, SETTINGS, **own)
+        reached = _saving(process, out, chance) if phase.name == "saving" else _reach(process, phase, chance)
+        if not reached:
+            process.wait()
+            tally.count(f"{phase.name}: not reached, left with {process.code}: {process.told()[-300:]}")
+            continue
+        began = time.monotonic()
+        process.kill(signal.SIGTERM)
+        code = process.wait(3 * SOON)
+        took = time.monotonic() - began
+        longest = max(longest, took)
+        problems = _judged(phase, process, out, code, took)
+        again = ground.resume(out, SETTINGS)
+        if again.wait() != 0:
+            problems.append(f"{phase.name}: resume left with {again.code}: {again.told()[-300:]}")
+        elif differs := unlike(result(out), wanted):
+            problems.append(f"{phase.name}: {', '.join(differs)} differ")
+        tally.count(*problems)
+        shutil.rmtree(out.with_suffix(".cache"), ignore_errors=True)
     return tally.outcome(f"the longest took {longest:.1f} s")
 
 
