@@ -2,6 +2,7 @@
 
 SdtuneError                  exit 1   the work failed; what was saved stays
 ├── TrainingError            exit 1   the training itself broke down (a loss that is no number, out of memory)
+│   └── PeersError                    another of the processes that train together is gone
 ├── Paused                   exit 75  the run is saved and can go on: its time is up, or the disk is full
 ├── InputError               exit 2   what was given cannot be used; nothing was written
 │   ├── ConfigError                   a setting, flag or preset
@@ -42,6 +43,10 @@ class SdtuneError(Exception):
 
 class TrainingError(SdtuneError):
     """The training broke down."""
+
+
+class PeersError(TrainingError):
+    """Another of the processes that train together is gone."""
 
 
 class Paused(SdtuneError):  # noqa: N818 (what is saved goes on later, so no error)

@@ -13,7 +13,7 @@ from typing import Any
 from sdtune.cli.console import complain
 from sdtune.cli.following import leads
 from sdtune.cli.streams import drop_output
-from sdtune.errors import DISK_FULL, FULL, SdtuneError, nearest
+from sdtune.errors import DISK_FULL, FULL, PeersError, SdtuneError, nearest
 
 LESS_MEMORY = (
     "use a smaller --resolution, --batch-size 1, --memory.gradient-checkpointing or a preset for a smaller card, "
@@ -33,7 +33,7 @@ def leave(error: BaseException, given: Sequence[str]) -> int:
             drop_output()
             return 1
         code, problems = _ending(error, given)
-        if isinstance(error, SdtuneError) and not leads():
+        if isinstance(error, SdtuneError) and not isinstance(error, PeersError) and not leads():
             return code  # the one that leads tells it
         resume = error.resume if isinstance(error, SdtuneError) else None
         for problem in problems:

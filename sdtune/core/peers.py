@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from sdtune.errors import TrainingError
+from sdtune.errors import PeersError
 
 PATIENCE = timedelta(hours=24)  # that the others wait while the leader encodes, validates and draws
 Value = TypeVar("Value")
@@ -113,7 +113,7 @@ class Peers:
         try:
             yield
         except (RuntimeError, ValueError, OSError) as error:
-            raise TrainingError(
+            raise PeersError(
                 f"process {self.number + 1} of {self.of}: another {gone} ({str(error).splitlines()[0][:120]}); "
                 "see what it said, and start them all again with accelerate launch or torchrun"
             ) from None
