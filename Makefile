@@ -62,7 +62,13 @@ bench: $(VENV)/.installed-dev ## how fast it is beside the plain way
 	$(BIN)/python -m tools.bench.prepare
 	$(BIN)/python -m tools.bench.feeding steps
 
+torture: $(VENV)/.installed-dev ## the proofs of docs/reliability.md, whole (an hour or two)
+	$(BIN)/python -m tools.torture
+
+torture-sample: $(VENV)/.installed-dev ## a tenth of them
+	$(BIN)/python -m tools.torture --share 0.1
+
 clean: ## remove what was built, but no run
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
 
-.PHONY: help install demo test test-gpu check format mini mini-smoke bench clean
+.PHONY: help install demo test test-gpu check format mini mini-smoke bench torture torture-sample clean

@@ -42,8 +42,8 @@ def alike(ground: Ground, share: float) -> Outcome:
         differs = unlike(result(ground.finished(settings)), wanted)
         tally.count(*([f"{name}: {', '.join(differs)} differ"] if differs else []))
     _plain_lines(tally, ground, wanted)
-    split = _batches(tally, ground, share)
-    peers = _processes(tally, ground) if share >= 1 / 3 else 0.0
+    split = batches(tally, ground, share)
+    peers = processes(tally, ground) if share >= 1 / 3 else 0.0
     return tally.outcome(f"batches {split:.0e}, processes {peers:.0e} apart")
 
 
@@ -56,7 +56,7 @@ def _plain_lines(tally: Tally, ground: Ground, wanted: dict[str, str]) -> None:
     tally.count(*([f"without --json: {', '.join(differs)}"] if differs else []))
 
 
-def _batches(tally: Tally, ground: Ground, share: float) -> float:
+def batches(tally: Tally, ground: Ground, share: float) -> float:
     """The largest distance of LoRAs whose steps of four images come in other portions."""
     whole = weights(ground.finished({"batch_size": 4, "save": {"dtype": "fp32"}}))
     largest = 0.0
@@ -67,7 +67,7 @@ def _batches(tally: Tally, ground: Ground, share: float) -> float:
     return largest
 
 
-def _processes(tally: Tally, ground: Ground) -> float:
+def processes(tally: Tally, ground: Ground) -> float:
     """Two processes of two images each, and one of four; each goes on with the other's checkpoint, too."""
     fp32: Tables = {"save": {"dtype": "fp32", "every": 7}}
     one, two = fp32 | {"batch_size": 4}, fp32 | {"batch_size": 2}

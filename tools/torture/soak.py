@@ -15,12 +15,19 @@ from tools.torture.outcome import Outcome, Tally, scaled
 STEPS = 20_000
 WARM = 0.2  # of the run
 MOST = 0.01  # of growth
-SETTINGS: Tables = {
-    "batch_size": 1,
-    "save": {"every": 500},
-    "validation": {"every": 1000},
-    "samples": {"off": False, "every": 2500, "steps": 2, "guidance": 1.0, "prompts": ["a red disc"]},
-}
+SAVES, VALIDATIONS, DRAWINGS = 40, 20, 8  # in the run
+
+
+def settings(steps: int) -> Tables:
+    """Of a run in which everything comes several times, in its warm-up, too."""
+    drawing = {"off": False, "every": steps // DRAWINGS, "steps": 2, "guidance": 1.0, "prompts": ["a red disc"]}
+    return {
+        "steps": steps,
+        "batch_size": 1,
+        "save": {"every": steps // SAVES},
+        "validation": {"every": steps // VALIDATIONS},
+        "samples": drawing,
+    }
 
 
 def soak(ground: Ground, share: float) -> Outcome:
@@ -30,7 +37,7 @@ def soak(ground: Ground, share: float) -> Outcome:
         "R9", f"{steps:,} steps with checkpoints, validation, previews: memory and open files grow less than 1 %"
     )
     out = ground.new()
-    process = ground.train(out, SETTINGS | {"steps": steps})
+    process = ground.train(out, settings(steps))
     seen: list[tuple[int, int, int]] = []
     own, step = psutil.Process(process.pid), 0
     while process.poll() is None:
