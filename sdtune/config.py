@@ -282,6 +282,8 @@ def with_run(layers: Sequence[Tables]) -> list[Tables]:
 def laid_over(settings: Path, layers: Sequence[Tables]) -> list[Tables]:
     """The layers over the settings of a run, whose steps are not wanted where the layers give the passes alone."""
     told = read_preset(str(settings))
+    if "data" not in told:
+        raise ConfigError(f"{settings}: is damaged, since it names no data; begin a new run")
     counted = any("passes" in layer for layer in layers) and not any("steps" in layer for layer in layers)
     out = (*OF_ONE_START, "steps") if counted else OF_ONE_START
     return [Preset(str(settings), {name: value for name, value in told.items() if name not in out}), *layers]

@@ -20,8 +20,8 @@ def settings_in(named: str) -> Path:
     """The run.toml of the run that a folder holds; raises ConfigError, which says what it is instead."""
     try:
         path = Path(named).expanduser()
-        if path.is_file():
-            raise ConfigError(f"{FLAG}: {named} is a file; give the folder of a run, as runs/cats-1")
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{FLAG}: {named} is no folder; give the folder of a run, as runs/cats-1")
         if not path.exists():
             raise ConfigError(f"{FLAG}: {named}: no such folder; sdtune runs lists the runs that there are")
         if not (path / RUN_SETTINGS).is_file():

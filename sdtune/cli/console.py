@@ -140,8 +140,7 @@ class Terminal:
 
         if report.step:
             self._held_out = (f"held out {per_cent(report.held_out.relative)}",)
-        if report.best == report.step or not report.step or not _is_terminal():
-            self._say(validated(report))  # beside a bar that shows the newest, those that matter later
+        self._say(validated(report))
 
     def _show_rewound(self, report: Any) -> None:
         self._say(f"back to step {report.step}: {report.reason}", warning=True)

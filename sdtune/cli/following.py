@@ -97,7 +97,8 @@ def _signals(caught: _Caught) -> Iterator[None]:
             raise KeyboardInterrupt
         if leads():  # the others are told by the one that does
             with contextlib.suppress(OSError):  # not by print, which may be what the signal came between
-                os.write(2, b"sdtune: stopping after this step; again to leave at once\n")
+                echoed = b"\n" if number == signal.SIGINT and os.isatty(2) else b""  # the terminal shows ^C
+                os.write(2, echoed + b"sdtune: stopping after this step; again to leave at once\n")
 
     numbers = [one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN]
     old = {number: signal.signal(number, remember) for number in numbers}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+WIDEST = 48  # letters of a name in a table
 LISTED = 30  # tags and words of a data set
 
 
@@ -150,7 +151,8 @@ def _listed(run: Any) -> tuple[str, ...]:
     apart = ", ".join(f"{name} {value}" for name, value in run.apart.items())
     steps = f"{run.step}/{run.of or '?'}"
     told = f"{held_out} {best}".strip()
-    return str(run.path), run.state, steps, told, run.model, changed, run.problem or apart
+    path, model = (text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..." for text in (str(run.path), run.model))
+    return path, run.state, steps, told, model, changed, run.problem or apart
 
 
 def _line(label: str, text: str) -> str:

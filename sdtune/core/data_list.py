@@ -60,6 +60,8 @@ def as_json(data: Tables) -> str:
 def listed_in(path: Path) -> list[Listed]:
     """The images of a run's data.json; raises ConfigError where that is broken."""
     try:
+        if not path.is_file():
+            raise FileNotFoundError(path)
         return Listed.of(json.loads(path.read_bytes()))
     except (OSError, ValueError, ValidationError, KeyError, TypeError, RecursionError):
         raise ConfigError(

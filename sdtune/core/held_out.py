@@ -18,6 +18,8 @@ from sdtune.core.intake.verdicts import FEWEST_HELD_OUT, SPLIT_FROM
 from sdtune.core.reports import Note, Telling, Warned
 from sdtune.tables import Judge, Validation
 
+MOST = 1.5
+"""times the share"""
 NAMED = 3  # images named in one message
 
 
@@ -38,6 +40,10 @@ def choose(examples: Sequence[Example], settings: Validation) -> Telling[tuple[l
         yield Note(
             f"validation: none, since {are} too few to hold some out ({SPLIT_FROM} are needed); --validation.folds 4 "
             "finds out how many steps are best all the same, in five times the time"
+        )
+    elif held_out:
+        yield Note(
+            f"held out: {len(held_out)} of {len(trained)} images, which data.json names; --validation.off trains on all"
         )
     return in_lowest_terms([one for one in trained if id(one) not in out]), held_out
 
@@ -64,7 +70,8 @@ def _count(families: Sequence[Sequence[Example]], share: float) -> int:
     if not share or len(families) < SPLIT_FROM:
         return 0
     below = sum(int(family[0].sha256[:12], 16) < share * 16**12 for family in families)
-    return min(max(below, FEWEST_HELD_OUT), len(families) - (SPLIT_FROM - FEWEST_HELD_OUT))
+    most = max(FEWEST_HELD_OUT, round(MOST * share * len(families)))  # or chance would hold out a quarter of a few
+    return min(max(below, FEWEST_HELD_OUT), most, len(families) - (SPLIT_FROM - FEWEST_HELD_OUT))
 
 
 def _apart(held_out: Sequence[Example], trained: Sequence[Example]) -> Telling[list[Example]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from sdtune.errors import ConfigError
 
 FREE = ("steps", "passes", "save", "samples", "track", "stop", "limits", "cache", "memory.threads", "data.folder")
 """settings that may change without a word, by the front of their paths; images are told apart by what they hold"""
-FIXED = ("model", "network.kind", "network.rank", "network.layers", "optimizer.kind", "text.train", "token")
+FIXED = ("network.kind", "network.rank", "network.layers", "optimizer.kind", "text.train", "token")
 """settings that the checkpoint is made for"""
 SHOWN = 60  # characters of a value
 
@@ -43,7 +45,10 @@ def find(config: TrainLora) -> Telling[RunFolder | None]:
     if config.resume is None:
         return None
     if config.resume != NEWEST:
-        return _named(config.resume)
+        run = _named(config.resume)
+        if config.out and os.path.realpath(config.out) != os.path.realpath(run.path):
+            raise ConfigError(f"--out: {config.out}, but {run.path} goes on where it is; leave --out away")
+        return run
     name = name_for(config.data.all_folders[0].path)
     place = config.out or newest(name)
     if place is None:
@@ -69,22 +74,17 @@ def continued(config: TrainLora, run: RunFolder) -> TrainLora:
     )
 
 
-def settings_of(run: RunFolder) -> TrainLora:
-    """The settings that the run began with, or was last resumed with."""
-    return resolve(TrainLora, laid_over(run.settings, []))
+def agreed(run: RunFolder, before: TrainLora, config: TrainLora, data: Tables) -> tuple[str, ...]:
+    """What is other than it was before, a line each; raises ConfigError where that cannot be, or was not allowed.
 
-
-def agreed(run: RunFolder, config: TrainLora, data: Tables) -> tuple[str, ...]:
-    """What is other than in the run, a line each; raises ConfigError where that cannot be, or was not allowed.
-
-    `config` is settled, and `data` of data_list.
+    `before` are the settings of the checkpoint, `config` is settled, and `data` of data_list.
     """
-    found = changes(settings_of(run), config)
+    found = changes(before, config)
     never = [change for change in found if fixed(change)]
     if never:
         remedy = f"{run.path}: its checkpoints do not fit that; leave those flags out, or begin a new run"
         raise ConfigError(*map(str, never), remedy)
-    images = data_changes(listed_in(run.data), Listed.of(data)) if run.data.is_file() else []
+    images = data_changes(listed_in(run.data), Listed.of(data))
     refused = [*(str(change) for change in found if not free(change)), *images]
     if refused and not config.allow_changes:
         raise ConfigError(
@@ -97,8 +97,18 @@ def agreed(run: RunFolder, config: TrainLora, data: Tables) -> tuple[str, ...]:
 
 def changes(before: TrainLora, now: TrainLora) -> list[Change]:
     """Every setting of a run that differs, but for those of one start alone."""
-    old, new = (one.model_dump(mode="json", exclude=set(OF_ONE_START)) for one in (before, now))
+    old, new = (_told(one) for one in (before, now))
     return list(_changes(old, new))
+
+
+def _told(config: TrainLora) -> Tables:
+    """Its settings; of folders but what they count, as images are told apart by what they hold."""
+    told = config.model_dump(mode="json", exclude=set(OF_ONE_START))
+    for row in told["data"]["folders"]:
+        del row["path"]
+    if Path(config.model).exists():
+        told["model"] = os.path.realpath(config.model)
+    return told
 
 
 def free(change: Change) -> bool:
@@ -114,7 +124,7 @@ def fixed(change: Change) -> bool:
 def guarantee(config: TrainLora, device: torch.device) -> str:
     """How equal a resumed run is to one that was never stopped."""
     if device.type == "cpu" or config.memory.deterministic:
-        return "resume: bit-identical"
+        return "resume: bit-identical (stopped and gone on with, this run ends in the same bytes)"
     return (
         "resume: order-identical (same data, noise and order; the last digits may differ on this card; "
         "--deterministic makes them equal)"

@@ -198,6 +198,14 @@ class RunFolder:
         write_atomically(self.settings, lambda path: path.write_text(settings, encoding="utf-8"))
         self.ended.unlink(missing_ok=True)
 
+    def read_ended(self) -> dict[str, Any]:
+        """How it ended; nothing where it has not, or nobody can read that."""
+        try:
+            told = json.loads(self.ended.read_text(encoding="utf-8")) if self.ended.is_file() else {}
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
     def finish(self, ended: dict[str, Any]) -> None:
         """Put down how the run ended; the last thing that is written."""
         text = json.dumps(_finite(ended), indent=1, allow_nan=False)
@@ -224,6 +232,8 @@ class RunFolder:
         for path, name in ((self.metrics, "number"), (self.validations, "step")):
             if not path.exists():
                 continue
+            if not path.is_file():
+                raise OutputError(f"{path}: is no file; remove it, and go on")
             old = path.read_bytes()
             kept = b"".join(line for line in old.splitlines(keepends=True) if _up_to(line, name, step))
             if kept != old:

@@ -44,6 +44,9 @@ def runs(config: Runs) -> Telling[None]:
     try:
         folders = [folder] if _is_run(folder) else [path for path in _inside(folder) if _is_run(path)]
     except FileNotFoundError:
+        if "folder" not in config.model_fields_set:  # nothing was trained here yet
+            yield Listing(folder, ())
+            return
         raise DataError(f"{folder}: no such folder; give one of runs, or begin with sdtune train-lora") from None
     except NotADirectoryError:
         raise DataError(f"{folder}: is no folder; give one that holds runs") from None
@@ -131,7 +134,7 @@ def _best(ended: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> tupl
     for check in checks:
         measure = check.get("held_out")
         relative = measure.get("relative") if isinstance(measure, dict) else None
-        if _whole(check.get("step")) == best and isinstance(relative, int | float) and math.isfinite(relative):
+        if best and _whole(check.get("step")) == best and isinstance(relative, int | float) and math.isfinite(relative):
             return best, float(relative)
     return best, None
 

@@ -88,6 +88,9 @@ def _after(taken: Sequence[Validated], least: Validated) -> str:
         if not _is_worse(one, least):
             break
         since = one
+    if since is last and len(taken) > 1:
+        told = ", while the trained images go on" if _gap(last) > _gap(least) else ", on the trained images, too"
+        return f"; worse at step {last.step}{told}: more steps may not help"
     if _gap(last) > _gap(least):
         return f"; since {since.step} the gap to the trained images grows: more steps will copy"
     return f"; since {since.step} it rises, on the trained images, too: a lower --lr may help"

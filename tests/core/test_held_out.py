@@ -174,7 +174,8 @@ def test_a_picture_more_or_less_moves_at_most_one_other(numbers: set[int], share
     assert len((all_of_them - {str(one)}) ^ without) <= 1
     assert 2 <= len(all_of_them) <= len(numbers) - 10
     below = {str(number) for number in numbers if int(made(number).sha256[:12], 16) < share * 16**12}
-    if 2 <= len(below) <= len(numbers) - 10:
+    assert len(all_of_them) <= max(2, round(1.5 * share * len(numbers))), "chance does not take a quarter of a few"
+    if 2 <= len(below) <= min(len(numbers) - 10, round(1.5 * share * len(numbers))):
         assert all_of_them == below, "then it is each picture's own affair"
 
 
