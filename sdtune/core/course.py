@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from sdtune.config import TrainLora
+from sdtune.config import OF_ONE_START, TrainLora
 from sdtune.core import verdict
 from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.learned import told as told_of_updates
 from sdtune.core.learned import update_norms
 from sdtune.core.plot import plot
-from sdtune.core.reports import Pulse, Report, Rewound, Saved, Step, Telling, Trained, Validated, Warned
+from sdtune.core.reports import Note, Pulse, Report, Rewound, Saved, Step, Telling, Trained, Validated, Warned
 from sdtune.core.results import Results, drawn_every
 from sdtune.core.resume import command
 from sdtune.core.run_folder import RunFolder
 from sdtune.core.state import State
 from sdtune.core.tracking import Trackers
 from sdtune.core.training import Training, images_a_step
-from sdtune.core.validation import Validator, from_json, to_json
+from sdtune.core.validation import Validator, as_shared, from_json, to_json
 from sdtune.errors import FULL, Paused, SdtuneError, Stopped
 
 
@@ -41,6 +41,8 @@ class Course:
     validations: list[Validated] = field(default_factory=list)
     seconds: float = 0.0
     """that the steps have taken, in earlier processes too"""
+    folded: str | None = None
+    """what folds have found out before it"""
 
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.run.checkpoints)
@@ -52,10 +54,15 @@ class Course:
         self.training.load(state)
         own = state.told["course"]
         self.validations = verdict.from_json(own["validations"])
-        if self.validator and "validation" in own:
-            self.validator.protocol, self.validator.base = from_json(own["validation"])
+        same = own["settings"]["validation"] == self.config.validation.model_dump(mode="json")
+        if self.validator and "validation" in own and same:
+            protocol, self.validator.base = from_json(own["validation"])
+            self.validator.protocol = as_shared(protocol, self.steps, self._images())
         self.seconds = self._earlier = own["seconds"]
+        self.folded = own["folded"]
         self.run.rewind(state.step)
+        if self.validations and self.validations[-1].step == state.step > 0:
+            self._keep(state.step)  # what the end of a run, or a kill, has not left
 
     def begin(self) -> Telling[None]:
         """What is measured and drawn before the first step, to compare with."""
@@ -110,13 +117,15 @@ class Course:
         for path in self.run.partials():
             if path not in kept:
                 path.unlink(missing_ok=True)  # of a stop on the way, or the same as another
-        sentence = verdict.sentence(self.validations) if last else None
+        told = [verdict.sentence(self.validations)] if last else []
+        sentence = "; ".join([*told, self.folded] if self.folded else told) or None
         if best in (0, step):
             self.run.best.unlink(missing_ok=True)
         self.run.finish(
             {
                 "steps": step,
                 "why": why,
+                "stop": [self.config.stop.early, self.config.stop.patience, self.config.stop.window],
                 "verdict": sentence,
                 "best": best if last else None,
                 "held_out": asdict(last.held_out) if last else None,
@@ -150,6 +159,8 @@ class Course:
                 yield from self._look()
                 if report.number < self.steps:
                     yield from self._save_when_due(report.number)
+        told = f"held-out loss above its minimum of step {self.validations[-1].best}"
+        yield Note(f"stopping early, after step {self.training.step}: {told}; --no-early-stop goes on")
         return "early"
 
     def _look(self) -> Telling[None]:
@@ -171,7 +182,8 @@ class Course:
         assert self.validator
         began = time.monotonic()
         with self.training.as_used():
-            held_out, trained = yield from self.validator.measure(self.results.net)
+            parts = [one for one in self.results.parts.values() if one is not self.results.net]
+            held_out, trained = yield from self.validator.measure(self.results.net, parts, learned=step > 0)
         now = Validated(step, self.steps, held_out, trained, step, time.monotonic() - began)
         now = replace(now, best=verdict.best([*self.validations, now]))
         self.validations.append(now)
@@ -224,7 +236,13 @@ class Course:
         """A checkpoint of the last finished step."""
         yield Pulse()
         state = self.training.state()
-        own = {"validations": verdict.to_json(self.validations), "seconds": self.seconds, "images": self._images()}
+        own = {
+            "validations": verdict.to_json(self.validations),
+            "seconds": self.seconds,
+            "images": self._images(),
+            "settings": self.config.model_dump(mode="json", exclude=set(OF_ONE_START)),
+            "folded": self.folded,
+        }
         if self.validator:
             own["validation"] = to_json(self.validator.protocol, self.validator.base)
         self.checkpoints.save(replace(state, told={**state.told, "course": own}), self.config.save.keep)

@@ -28,7 +28,7 @@ from sdtune.core.everyday import PROMPTS
 from sdtune.core.families import Family
 from sdtune.core.live_text import LiveText
 from sdtune.core.reports import Note, Telling, Warned
-from sdtune.core.training import Lessons
+from sdtune.core.step_losses import Lessons
 from sdtune.errors import ConfigError
 
 FREE_SHARE = 4  # of the free memory, this part of it holds what is encoded

@@ -15,9 +15,9 @@ from pathlib import Path
 from sdtune.core import verdict
 from sdtune.core.data.folder import Example, in_lowest_terms
 from sdtune.core.held_out import alike
-from sdtune.core.reports import Note, Telling, Validated
+from sdtune.core.reports import Note, Telling, Validated, Warned
 from sdtune.core.run_folder import write_atomically
-from sdtune.errors import DataError
+from sdtune.errors import DataError, Paused, Stopped
 
 LEAST = 2  # folds; of fewer nothing would be left to train on
 
@@ -80,24 +80,30 @@ def parts(examples: Sequence[Example], count: int) -> list[tuple[list[Example], 
 def rotate(
     examples: Sequence[Example],
     count: int,
-    train_fold: Callable[[list[Example], list[Example]], Telling[list[Validated]]],
-    path: Path,
+    train_fold: Callable[[str, list[Example], list[Example]], Telling[list[Validated]]],
+    path: Path | None,
     key: str,
 ) -> Telling[Folded]:
     """Trains every fold that was not finished before, and keeps what came of each in the file.
 
-    `key` stands for all that the folds depend on: settings, model and images; those of another key are not used.
+    `key` stands for all that the folds depend on: settings, model and images; those of another key are not used. Each
+    is told its name, "fold 2 of 4". Without a file nothing is kept.
     """
     all_parts = parts(examples, count)
-    done = _read(path, key)[: len(all_parts)]
+    done = _read(path, key)[: len(all_parts)] if path else []
     for number, (trained, held_out) in enumerate(all_parts, 1):
-        told = f"fold {number} of {len(all_parts)}"
+        name = f"fold {number} of {len(all_parts)}"
         if number <= len(done):
-            yield Note(f"{told}: finished before")
+            yield Note(f"{name}: finished before")
             continue
-        yield Note(f"{told}: {len(trained)} images trained, {len(held_out)} held out")
-        done.append((yield from train_fold(trained, held_out)))
-        _write(path, key, done)
+        try:
+            yield Note(f"{name}: {len(trained)} images trained, {len(held_out)} held out")
+            done.append((yield from train_fold(name, trained, held_out)))
+        except (Stopped, Paused) as ended:
+            kept = "the folds before it are kept" if path and done else "nothing of it is kept"
+            raise type(ended)(f"{str(ended) or 'stopped'} in {name}; {kept}") from None
+        if path:
+            yield from _keep(path, key, done)
     return folded(done)
 
 
@@ -123,6 +129,9 @@ def _read(path: Path, key: str) -> list[list[Validated]]:
         return []
 
 
-def _write(path: Path, key: str, folds: Sequence[Sequence[Validated]]) -> None:
+def _keep(path: Path, key: str, folds: Sequence[Sequence[Validated]]) -> Telling[None]:
     text = json.dumps({"key": key, "folds": [verdict.to_json(one) for one in folds]})
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    try:
+        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        yield Warned(f"{path}: cannot be written ({error.strerror}), so a run that is ended begins its folds anew")

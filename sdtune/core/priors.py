@@ -137,11 +137,11 @@ def _key(identity: Identity, settings: Sample) -> str:
     how = settings.model_dump(mode="json", include={"prompt", "negative", "steps", "guidance", "sampler"})
     device = memory.device_for(settings.memory)
     numbers = (device.type, str(memory.dtype_for(settings.memory, device)))
-    told = [FORMAT, identity.name, identity.location, _stamp(identity), settings.width, settings.height, how, numbers]
+    told = [FORMAT, identity.name, identity.location, stamp(identity), settings.width, settings.height, how, numbers]
     return blake2b(json.dumps(told, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
-def _stamp(identity: Identity) -> list[tuple[str, ...]]:
+def stamp(identity: Identity) -> list[tuple[str, ...]]:
     """What tells a model from another at its place.
 
     On the hub its commit; here the bytes of its small files, and sizes and times of change of its weights.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdtune.config import Tables, TrainLora
+from sdtune.config import Tables, TrainLora, resolve
 from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.lock import lock
 from sdtune.core.peers import Peers
 from sdtune.core.reports import Note, Telling, Warned
-from sdtune.core.resume import agreed, continued, find, settings_of
+from sdtune.core.resume import agreed, continued, find
 from sdtune.core.run_folder import RunFolder
 from sdtune.core.state import State
 from sdtune.core.training import images_a_step
@@ -25,7 +24,7 @@ class Resumption:
 
     run: RunFolder
     before: TrainLora
-    """as the run began or was last resumed, settled"""
+    """as the checkpoint was made with, settled"""
     config: TrainLora
     """what is given now, over that"""
     state: State
@@ -35,22 +34,6 @@ class Resumption:
         """That a step learns from."""
         return int(self.state.told["course"]["images"])
 
-    @property
-    def over(self) -> Note | None:
-        """What is said where the run has finished and nothing is asked for that would make it longer."""
-        try:
-            ended = json.loads(self.run.ended.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        stop = self.config.stop.model_copy(update={"minutes": self.before.stop.minutes})
-        if (self.config.steps, stop) != (self.before.steps, self.before.stop):
-            return None
-        why = "after" if ended.get("why") == "steps" else "early, after"
-        more = (
-            f"--steps {2 * self.state.step} would go on" if ended.get("why") == "steps" else "--no-early-stop goes on"
-        )
-        return Note(f"{self.run.path}: has finished, {why} {self.state.step} steps: {self.run.lora}; {more}")
-
     def agreed(self, config: TrainLora, data: Tables, images: int) -> tuple[str, ...]:
         """What is other than it was, a line each; `config` is settled. ConfigError where it cannot or must not be."""
         if config.steps is not None and config.steps < self.state.step:
@@ -58,11 +41,14 @@ class Resumption:
         if images == self.images:  # the same step, whatever it is split into
             split = {name: getattr(self.before, name) for name in ("batch_size", "accumulate")}
             config = config.model_copy(update=split)
-        return agreed(self.run, config, data)
+        return agreed(self.run, self.before, config, data)
 
 
-def resumption(config: TrainLora, peers: Peers, held: contextlib.ExitStack) -> Telling[Resumption | None]:
-    """The run to go on with, from now on locked, and its newest whole checkpoint; None where a new one begins."""
+def resumption(config: TrainLora, peers: Peers, held: contextlib.ExitStack) -> Telling[Resumption | Note | None]:
+    """The run to go on with, from now on locked, and its newest whole checkpoint.
+
+    A Note where it has finished and is asked for no more; None where a new one begins.
+    """
     if config.resume is None:
         return None
     found = (yield from find(config)) if peers.leads else None
@@ -70,6 +56,9 @@ def resumption(config: TrainLora, peers: Peers, held: contextlib.ExitStack) -> T
     if place is None:
         return None
     run = RunFolder.at(Path(place))
+    now = continued(config, run)
+    if over := _over(run, now):
+        return over
     checkpoints = Checkpoints(run.checkpoints)
     if peers.leads:
         held.enter_context(lock(run.path))
@@ -81,8 +70,28 @@ def resumption(config: TrainLora, peers: Peers, held: contextlib.ExitStack) -> T
     if state is None:
         raise OutputError(f"{run.path}: none of its checkpoints is whole; begin a new run")
     peers.wait()
-    resumed = Resumption(run, settings_of(run), continued(config, run), state)
-    return (yield from _as_many_images(resumed, peers.of))
+    try:
+        before = resolve(TrainLora, [state.told["course"]["settings"]])
+    except (KeyError, TypeError):
+        raise OutputError(f"{run.path}: its checkpoint tells no settings; begin a new run") from None
+    return (yield from _as_many_images(Resumption(run, before, now, state), peers.of))
+
+
+def _over(run: RunFolder, config: TrainLora) -> Note | None:
+    """What is said where the run has finished and left its LoRA, and nothing asks for more."""
+    ended = run.read_ended()
+    steps = ended.get("steps")
+    if not isinstance(steps, int) or not run.lora.is_file():
+        return None
+    early = ended.get("why") == "early"
+    if (config.steps or 0) > steps and not (early and config.stop.early):
+        return None
+    if early and ended.get("stop") != [config.stop.early, config.stop.patience, config.stop.window]:
+        return None
+    if config.steps is not None and config.steps < steps and not early:
+        raise ConfigError(f"steps: {config.steps}, but {run.path} has taken {steps}; give more")
+    more = "--no-early-stop goes on" if early else f"--steps {2 * steps} would go on"
+    return Note(f"{run.path}: has finished, {'early, ' * early}after {steps} steps: {run.lora}; {more}")
 
 
 def _as_many_images(resumed: Resumption, processes: int) -> Telling[Resumption]:

@@ -8,6 +8,7 @@ for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +27,10 @@ from sdtune.core.data.plain import Plain, some
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import generator
 from sdtune.core.families import Family
+from sdtune.core.lora import at_strength
 from sdtune.core.reports import Measure, Progress, Telling
 from sdtune.core.room import free, is_out_of_memory
-from sdtune.core.training import mean_over
+from sdtune.core.step_losses import mean_over
 from sdtune.tables import Validation
 
 STEP_FORWARDS = 2.1
@@ -85,7 +87,7 @@ def protocol_for(settings: Validation, steps: int, images_a_step: int, held_out:
     work = steps * images_a_step * STEP_FORWARDS
     wish = {"noises": settings.noises, "timesteps": settings.timesteps, "images": images}
     if settings.every is not None:
-        return _shared(Protocol(settings.every, **wish, share=0.0), steps, work)
+        return as_shared(Protocol(settings.every, **wish, share=0.0), steps, images_a_step)
     wish["validations"] = min(VALIDATIONS, steps)
 
     def cost() -> int:
@@ -95,10 +97,12 @@ def protocol_for(settings: Validation, steps: int, images_a_step: int, held_out:
         while cost() > settings.share * work and wish[name] > least:
             wish[name] -= 1
     every = -(-steps // wish.pop("validations"))
-    return _shared(Protocol(every, **wish, share=0.0), steps, work)
+    return as_shared(Protocol(every, **wish, share=0.0), steps, images_a_step)
 
 
-def _shared(protocol: Protocol, steps: int, work: float) -> Protocol:
+def as_shared(protocol: Protocol, steps: int, images_a_step: int) -> Protocol:
+    """The protocol with its share of a run of so many steps."""
+    work = steps * images_a_step * STEP_FORWARDS
     return replace(protocol, share=(-(-steps // protocol.every) + 1) * protocol.forwards / work)
 
 
@@ -130,14 +134,25 @@ class Validator:
         self.base: dict[str, float] = {}
         """{SHA-256 of each image: the base model's loss}; to be kept with the run, as it cannot be measured later"""
 
-    def measure(self, net: nn.Module) -> Telling[tuple[Measure, Measure]]:
+    def measure(
+        self, net: nn.Module, beside: Sequence[nn.Module] = (), *, learned: bool = False
+    ) -> Telling[tuple[Measure, Measure]]:
         """(held out, trained), with the net and text encoders as they are: in eval mode, with the weights to judge.
 
+        Where something has been learned, images whose base loss is not known are measured without it first: without the
+        LoRA in the net and in the text encoders `beside` it.
         Arithmetic is that of the frozen weights: fp32 where they are, without autocast; bf16 and fp16 ones work under
         autocast, as they are trained and drawn with. Noise, targets, errors and means are fp32 and wider in any case.
         """
         sides = [some(side, self.protocol.images) for side in self._sides]
         everything = {one.sha256: one for side in sides for one in side}
+        unknown = [one for digest, one in everything.items() if digest not in self.base]
+        if learned and unknown:
+            with contextlib.ExitStack() as without:
+                for part in (net, *beside):
+                    without.enter_context(at_strength(part, 0.0))
+                found = yield from self._losses(net, unknown)
+            self.base |= {one: float(rows.mean()) for one, rows in found.items()}
         losses = yield from self._losses(net, list(everything.values()))
         for one, rows in losses.items():
             self.base.setdefault(one, float(rows.mean()))

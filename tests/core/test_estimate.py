@@ -26,7 +26,7 @@ from sdtune.core.estimate import (
 )
 from sdtune.core.families import family_named
 from sdtune.core.lora import from_peft
-from sdtune.core.train_lora import add_lora
+from sdtune.core.making import add_lora
 from sdtune.errors import OutputError
 from tests import tiny
 

@@ -30,8 +30,9 @@ from sdtune.core.diffusion import Process
 from sdtune.core.draws import Draws
 from sdtune.core.families import family_named
 from sdtune.core.reports import Note, Progress, Report, Saved, Skipped, Step, Trained, Warned
+from sdtune.core.step_losses import image_losses, mean_over
 from sdtune.core.train_lora import train_lora
-from sdtune.core.training import Training, image_losses, mean_over
+from sdtune.core.training import Training
 from sdtune.errors import DataError, InputError
 from tests import pictures, tiny
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from sdtune.config import TrainLora, resolve
-from sdtune.core import train_lora, training
+from sdtune.core import making
 from sdtune.core.data.batches import Batch
 from sdtune.core.draws import Draws
 from sdtune.core.everyday import PROMPTS
 from sdtune.core.families import family_named
 from sdtune.core.live_text import LiveText
 from sdtune.core.lora import at_strength
+from sdtune.core.making import add_lora
 from sdtune.core.reports import Note
-from sdtune.core.train_lora import add_lora
-from sdtune.core.training import Lessons, image_losses
+from sdtune.core.step_losses import Lessons, image_losses
 from sdtune.errors import ConfigError
 from tests import pictures, tiny
 from tests.core.test_train_lora import run, settings, steps_of
@@ -157,13 +157,13 @@ def test_it_costs_two_more_passes_and_nothing_where_it_is_off(
     weight: float, calls: int, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    real = train_lora.add_lora
+    real = making.add_lora
 
     def add(net: Any, *given: Any) -> int:
         net.register_forward_hook(lambda *_: asked.append(1))
         return real(net, *given)
 
-    monkeypatch.setattr(train_lora, "add_lora", add)
+    monkeypatch.setattr(making, "add_lora", add)
     data = pictures.folder(tmp_path / "discs", 2)
     told = {"keep_base": {"weight": weight}, "samples": {"off": True}}
     reports, _ = run(settings(tiny_models["sd1"], data, tmp_path / "run", **told))
@@ -206,13 +206,13 @@ def test_a_training_goes_less_far_from_the_base(
 ) -> None:
     """The distance under prompts and noise that are the same for both, at the end."""
     nets: list[Any] = []
-    real = training.train
+    real = making.add_lora
 
-    def remember(*given: Any) -> Any:
-        nets.append(given[4])
-        return real(*given)
+    def remember(net: Any, *given: Any) -> int:
+        nets.append(net)
+        return real(net, *given)
 
-    monkeypatch.setattr(train_lora, "train", remember)
+    monkeypatch.setattr(making, "add_lora", remember)
     data = pictures.folder(tmp_path / "discs", 2)
     distances = []
     for weight in (0.0, 5.0):

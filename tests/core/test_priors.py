@@ -180,12 +180,12 @@ def test_a_model_of_the_hub_is_told_by_its_commit(tmp_path: Path, monkeypatch: p
     identity = Identity("sd1", "hub", "owner/model", "sd1")
     repository = tmp_path / "models--owner--model"
     (repository / "refs").mkdir(parents=True)
-    keys = [priors._stamp(identity)]
+    keys = [priors.stamp(identity)]
     for commit in ("a" * 40, "b" * 40):
         (repository / "snapshots" / commit).mkdir(parents=True)
         (repository / "snapshots" / commit / "model_index.json").write_text("{}")
         (repository / "refs/main").write_text(commit)
-        keys.append(priors._stamp(identity))
+        keys.append(priors.stamp(identity))
     assert keys == [[], [("a" * 40,)], [("b" * 40,)]]
 
 

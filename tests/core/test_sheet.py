@@ -37,7 +37,9 @@ def cells(path: Path) -> dict[tuple[int, int], int]:
     """{(step, number): pixels}"""
     with Image.open(path) as page:
         colours = page.convert("RGB").getcolors(maxcolors=2**24) or []
-    return {colour[:2]: count for count, colour in colours if isinstance(colour, tuple) and colour[2] == 7 and count > 500}
+    return {
+        colour[:2]: count for count, colour in colours if isinstance(colour, tuple) and colour[2] == 7 and count > 500
+    }
 
 
 def test_a_sheet_grows_by_a_column_each_time(tmp_path: Path) -> None:

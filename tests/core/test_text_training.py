@@ -329,7 +329,7 @@ def test_words_that_cannot_be_learned_are_refused_before_any_work(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for late in ("draw_priors", "see"):
+    for late in ("draw_priors", "outline"):
         monkeypatch.setattr(train_lora, late, None)
     tables = resolve(
         TrainLora, [settings(tiny_models["sd1"], data, tmp_path / "run").model_dump(exclude_unset=True), more]

@@ -19,9 +19,10 @@ from sdtune.config import Sample, TrainLora, resolve
 from sdtune.core import training
 from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.header import read_header
+from sdtune.core.making import usual_steps
 from sdtune.core.reports import Drawn, Note, Progress, Report, Step, Trained, Warned
 from sdtune.core.sample import sample
-from sdtune.core.train_lora import train_lora, usual_steps
+from sdtune.core.train_lora import train_lora
 from sdtune.errors import ConfigError, LoraError, OutputError, TrainingError
 from tests import pictures
 

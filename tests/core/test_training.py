@@ -17,7 +17,8 @@ from sdtune.core.draws import Draws
 from sdtune.core.families import family_named
 from sdtune.core.reports import Pulse, Rewound, Step, Warned
 from sdtune.core.state import State
-from sdtune.core.training import SNAPSHOT_EVERY, Training, image_losses
+from sdtune.core.step_losses import image_losses
+from sdtune.core.training import SNAPSHOT_EVERY, Training
 from sdtune.errors import TrainingError
 from tests.core.trainings import Bench, losses, must_be_equal
 

@@ -26,8 +26,8 @@ from sdtune.core.families import Family, family_named
 from sdtune.core.feeding import Fed, feed
 from sdtune.core.held_out import choose
 from sdtune.core.lora import at_strength
+from sdtune.core.making import add_lora
 from sdtune.core.reports import Measure, Progress, Report, Validated, Warned
-from sdtune.core.train_lora import add_lora
 from sdtune.core.validation import Protocol, Validator, from_json, measured, protocol_for, to_json
 from sdtune.tables import Validation
 from tests import pictures
@@ -374,9 +374,10 @@ def test_finished_folds_are_not_trained_again(tmp_path: Path) -> None:
 
     examples, file, trained_on = [made(number) for number in range(9)], tmp_path / "folds.json", []
 
-    def train_fold(trained: list[Any], held_out: list[Any]) -> Any:
+    def train_fold(name: str, trained: list[Any], held_out: list[Any]) -> Any:
         trained_on.append({one.path.name for one in held_out})
         assert not {one.sha256 for one in trained} & {one.sha256 for one in held_out}
+        assert name in {f"fold {number} of 3" for number in (1, 2, 3)}
         if len(trained_on) == 3:
             raise KeyboardInterrupt
         yield Progress("validating", 1, 1)

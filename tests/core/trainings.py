@@ -19,7 +19,8 @@ from sdtune.core.live_text import LiveText
 from sdtune.core.peers import Peers
 from sdtune.core.reports import Step
 from sdtune.core.state import State
-from sdtune.core.training import Lessons, Training, accelerator_for, images_a_step
+from sdtune.core.step_losses import Lessons
+from sdtune.core.training import Training, accelerator_for, images_a_step
 from tests import tiny
 
 SIZES = ((64, 64), (96, 64), (64, 96))

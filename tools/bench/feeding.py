@@ -43,9 +43,11 @@ from sdtune.core.data.views import views_of
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import Draws
 from sdtune.core.families import Family, family_named
+from sdtune.core.making import add_lora, settled
 from sdtune.core.reports import Progress, Step
-from sdtune.core.train_lora import add_lora, settled, train_lora
-from sdtune.core.training import Training, accelerator_for, image_losses, images_a_step
+from sdtune.core.step_losses import image_losses
+from sdtune.core.train_lora import train_lora
+from sdtune.core.training import Training, accelerator_for, images_a_step
 from sdtune.tables import Augment, Masking
 
 SETTLE = 1  # step of a turn that is not counted; each later one makes another ahead, as in a run

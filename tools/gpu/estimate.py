@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 from sdtune.config import TrainLora, read_preset, refine, resolve
 from sdtune.core.data.encode import PIXELS_AT_ONCE
 from sdtune.core.families import Family, family_named
+from sdtune.core.making import add_lora
 from sdtune.core.model import SHORT_NAMES, identify
-from sdtune.core.train_lora import add_lora
 from tools.gpu import shapes
 
 GB = 2**30

@@ -10,7 +10,7 @@ from sdtune.config import TrainLora
 from sdtune.core.diffusion import Process
 from sdtune.core.draws import Draws
 from sdtune.core.families.sd1 import SD1
-from sdtune.core.training import image_losses
+from sdtune.core.step_losses import image_losses
 from sdtune.tables import Captions, Data
 from tools.mini import parallel
 from tools.mini.encode import EncodedSet

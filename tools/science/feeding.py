@@ -32,8 +32,8 @@ from sdtune.core.everyday import PROMPTS
 from sdtune.core.families import family_named
 from sdtune.core.feeding import feed
 from sdtune.core.lora import at_strength
+from sdtune.core.making import add_lora, settled
 from sdtune.core.reports import Step
-from sdtune.core.train_lora import add_lora, settled
 from sdtune.core.training import Training, accelerator_for, images_a_step
 
 ARMS: dict[str, dict[str, Any]] = {

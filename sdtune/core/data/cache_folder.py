@@ -3,6 +3,7 @@
 ab/<key>.safetensors    an entry, where ab begins the key; its time of change is that of its last use, to the day
 ab/.<16 digits>.part    an entry that is being written, or all that a killed process left of it
 priors/<key>/           images that the base model drew
+folds/<key>.json        what the folds of a training have found
 facts.jsonl             what images are, by their content; .facts-<8 letters>.jsonl while it is written anew
 """
 
@@ -22,12 +23,15 @@ from sdtune.errors import ConfigError
 from sdtune.tables import Cache
 
 PRIORS = "priors"
+FOLDS = "folds"
 FACTS = "facts.jsonl"
 DAY = 24 * 3600.0  # seconds
 ABANDONED = 3600.0  # seconds after which nobody writes an entry any more
 _SHELF = re.compile(r"[0-9a-f]{2}")
 _KEY = re.compile(r"[0-9a-f]{40}")
 _ENTRY = re.compile(r"[0-9a-f]{40}\.safetensors")
+_FOLDED = re.compile(r"[0-9a-f]{40}\.json")
+_PARTIAL_FOLDED = re.compile(r"\.[0-9a-f]{20}-[a-z0-9_]{8}\.json")
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.part")
 _PARTIAL_FACTS = re.compile(r"\.facts-[a-z0-9_]{8}\.jsonl")
 _FACT = re.compile(rb'\s*\{"key": "[0-9a-f]{40}"')
@@ -37,7 +41,7 @@ _FACT = re.compile(rb'\s*\{"key": "[0-9a-f]{40}"')
 class Kept:
     """Something in the cache."""
 
-    kind: Literal["entry", "unfinished", "prior", "facts"]
+    kind: Literal["entry", "unfinished", "prior", "folds", "facts"]
     path: Path
     size: int
     """bytes"""
@@ -101,6 +105,11 @@ def kept_in(folder: Path) -> Iterator[Kept]:
     for one in drawn:
         if one.is_dir(follow_symlinks=False):
             yield _prior(one)
+    for one in _listed(folder / FOLDS):
+        folded = _FOLDED.fullmatch(one.name)
+        found = _looked_at(one) if folded or _PARTIAL_FOLDED.fullmatch(one.name) else None
+        if found and stat.S_ISREG(found.st_mode):
+            yield Kept("folds" if folded else "unfinished", Path(one.path), found.st_size, found.st_mtime)
     for one in _listed(folder):
         found = _looked_at(one) if one.name == FACTS or _PARTIAL_FACTS.fullmatch(one.name) else None
         if found and stat.S_ISREG(found.st_mode) and (shelves or drawn or _holds_facts(one.path)):
