@@ -23,7 +23,7 @@ from sdtune.choices.spec import Spec, kinds_of, setting, table_of
 from sdtune.choices.tasks import Task, TextToImage
 from sdtune.choices.timesteps import Stratified, Timesteps
 from sdtune.choices.weightings import MinSNR, Weighting
-from sdtune.earlier import NEWEST, settings_in
+from sdtune.earlier import NEWEST, newest_of_all, settings_in
 from sdtune.errors import ConfigError, nearest
 from sdtune.tables import (
     Augment,
@@ -274,6 +274,9 @@ def resolve(spec: type[Config], layers: Iterable[Tables]) -> Config:
 def with_run(layers: Sequence[Tables]) -> list[Tables]:
     """The layers, over those of the run whose folder `resume` names."""
     named = next((layer["resume"] for layer in reversed(layers) if "resume" in layer), None)
+    if named == NEWEST and not any("data" in layer for layer in layers):
+        named = newest_of_all()
+        layers = [*layers, {"resume": named}]
     if not isinstance(named, str) or named == NEWEST or not named.strip():
         return list(layers)
     return laid_over(settings_in(named), layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -10,10 +11,20 @@ from sdtune.errors import ConfigError
 
 NEWEST = "newest"
 """what --resume means without a value; a folder of that name is given as ./newest"""
+RUNS = Path("runs")
 RUN_SETTINGS = "run.toml"
 CHECKPOINT = re.compile(r"step-\d{6,}")
 """name of a checkpoint's folder"""
 FLAG = "resume (--resume)"
+
+
+def newest_of_all() -> str:
+    """The run under runs/ that something was written to last; raises ConfigError where there is none."""
+    with contextlib.suppress(OSError):
+        begun = [path.parent for path in RUNS.glob(f"*/{RUN_SETTINGS}")]
+        if begun:
+            return str(max(begun, key=lambda run: max(path.stat().st_mtime for path in (run, run / RUN_SETTINGS))))
+    raise ConfigError(f"{FLAG}: there is no run in {RUNS} yet; give the data set, sdtune train-lora FOLDER --resume")
 
 
 def settings_in(named: str) -> Path:

@@ -103,6 +103,8 @@ class Course:
         """All that is left in the run's folder when nothing more is learned."""
         step, last = self.training.step, self.validations[-1] if self.validations else None
         best = last.best if last else step
+        if self.results.prompts and not self.run.sample(step, 1).exists():
+            yield from self._draw(step)
         warning = self._save_lora(self.run.lora)
         if warning:
             yield Warned(warning)
@@ -133,8 +135,9 @@ class Course:
                 "update": [asdict(one) for one in updates],
             }
         )
-        next_ = self.results.try_next()
         other = self.run.best if best not in (0, step) else None
+        worse = last is not None and last.held_out.relative >= 1  # than the base
+        next_ = self.results.try_next(other if other and worse else None)
         yield from self.trackers.close()
         plot = self.run.plot if self.run.plot.is_file() else None
         yield Trained(self.run.lora, compared, self.seconds, next_, step, other, sentence, updates, plot)

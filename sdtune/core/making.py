@@ -141,7 +141,7 @@ def outline(
 def make(of: Outline, run: RunFolder, peers: Peers) -> Telling[Made]:
     """Encodes what it learns from, then loads the denoiser and gives it a LoRA: the encoders are gone by then."""
     config, pipe, base, family = of.config, of.pipe, of.base, of.base.family
-    usual = _prompts(config, of.seen)
+    usual = _prompts(config, of.seen, of.judged)
     prompts = [] if config.samples.off else usual
     fed = yield from feed(config, family, pipe, of.seen, of.stream, prompts, base.device, of.judged)
     net: Any = model.load_denoiser(base.identity, base.dtype).to(base.device)
@@ -208,8 +208,8 @@ def _with_batches_that_fill(config: TrainLora, seen: Sequence[Seen], processes: 
     return config.model_copy(update={"batch_size": batch, "accumulate": accumulate})
 
 
-def _prompts(config: TrainLora, seen: Sequence[Seen]) -> list[str]:
-    """What to draw: as told, else the captions a third and two thirds of the way through the data set.
+def _prompts(config: TrainLora, seen: Sequence[Seen], held_out: Sequence[Seen]) -> list[str]:
+    """What to draw: as told, else the captions of a trained image and of one that is held out, or of two trained ones.
 
     Without captions it is two pictures of no prompt, each from noise of its own.
     """
@@ -217,7 +217,8 @@ def _prompts(config: TrainLora, seen: Sequence[Seen]) -> list[str]:
         return list(config.samples.prompts)
     own = [plain_wording(one.example.caption, config) for one in seen if not one.example.prior]
     third = len(own) // 3
-    return list(dict.fromkeys(own[place] for place in (third, 2 * third))) if any(own) else ["", ""]
+    other = plain_wording(held_out[0].example.caption, config) if held_out else own[2 * third]
+    return list(dict.fromkeys((own[third], other))) if any(own) else ["", ""]
 
 
 def _counted(number: int, thing: str) -> str:

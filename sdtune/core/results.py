@@ -107,10 +107,11 @@ class Results:
             write_atomically(self.run.sample(step, number), image.save)
         growing_sheet(self.run.sample(0, 1).parent, self.prompts, self.run.samples_sheet)
 
-    def try_next(self) -> str:
-        """A command that draws with the LoRA."""
+    def try_next(self, lora_file: Path | None = None) -> str:
+        """A command that draws with the LoRA, or with another one of the run."""
         strength = self.config.samples.strength
-        lora = str(self.run.path) if strength == 1 else f"{self.run.path}:{strength:g}"
+        path = lora_file or self.run.path
+        lora = str(path) if strength == 1 else f"{path}:{strength:g}"
         return f"sdtune sample --prompt {shlex.quote(self.usual)} --lora {shlex.quote(lora)}"
 
     def compare(self, step: int) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,17 @@ def agreed(run: RunFolder, before: TrainLora, config: TrainLora, data: Tables) -
     `before` are the settings of the checkpoint, `config` is settled, and `data` of data_list.
     """
     found = changes(before, config)
+    images = data_changes(listed_in(run.data), Listed.of(data))
+    check(run, config, found, images)
+    return (*map(str, found), *images)
+
+
+def check(run: RunFolder, config: TrainLora, found: Sequence[Change], images: Sequence[str] = ()) -> None:
+    """Stop at changes that cannot be, or that were not allowed."""
     never = [change for change in found if fixed(change)]
     if never:
         remedy = f"{run.path}: its checkpoints do not fit that; leave those flags out, or begin a new run"
         raise ConfigError(*map(str, never), remedy)
-    images = data_changes(listed_in(run.data), Listed.of(data))
     refused = [*(str(change) for change in found if not free(change)), *images]
     if refused and not config.allow_changes:
         raise ConfigError(
@@ -92,7 +98,6 @@ def agreed(run: RunFolder, before: TrainLora, config: TrainLora, data: Tables) -
             f"{run.path}: with other settings or data it would not end as it began; leave those flags out, put the "
             "data back, allow it with --allow-changes, or begin a new run",
         )
-    return (*map(str, found), *images)
 
 
 def changes(before: TrainLora, now: TrainLora) -> list[Change]:

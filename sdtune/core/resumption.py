@@ -6,12 +6,12 @@ import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdtune.config import Tables, TrainLora, resolve
+from sdtune.config import Tables, TrainLora, laid_over, resolve
 from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.lock import lock
 from sdtune.core.peers import Peers
 from sdtune.core.reports import Note, Telling, Warned
-from sdtune.core.resume import agreed, continued, find
+from sdtune.core.resume import Change, agreed, changes, check, continued, find
 from sdtune.core.run_folder import RunFolder
 from sdtune.core.state import State
 from sdtune.core.training import images_a_step
@@ -74,7 +74,13 @@ def resumption(config: TrainLora, peers: Peers, held: contextlib.ExitStack) -> T
         before = resolve(TrainLora, [state.told["course"]["settings"]])
     except (KeyError, TypeError):
         raise OutputError(f"{run.path}: its checkpoint tells no settings; begin a new run") from None
+    check(run, now, _early(before, now))
     return (yield from _as_many_images(Resumption(run, before, now, state), peers.of))
+
+
+def _early(before: TrainLora, now: TrainLora) -> list[Change]:
+    """What is other than it was, as far as it is known before the data is; a step may be split otherwise."""
+    return [change for change in changes(before, now) if change.path not in ("batch_size", "accumulate")]
 
 
 def _over(run: RunFolder, config: TrainLora) -> Note | None:
@@ -90,6 +96,7 @@ def _over(run: RunFolder, config: TrainLora) -> Note | None:
         return None
     if config.steps is not None and config.steps < steps and not early:
         raise ConfigError(f"steps: {config.steps}, but {run.path} has taken {steps}; give more")
+    check(run, config, _early(resolve(TrainLora, laid_over(run.settings, [])), config))
     more = "--no-early-stop goes on" if early else f"--steps {2 * steps} would go on"
     return Note(f"{run.path}: has finished, {'early, ' * early}after {steps} steps: {run.lora}; {more}")
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sdtune.core.reports import Step, Validated
-from sdtune.earlier import CHECKPOINT, RUN_SETTINGS
+from sdtune.earlier import CHECKPOINT, RUN_SETTINGS, RUNS
 from sdtune.errors import FULL, LoraError, OutputError, Paused
 
-RUNS = Path("runs")
 EMBEDDINGS = "embeddings"
 NAME_BYTES = 100  # file systems take 255, and numbers and endings are added
 UNFINISHED = re.compile(r"(.+)-step-(\d+)")

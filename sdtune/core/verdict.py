@@ -91,9 +91,10 @@ def _after(taken: Sequence[Validated], least: Validated) -> str:
     if since is last and len(taken) > 1:
         told = ", while the trained images go on" if _gap(last) > _gap(least) else ", on the trained images, too"
         return f"; worse at step {last.step}{told}: more steps may not help"
+    now = f"{100 * (last.held_out.relative - 1):+.1f} % at the last step"
     if _gap(last) > _gap(least):
-        return f"; since {since.step} the gap to the trained images grows: more steps will copy"
-    return f"; since {since.step} it rises, on the trained images, too: a lower --lr may help"
+        return f"; since {since.step} the gap to the trained images grows, {now}: more steps will copy"
+    return f"; since {since.step} it rises, {now}, on the trained images, too: a lower --lr may help"
 
 
 def _told(measure: Measure) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,7 @@ from sdtune.config import TrainLora, resolve
 from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.reports import Note, Progress, Pulse, Report, Resumed, Step, Trained, Validated, Warned
 from sdtune.core.train_lora import train_lora
-from sdtune.errors import ConfigError, Paused, Stopped
+from sdtune.errors import ConfigError, Paused, SdtuneError, Stopped
 from tests import pictures
 
 TIMES = ("images_per_second", "seconds", "memory")
@@ -147,6 +148,56 @@ def test_what_would_not_end_as_it_began_is_refused(more: dict[str, Any], told: s
     with pytest.raises(ConfigError, match=told):
         resumed(finished, **({"steps": 10} | more))
     assert left(finished.out) == before
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_what_is_asked(finished: TrainLora) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.01 in the run, now 0\.02"):
+        resumed(finished, optimizer={"lr": 0.02})
+
+
+def test_settings_that_were_edited_behind_its_back_are_noticed(finished: TrainLora) -> None:
+    assert finished.out
+    file = finished.out / "run.toml"
+    file.write_text(file.read_text().replace("lr = 0.01", "lr = 0.03"))
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.01 in the run, now 0\.03"):
+        resumed(finished, steps=10)
+
+
+@pytest.mark.parametrize("lost", ["data.json", "checkpoints", "discs.safetensors"])
+def test_what_a_finished_run_has_lost(lost: str, finished: TrainLora) -> None:
+    assert finished.out
+    path = finished.out / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if lost == "data.json":
+        with pytest.raises(ConfigError, match="nobody knows what the run was trained on"):
+            resumed(finished, steps=10)
+    elif lost == "checkpoints":
+        assert isinstance(resumed(finished)[0], Note)
+        with pytest.raises(SdtuneError, match="checkpoint"):
+            resumed(finished, steps=10)
+    else:
+        resumed(finished)
+        assert path.is_file(), "it is written again"
+
+
+def test_the_base_is_measured_without_what_was_learned(finished: TrainLora) -> None:
+    validation = {"off": False, "every": 1, "timesteps": 2, "noises": 1, "images": 2}
+    reports = resumed(finished, steps=9, validation=validation, allow_changes=True)
+    later = [report for report in reports if isinstance(report, Validated)]
+    assert later[0].step == 8
+    assert later[0].held_out.relative < 0.995, "eight steps have made it better than the base"
+
+
+def test_without_a_run_named_the_last_one_goes_on(
+    finished: TrainLora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert finished.out
+    (tmp_path / "runs").mkdir()
+    finished.out.rename(tmp_path / "runs/discs-1")
+    monkeypatch.chdir(tmp_path)
+    (told,) = list(train_lora(resolve(TrainLora, [{"resume": "newest"}])))
+    assert isinstance(told, Note)
+    assert told.text.startswith("runs/discs-1: has finished")
 
 
 def test_a_step_may_be_split_otherwise(finished: TrainLora) -> None:
