@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,12 @@ def plot(metrics: Path, validations: Path, out: Path) -> None:
     if not len(steps.numbers) and not checks:
         raise SdtuneError(f"{metrics}: holds no step yet, so there is nothing to plot")
     try:
-        figure = _figure(steps, checks)
-        write_atomically(out, lambda path: figure.savefig(path, format="png"))
+        write_atomically(out, partial(_figure(steps, checks).savefig, format="png"))
     except OSError:
         raise
     except Exception as error:  # no picture is worth a training, whatever a matplotlibrc asks for
         raise SdtuneError(f"{out}: cannot be drawn ({type(error).__name__}); look into {metrics.name}") from error
+    gc.collect()  # a figure is 5 MB that refer to each other, and Python looks for such after dozens of them
 
 
 def _figure(steps: _Steps, checks: list[dict[str, Any]]) -> Any:
