@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from sdtune.config import Tables, TrainLora
-from sdtune.core import train_lora as work
+from sdtune.core import making
 from sdtune.core.reports import Report
 from sdtune.core.state import State
+from sdtune.core.train_lora import train_lora
 from sdtune.core.training import Training
 from tools.torture.ground import Ground, fingerprint
 
@@ -52,9 +53,9 @@ def workshop(ground: Ground, settings: Tables | None = None) -> Workshop:
     def caught(*parts: Any, **more: Any) -> None:
         raise _Built(*parts, **more)
 
-    with patched(work, "Training", caught):
+    with patched(making, "Training", caught):
         try:
-            for _ in work.train_lora(config):
+            for _ in train_lora(config):
                 pass
         except _Built as built:
             return Workshop(built.parts[0], built.parts, built.more)
