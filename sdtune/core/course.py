@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +24,7 @@ from sdtune.core.state import State
 from sdtune.core.tracking import Trackers
 from sdtune.core.training import Training, images_a_step
 from sdtune.core.validation import Validator, as_shared, from_json, to_json
-from sdtune.errors import FULL, Paused, SdtuneError, Stopped
+from sdtune.errors import FULL, ConfigError, Paused, SdtuneError, Stopped
 
 
 @dataclass
@@ -51,8 +52,13 @@ class Course:
 
     def load(self, state: State) -> None:
         """Go on from a checkpoint."""
-        self.training.load(state)
         own = state.told["course"]
+        if own["base"] != self.results.base and not self.config.allow_changes:
+            raise ConfigError(
+                f"{self.run.path}: the weights of {self.config.model} are others than the run began with; put them "
+                "back, allow it with --allow-changes, or begin a new run"
+            )
+        self.training.load(state)
         self.validations = verdict.from_json(own["validations"])
         same = own["settings"]["validation"] == self.config.validation.model_dump(mode="json")
         if self.validator and "validation" in own and same:
@@ -187,6 +193,9 @@ class Course:
         with self.training.as_used():
             parts = [one for one in self.results.parts.values() if one is not self.results.net]
             held_out, trained = yield from self.validator.measure(self.results.net, parts, learned=step > 0)
+        if not math.isfinite(held_out.relative + trained.relative):
+            yield Warned(f"step {step}: the loss on held-out images is no number, and does not count")
+            return
         now = Validated(step, self.steps, held_out, trained, step, time.monotonic() - began)
         now = replace(now, best=verdict.best([*self.validations, now]))
         self.validations.append(now)
@@ -245,6 +254,7 @@ class Course:
             "images": self._images(),
             "settings": self.config.model_dump(mode="json", exclude=set(OF_ONE_START)),
             "folded": self.folded,
+            "base": self.results.base,
         }
         if self.validator:
             own["validation"] = to_json(self.validator.protocol, self.validator.base)

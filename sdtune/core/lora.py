@@ -5,6 +5,7 @@ A module's weights change by strength x alpha / rank x up @ down.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from sdtune.core import lora_names as names
 from sdtune.core.families import Family, family_named
 from sdtune.errors import LoraError
+
+SAMPLED = 64  # numbers of each weight in a fingerprint
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,16 @@ def at_strength(net: nn.Module, strength: float, adapter_name: str = "default") 
     finally:
         for layer in layers:
             layer.set_scale(adapter_name, 1.0)
+
+
+def fingerprint(net: nn.Module) -> str:
+    """A hash of some numbers of each frozen weight: another model has another."""
+    digest = hashlib.sha256()
+    for name, weight in net.named_parameters():
+        if not weight.requires_grad:
+            flat = weight.detach().flatten()
+            digest.update(name.encode() + flat[:: max(1, len(flat) // SAMPLED)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_family(lora: Lora, family: Family, path: Path) -> None:

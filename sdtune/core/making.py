@@ -21,6 +21,7 @@ from sdtune.core.draws import generator
 from sdtune.core.embedding import check_word
 from sdtune.core.families import Family
 from sdtune.core.feeding import Fed, feed, plain_wording
+from sdtune.core.lora import fingerprint
 from sdtune.core.peers import Peers
 from sdtune.core.reports import Note, Telling, Warned
 from sdtune.core.results import Results, facts_of
@@ -153,7 +154,7 @@ def make(of: Outline, run: RunFolder, peers: Peers) -> Telling[Made]:
     accelerator = accelerator_for(config, memory.MIXED[base.dtype])
     training = Training(config, accelerator, family, of.process, net, fed.batches, fed.lessons, peers)
     facts = facts_of(config, run.name, base.identity, of.process.prediction, len(of.seen), of.images)
-    results = Results(config, family, pipe, net, fed, run, prompts, usual[0], facts)
+    results = Results(config, family, pipe, net, fed, run, prompts, usual[0], facts, fingerprint(net))
     count = len(fed.held_out), len(fed.watched)
     protocol = protocol_for(config.validation, of.steps, of.images, *count) if fed.held_out else None
     return Made(of, fed, net, training, results, protocol)

@@ -53,6 +53,8 @@ class Results:
     """a prompt to try"""
     facts: dict[str, str]
     """for the LoRA's metadata"""
+    base: str
+    """a fingerprint of the frozen weights"""
 
     @property
     def parts(self) -> dict[str, Any]:

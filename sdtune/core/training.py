@@ -35,6 +35,8 @@ from sdtune.errors import TrainingError
 
 MEMORY = 0.98  # of the loss average: about the last 50 steps
 SPEED_OVER = 50  # steps
+BEFORE = "before-"
+"""names, in a state, the tensors of the one that it would go back to"""
 SNAPSHOT_EVERY = 25  # steps, which is the most that a return to the last good state loses
 
 
@@ -94,6 +96,7 @@ class Training:
         self._room = Room(checkpointing=config.memory.gradient_checkpointing)
         self._dtype = _weights_dtype(net)
         self._loss, self._losses = 0.0, 0  # their weighted sum, and how many they are
+        self._begun: State | None = None  # the state before the first step
         self._good: State | None = None
         self._pass: tuple[tuple[int, ...], int] = ((), 0)  # latents of which size, and how many, are looked at
         self._short: int | None = None  # step at which the optimizer found no memory
@@ -108,7 +111,8 @@ class Training:
         if self._began is None:
             self._began = time.monotonic()
             self._times.append(self._began)
-        self._good = self._good or self.state()
+        self._begun = self._begun or self._state()
+        self._good = self._good or self._begun
         try:
             again = True
             while again and self.step < of:
@@ -121,7 +125,20 @@ class Training:
             self._optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> State:
-        """Copies of all that the next step depends on; where a weight is no number, those of the last good state."""
+        """Copies of all that the next step depends on; where a weight is no number, those of the last good state.
+
+        What it would go back to is a part of it, so that it goes back as far when it is resumed.
+        """
+        made = self._state()
+        good = self._good or made
+        if not made.is_sound:
+            return good
+        told = {"step": good.step, "told": dict(good.told)}
+        stored = {} if good.step in (0, made.step) else good.tensors  # what it began with, it begins with again
+        before = {f"{BEFORE}{name}": tensors for name, tensors in stored.items()}
+        return replace(made, tensors={**made.tensors, **before}, told={**made.told, "before": told})
+
+    def _state(self) -> State:
         optimizer, numbers = state.taken(self._optimizer, self.named, self._built)
         tensors = {"adapter": state.copied(self.named), "optimizer": optimizer}
         told = {
@@ -136,16 +153,23 @@ class Training:
             told["averaged"] = self._average.count
         if self._accelerator.scaler:
             told["scaler"] = self._accelerator.scaler.state_dict()
-        made = State(self.step, tensors, told)
-        return made if self._good is None or made.is_sound else self._good
+        return State(self.step, tensors, told)
 
     def load(self, was: State) -> None:
         """Go on as the training would that this state was taken of."""
+        self._begun = self._begun or self._state()
         self._restore(was)
         self._guard.load(was.told["mishaps"])
         self._room.load(was.told["room"])
         self._make_room()
-        self._good = was
+        told = was.told["before"]
+        if told["step"] == was.step:
+            tensors = was.tensors
+        elif told["step"] == 0:
+            tensors = self._begun.tensors
+        else:
+            tensors = {name.removeprefix(BEFORE): one for name, one in was.tensors.items() if name.startswith(BEFORE)}
+        self._good = State(told["step"], tensors, told["told"])
 
     @contextmanager
     def as_used(self) -> Iterator[None]:

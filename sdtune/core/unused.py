@@ -16,6 +16,8 @@ def unused_settings(config: TrainLora, family: Family) -> list[str]:
 
 def _unused(config: TrainLora, family: Family) -> Iterator[str]:
     text, augment, captions = config.text, config.augment, config.captions
+    if config.probe and not config.dry_run:
+        yield "--probe: has no effect without --dry-run"
     if not text.train:
         yield from _without("text", text, ("lr", "lr_2"), "text.train")
     elif len(family.text_encoders) == 1:

@@ -71,10 +71,9 @@ class Protocol:
     def __str__(self) -> str:
         told = "1 held-out image" if self.images == 1 else f"{self.images} held-out images"
         noises = "" if self.noises == 1 else f" x {self.noises} noises"
-        return (
-            f"{told}, every {self.every} steps, {self.timesteps} noise levels{noises}, "
-            f"about {100 * self.share:.2g} % of the run"
-        )
+        steps = "step" if self.every == 1 else f"{self.every} steps"
+        share = f"{100 * self.share:.2g}" if self.share < 0.1 else f"{100 * self.share:.0f}"
+        return f"{told}, every {steps}, {self.timesteps} noise levels{noises}, about {share} % of the run"
 
 
 def protocol_for(settings: Validation, steps: int, images_a_step: int, held_out: int, trained: int) -> Protocol:

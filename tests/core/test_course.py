@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sdtune.config import TrainLora, resolve
+from sdtune.core import validation
 from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.reports import Note, Progress, Pulse, Report, Resumed, Step, Trained, Validated, Warned
 from sdtune.core.train_lora import train_lora
@@ -198,6 +201,27 @@ def test_without_a_run_named_the_last_one_goes_on(
     (told,) = list(train_lora(resolve(TrainLora, [{"resume": "newest"}])))
     assert isinstance(told, Note)
     assert told.text.startswith("runs/discs-1: has finished")
+
+
+def test_other_weights_of_the_base_model_are_noticed(data: Path, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_models["sd1"], tmp_path / "model")
+    config = settings(model, data, tmp_path / "run", samples={"off": True}, validation={"off": True})
+    list(train_lora(config))
+    file = model / "unet/diffusion_pytorch_model.safetensors"
+    save_file({name: 1.01 * weight for name, weight in load_file(file).items()}, file)
+    with pytest.raises(ConfigError, match=r"the weights of .*model are others than the run began with"):
+        resumed(config, steps=9)
+    assert isinstance(resumed(config, steps=9, allow_changes=True)[-1], Trained)
+
+
+def test_a_validation_that_is_no_number_does_not_count(finished: TrainLora, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = validation.Validator._errors
+    monkeypatch.setattr(validation.Validator, "_errors", lambda *given: real(*given) * math.nan)
+    more = {"off": False, "every": 1, "timesteps": 2, "noises": 1, "images": 2}
+    reports = resumed(finished, steps=9, validation=more, allow_changes=True)
+    assert not any(isinstance(report, Validated) for report in reports)
+    told = [report.text for report in reports if isinstance(report, Warned)]
+    assert "step 9: the loss on held-out images is no number, and does not count" in told
 
 
 def test_a_step_may_be_split_otherwise(finished: TrainLora) -> None:

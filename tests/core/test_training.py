@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdtune.config import TrainLora, resolve
+from sdtune.core import training
 from sdtune.core.data.batches import Batch
 from sdtune.core.diffusion import Prediction, Process
 from sdtune.core.draws import Draws
@@ -347,3 +349,28 @@ def test_an_optimizer_without_memory_is_tried_again_from_the_last_good_state() -
     assert [report.step for report in reports if isinstance(report, Rewound)] == [0]
     assert times == [0, 1, 2, 0, 1, 2, 3, 4]
     must_be_equal(short.state(), calm.state())
+
+
+@pytest.mark.parametrize("at", [3, 27, 30])
+def test_a_resumed_training_goes_back_as_far_as_one_that_was_never_stopped(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, real = Bench(), training.image_losses
+
+    def bad_from_31_on(*given: Any) -> Tensor:
+        draws = given[5]
+        return real(*given) * (math.nan if 30 <= draws.step < 34 else 1.0)
+
+    monkeypatch.setattr(training, "image_losses", bad_from_31_on)
+    whole = bench.training()
+    rewound = [report.step for report in whole.steps(36) if isinstance(report, Rewound)]
+    assert rewound == [25]
+    half = bench.training()
+    with closing(half.steps(36)) as steps:
+        next(report for report in steps if isinstance(report, Step) and report.number == at)
+        state = half.state()
+    again = bench.training()
+    again.load(state)
+    assert [report.step for report in again.steps(36) if isinstance(report, Rewound)] == [25]
+    for name, weights in whole.named.items():
+        assert torch.equal(weights, again.named[name]), name

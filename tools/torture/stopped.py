@@ -64,8 +64,8 @@ PHASES = (
 )
 SETTINGS: Tables = {
     "accumulate": 2,
-    "validation": {"every": 10, "timesteps": 10, "noises": 2},
-    "samples": {"off": False, "every": 10, "steps": 6, "guidance": 1.0, "prompts": ["a red disc"]},
+    "validation": {"every": 20, "timesteps": 8},
+    "samples": {"off": False, "every": 20, "steps": 6, "guidance": 1.0, "prompts": ["a red disc"]},
     "save": {"every": 5},
 }
 

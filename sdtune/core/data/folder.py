@@ -257,7 +257,7 @@ def _read(one: _Arranged, config: TrainLora) -> Telling[list[Example]]:
     mute = [_path(item) for item, _, texts in read if not texts]
     if mute:
         have = "1 held-out image has" if len(mute) == 1 else f"{len(mute)} held-out images have"
-        yield Warned(f"{place}: {have} no caption, without which nothing is validated ({_names(mute)})")
+        yield Warned(f"{place}: {have} no caption, and no part in validation ({_names(mute)})")
     yield from _notices(found)
     yield Note(_counted(one, sum(not item.held_out for item, *_ in read), config))
     return [

@@ -462,7 +462,7 @@ def test_hugging_faces_imagefolder_with_splits_lists_and_folders(tmp_path: Path)
     (tmp_path / "train" / "metadata.csv").write_text('file_name,text\ncats/a.png,"a cat, asleep"\n')
     assert captions(tmp_path) == {"a.png": "a cat, asleep"}
     _, reports = read(tmp_path)
-    told = f"{tmp_path}: 1 held-out image has no caption, without which nothing is validated (b.png)"
+    told = f"{tmp_path}: 1 held-out image has no caption, and no part in validation (b.png)"
     assert Warned(told) in reports
 
 
