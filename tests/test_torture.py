@@ -39,7 +39,7 @@ def portions(at: Ground, share: float) -> Outcome:
         (resumed, 0.005, 2),
         (stopped, 0.025, 2),
         (bad_numbers, 0.03, 7),
-        (no_room, 0.02, 2),
+        (no_room, 0.01, 1),
         (portions, 0.5, 1),
         (repeats, 0.05, 1),
     ],

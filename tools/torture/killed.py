@@ -28,7 +28,8 @@ def killed(ground: Ground, share: float) -> Outcome:
     tally = Tally("R1", "SIGKILL at a random moment, a quarter of them inside saving; then --resume: bit-identical")
     left = {in_saving: scaled(IN_SAVING, share), in_steps: scaled(KILLS // 2, share)}
     left[at_any_time] = max(1, scaled(KILLS, share) - sum(left.values()))
-    chance, every, number, inside = random.Random(1), list(kinds().values()), 0, 0
+    chance, number, inside = random.Random(1), 0, 0
+    every = chance.sample([*kinds().values()], min(len(kinds()), scaled(len(kinds()), 10 * share)))
     wanted: dict[int, dict[str, str]] = {}
     while any(left.values()):
         which = number % len(every)
