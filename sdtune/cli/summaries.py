@@ -137,7 +137,7 @@ def listing(report: Any) -> Iterator[str]:
     if not report.runs:
         yield f"no runs in {report.folder}; sdtune train-lora FOLDER begins one"
         return
-    heading = ("run", "state", "steps", "held out", "model", "last change", "apart from most by")
+    heading = ("run", "state", "steps", "held out", "model", "last change", "differs by")
     rows = [heading, *(_listed(one) for one in report.runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     for row in rows:

@@ -24,7 +24,7 @@ from sdtune.core.state import State
 from sdtune.core.tracking import Trackers
 from sdtune.core.training import Training, images_a_step
 from sdtune.core.validation import Validator, as_shared, from_json, to_json
-from sdtune.errors import FULL, ConfigError, Paused, SdtuneError, Stopped
+from sdtune.errors import ConfigError, Paused, SdtuneError, Stopped
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Course:
     """that the steps have taken, in earlier processes too"""
     folded: str | None = None
     """what folds have found out before it"""
+    marked: int | None = None
+    """the step that they found to be best, whose LoRA is kept"""
 
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.run.checkpoints)
@@ -65,7 +67,7 @@ class Course:
             protocol, self.validator.base = from_json(own["validation"])
             self.validator.protocol = as_shared(protocol, self.steps, self._images())
         self.seconds = self._earlier = own["seconds"]
-        self.folded = own["folded"]
+        self.folded, self.marked = own["folded"], own["marked"]
         self.run.rewind(state.step)
         if self.validations and self.validations[-1].step == state.step > 0:
             self._keep(state.step)  # what the end of a run, or a kill, has not left
@@ -92,17 +94,12 @@ class Course:
                     pass
             raise
         except Paused as paused:
-            paused.resume = command(self.run)
+            paused.resume = command(self.run) if self.run.has_learned else None
             raise
         except SdtuneError:
             with contextlib.suppress(SdtuneError):
                 yield from self._leave()
             raise
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            told = f"{error.filename or self.run.path}: the disk is full; free some space and go on"
-            raise Paused(told, resume=command(self.run)) from None
         return why
 
     def end(self, why: str) -> Telling[None]:
@@ -122,6 +119,7 @@ class Course:
         yield from self._plot()
         compared = self.results.compare(step)
         kept = {self.run.partial(one) for one in verdict.kept(self.validations) if one not in (step, best)}
+        kept |= {self.run.partial(self.marked)} if self.marked else set()
         for path in self.run.partials():
             if path not in kept:
                 path.unlink(missing_ok=True)  # of a stop on the way, or the same as another
@@ -166,6 +164,9 @@ class Course:
                 yield report
                 yield from self.trackers.log(report)
                 yield from self._look()
+                if report.number == self.marked and report.number < self.steps:
+                    self._save_lora(self.run.partial(report.number))
+                    yield Saved("best of the folds", self.run.partial(report.number))
                 if report.number < self.steps:
                     yield from self._save_when_due(report.number)
         told = f"held-out loss above its minimum of step {self.validations[-1].best}"
@@ -254,6 +255,7 @@ class Course:
             "images": self._images(),
             "settings": self.config.model_dump(mode="json", exclude=set(OF_ONE_START)),
             "folded": self.folded,
+            "marked": self.marked,
             "base": self.results.base,
         }
         if self.validator:

@@ -100,7 +100,11 @@ def rotate(
             yield Note(f"{name}: {len(trained)} images trained, {len(held_out)} held out")
             done.append((yield from train_fold(name, trained, held_out)))
         except (Stopped, Paused) as ended:
-            kept = "the folds before it are kept" if path and done else "nothing of it is kept"
+            kept = (
+                "the folds before it are kept, and the same command goes on"
+                if path and done
+                else "nothing of it is kept"
+            )
             raise type(ended)(f"{str(ended) or 'stopped'} in {name}; {kept}") from None
         if path:
             yield from _keep(path, key, done)

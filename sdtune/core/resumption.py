@@ -73,7 +73,9 @@ def resumption(config: TrainLora, peers: Peers, held: contextlib.ExitStack) -> T
     try:
         before = resolve(TrainLora, [state.told["course"]["settings"]])
     except (KeyError, TypeError):
-        raise OutputError(f"{run.path}: its checkpoint tells no settings; begin a new run") from None
+        raise OutputError(
+            f"{run.path}: its checkpoint is of another version of sdtune, which cannot go on; its LoRA can be used"
+        ) from None
     check(run, now, _early(before, now))
     return (yield from _as_many_images(Resumption(run, before, now, state), peers.of))
 

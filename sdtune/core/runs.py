@@ -24,8 +24,10 @@ from sdtune.errors import DataError
 SETTINGS_BYTES = 2**20
 TAIL_BYTES = 2**16  # of a file of lines, of which the last ones count
 LETTERS = 40  # of a value that is told
-LEFT_OUT = ("out", "resume", "allow_changes", "model", "steps", "data.folder", "dry_run", "probe")
+LEFT_OUT = ("out", "resume", "allow_changes", "model", "steps", "data.folder", "dry_run", "probe", "stop.minutes")
 """settings that have a column of their own, or say nothing of what was trained"""
+TABLES_LEFT_OUT = ("save", "samples", "track", "limits", "cache")
+"""these likewise"""
 LOCK = ".lock"
 
 
@@ -134,7 +136,7 @@ def _best(ended: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> tupl
     for check in checks:
         measure = check.get("held_out")
         relative = measure.get("relative") if isinstance(measure, dict) else None
-        if best and _whole(check.get("step")) == best and isinstance(relative, int | float) and math.isfinite(relative):
+        if best and _whole(check.get("step")) == best and isinstance(relative, float) and math.isfinite(relative):
             return best, float(relative)
     return best, None
 
@@ -236,9 +238,13 @@ def _set_apart(found: Sequence[_Found]) -> Iterator[Listed]:
         apart = {
             short[name]: value
             for name, value in settings.items()
-            if value != usual[name] and name not in LEFT_OUT and not _of_another_kind(name, settings, usual)
+            if value != usual[name] and not _left_out(name) and not _of_another_kind(name, settings, usual)
         }
         yield replace(one.run, apart=apart)
+
+
+def _left_out(name: str) -> bool:
+    return name in LEFT_OUT or name.partition(".")[0] in TABLES_LEFT_OUT
 
 
 def _of_another_kind(name: str, settings: Mapping[str, str], usual: Mapping[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 from sdtune.config import OF_ONE_START, Tables, TrainLora, model_settings, refine, to_toml
@@ -23,20 +24,32 @@ from sdtune.core.peers import Dismissed, Peers
 from sdtune.core.priors import as_examples, check_priors, draw_priors
 from sdtune.core.reports import Note, Resumed, Telling, Warned
 from sdtune.core.results import show_inputs
-from sdtune.core.resume import guarantee
+from sdtune.core.resume import command, guarantee
 from sdtune.core.resumption import resumption
 from sdtune.core.run_folder import RunFolder
 from sdtune.core.state import State
 from sdtune.core.tracking import Trackers, check_trackers
 from sdtune.core.training import Training
 from sdtune.core.unused import unused_settings
-from sdtune.errors import ConfigError
+from sdtune.errors import FULL, ConfigError, Paused
 
 
 def train_lora(config: TrainLora) -> Telling[None]:
     """Trains and tells of it; a run that is ended between steps leaves a checkpoint, and the LoRA as far as it came."""
     with contextlib.ExitStack() as held:
         yield from _train_lora(config, held)
+
+
+@contextlib.contextmanager
+def _pausing(run: RunFolder) -> Iterator[None]:
+    """A full disk pauses a run that has learned something."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or not run.has_learned:
+            raise
+        told = f"{error.filename or run.path}: the disk is full; free some space there"
+        raise Paused(told, resume=command(run)) from None
 
 
 def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
@@ -97,8 +110,6 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
             yield from _followed(made.training, planned.steps, None)
         return
     yield Note(f"training: {made}")
-    if made.protocol:
-        yield Note(f"validation: {made.protocol}")
     yield Note(guarantee(config, device))
     if not peers.leads:
         yield from _followed(made.training, planned.steps, resumed.state if resumed else None)
@@ -112,11 +123,15 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
     held.callback(trackers.close)
     results, told_of = replace(made.results, run=run), str(folded) if folded else None
     course = Course(config, run, made.training, results, made.validator(), trackers, planned.steps, folded=told_of)
+    course.marked = folded.best.step if folded and folded.better else None
+    held.enter_context(_pausing(run))
     try:
         if resumed:
             course.load(resumed.state)
             run.describe(settings, as_json(data))
             yield Resumed(run.path, course.training.step, course.steps, changed)
+        if course.validator:
+            yield Note(f"validation: {course.validator.protocol}")
         yield from trackers.start(course.training.step)
         if resumed is None:
             yield from show_inputs(run, planned.seen, config.mask)

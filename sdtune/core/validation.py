@@ -39,6 +39,7 @@ recomputation, so that the share of validation is rather overestimated"""
 VALIDATIONS = 10  # over a run, if they cost little enough
 LEAST = {"noises": 1, "validations": 6, "timesteps": 4, "images": 2}
 """what is made less, one after the other, down to this; at last validations again, down to two"""
+MUCH = 0.5  # of a run, beside which the training itself is little
 AT_ONCE = 8  # images in a pass; without gradients that needs less memory than one that is trained
 
 Losses = NDArray[numpy.float64]
@@ -73,7 +74,8 @@ class Protocol:
         noises = "" if self.noises == 1 else f" x {self.noises} noises"
         steps = "step" if self.every == 1 else f"{self.every} steps"
         share = f"{100 * self.share:.2g}" if self.share < 0.1 else f"{100 * self.share:.0f}"
-        return f"{told}, every {steps}, {self.timesteps} noise levels{noises}, about {share} % of the run"
+        much = "; a larger --validate-every or fewer --validation.timesteps cost less" if self.share > MUCH else ""
+        return f"{told}, every {steps}, {self.timesteps} noise levels{noises}, about {share} % of the run{much}"
 
 
 def protocol_for(settings: Validation, steps: int, images_a_step: int, held_out: int, trained: int) -> Protocol:

@@ -16,6 +16,7 @@ from sdtune.tables import Stop
 
 KEPT = 4
 """LoRAs of the window after the minimum: the best, the last and two between"""
+ENOUGH = 4  # images; a standard error out of fewer is itself hardly known
 FALLING = 0.1  # of the whole gain: less, from the last validation but one to the last, is level
 
 
@@ -68,7 +69,9 @@ def sentence(validations: Sequence[Validated]) -> str:
     if gain <= error:
         rises = ", and rises since" if _is_worse(last, least) else ""
         return f"no verdict: the held-out loss is within its noise of the base's, {told} at step {least.step}{rises}"
-    return f"best at step {least.step} ({told}){_after(taken, least)}"
+    few = least.held_out.images < ENOUGH
+    hint = f" (a hint, as {least.held_out.images} held-out images are few)" if few else ""
+    return f"best at step {least.step} ({told}){_after(taken, least)}{hint}"
 
 
 def _after(taken: Sequence[Validated], least: Validated) -> str:

@@ -81,7 +81,8 @@ def test_a_run_after_folds_is_what_it_is_without_and_finished_folds_are_not_trai
     for report in work:
         first.append(report)
         if report == Progress("fold 2 of 3", 3, 4):
-            with pytest.raises(Stopped, match=r"^stopped in fold 2 of 3; the folds before it are kept$") as stopped:
+            kept = "the folds before it are kept, and the same command goes on"
+            with pytest.raises(Stopped, match=f"^stopped in fold 2 of 3; {kept}$") as stopped:
                 work.throw(Stopped())
             assert stopped.value.resume is None
             break

@@ -43,7 +43,7 @@ def test_what_ends_a_fold_says_which_and_what_is_kept(kind: type[BaseException],
         return (yield from train_fold(name, *parts))
 
     path = tmp_path / "folds/some.json" if kept else None
-    words = "the folds before it are kept" if kept else "nothing of it is kept"
+    words = "the folds before it are kept, and the same command goes on" if kept else "nothing of it is kept"
     with pytest.raises(kind) as caught:
         rotated(path, ended)
     assert str(caught.value) == f"{'the time is up' if kind is Paused else 'stopped'} in fold 2 of 2; {words}"

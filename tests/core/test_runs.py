@@ -246,9 +246,7 @@ def test_the_table_and_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFix
         "model",
         "last",
         "change",
-        "apart",
-        "from",
-        "most",
+        "differs",
         "by",
     ]
     assert first.split("  ")[1:3] == ["finished", "800/800"]
