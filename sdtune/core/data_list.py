@@ -73,7 +73,8 @@ def data_changes(before: Sequence[Listed], now: Sequence[Listed]) -> list[str]:
     """What is other than it was, a line each; none exactly where steps see the same, whatever files are called."""
     if [_content(one) for one in before] == [_content(one) for one in now]:
         return []
-    if Counter(map(_content, before)) == Counter(map(_content, now)):
+    same = Counter(map(_content, before)) == Counter(map(_content, now))
+    if same and {one.file for one in before} != {one.file for one in now}:
         return ["data: the images have other names, by which they come in another order"]
     old, new = _by_name(before), _by_name(now)
     both = [(old[file], new[file]) for file in old if file in new]
