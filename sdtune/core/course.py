@@ -104,6 +104,13 @@ class Course:
 
     def end(self, why: str) -> Telling[None]:
         """All that is left in the run's folder when nothing more is learned."""
+        try:
+            yield from self._end(why)
+        except Stopped:
+            told = f"stopped after step {self.training.step}, the last; what is learned is saved"
+            raise Stopped(told, resume=command(self.run)) from None
+
+    def _end(self, why: str) -> Telling[None]:
         step, last = self.training.step, self.validations[-1] if self.validations else None
         best = last.best if last else step
         if self.results.prompts and not self.run.sample(step, 1).exists():
@@ -139,7 +146,7 @@ class Course:
                 "update": [asdict(one) for one in updates],
             }
         )
-        other = self.run.best if best not in (0, step) else None
+        other = self.run.best if best not in (0, step) and self.run.best.is_file() else None
         worse = last is not None and last.held_out.relative >= 1  # than the base
         next_ = self.results.try_next(other if other and worse else None)
         yield from self.trackers.close()
@@ -279,5 +286,7 @@ class Course:
             return self.results.save(path, self.training.step)
 
     def _rewind(self, step: int) -> None:
+        if self.validations and self.validations[-1].best > step:
+            self.run.best.unlink(missing_ok=True)  # of steps that are taken otherwise now
         self.validations = [one for one in self.validations if one.step <= step]
         self.run.rewind(step)
