@@ -35,7 +35,7 @@ from sdtune.errors import TrainingError
 
 MEMORY = 0.98  # of the loss average: about the last 50 steps
 SPEED_OVER = 50  # steps
-BEFORE = "before-"
+BEFORE = "before_"
 """names, in a state, the tensors of the one that it would go back to"""
 SNAPSHOT_EVERY = 25  # steps, which is the most that a return to the last good state loses
 
