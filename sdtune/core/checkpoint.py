@@ -21,11 +21,11 @@ from pathlib import Path
 
 from sdtune.core import disk
 from sdtune.core.checkpoint_folder import Broken, as_files, holds, is_name, is_whole, name_of, read, step_of, unreadable
+from sdtune.core.run_folder import QUARANTINE
 from sdtune.core.state import State
 from sdtune.errors import FULL, OutputError, Paused, SdtuneError, TrainingError
 
 LATEST = "latest"
-QUARANTINE = "quarantine"
 ROOM = 2
 """times the bytes of a checkpoint must be free"""
 _OLD = re.compile(r"(step-\d{6,15})\.old-\d+")

@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from sdtune.config import OF_ONE_START, TrainLora
 from sdtune.core import verdict
 from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.learned import told as told_of_updates
 from sdtune.core.learned import update_norms
+from sdtune.core.memory import maker_of
 from sdtune.core.plot import plot
 from sdtune.core.reports import Note, Pulse, Report, Rewound, Saved, Step, Telling, Trained, Validated, Warned
 from sdtune.core.results import Results, drawn_every
@@ -49,6 +52,8 @@ class Course:
 
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.run.checkpoints)
+        self.same = True
+        """whether a run that is resumed goes on as it would have, to the last bit"""
         self._began = self._saved = time.monotonic()
         self._earlier = self.seconds
 
@@ -68,7 +73,10 @@ class Course:
             self.validator.protocol = as_shared(protocol, self.steps, self._images())
         self.seconds = self._earlier = own["seconds"]
         self.folded, self.marked = own["folded"], own["marked"]
-        self.run.rewind(state.step)
+        self.same = own["circumstances"] == self._circumstances()
+        self._drop_later(state.step)
+        if own["prompts"] != list(self.results.prompts):
+            self.run.start_samples_anew(state.step)
         if self.validations and self.validations[-1].step == state.step > 0:
             self._keep(state.step)  # what the end of a run, or a kill, has not left
 
@@ -211,6 +219,8 @@ class Course:
         yield now
         yield from self.trackers.log(now)
         if step:
+            if not self.run.has_learned:
+                yield from self._save()  # before there is a LoRA to go with it
             self._keep(step)
             yield from self._plot()
 
@@ -264,6 +274,8 @@ class Course:
             "folded": self.folded,
             "marked": self.marked,
             "base": self.results.base,
+            "prompts": list(self.results.prompts),
+            "circumstances": self._circumstances(),
         }
         if self.validator:
             own["validation"] = to_json(self.validator.protocol, self.validator.base)
@@ -285,8 +297,22 @@ class Course:
         with self.training.as_used():
             return self.results.save(path, self.training.step)
 
+    def _circumstances(self) -> list[str]:
+        """What the last digits depend on."""
+        split = (self.config.batch_size, self.config.accumulate, self.training.peers.of)
+        return [torch.__version__, *maker_of(self.results.net.device), *map(str, split)]
+
     def _rewind(self, step: int) -> None:
-        if self.validations and self.validations[-1].best > step:
-            self.run.best.unlink(missing_ok=True)  # of steps that are taken otherwise now
         self.validations = [one for one in self.validations if one.step <= step]
+        self._drop_later(step)
+
+    def _drop_later(self, step: int) -> None:
+        """What was left by later steps, which are taken otherwise now."""
         self.run.rewind(step)
+        kept = {self.run.partial(one) for one in (*self._validated(), self.marked or 0) if one <= step}
+        for path in self.run.partials():
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        best = self.validations[-1].best if self.validations else 0
+        if self.run.best.is_file() and self.results.steps_of(self.run.best) != best:
+            self.run.best.unlink(missing_ok=True)

@@ -24,12 +24,13 @@ from sdtune.core.drawing import Wish, draw
 from sdtune.core.embedding import embedding_path, save_embedding
 from sdtune.core.families import Family
 from sdtune.core.feeding import Fed
+from sdtune.core.header import read_header
 from sdtune.core.identity import Identity
 from sdtune.core.lora import at_strength, from_peft
 from sdtune.core.reports import Saved, Telling, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import growing_sheet, sheet
-from sdtune.errors import DataError
+from sdtune.errors import DataError, LoraError
 from sdtune.tables import Masking
 
 DRAWINGS = 10  # on the way, where nothing else is told
@@ -78,6 +79,12 @@ class Results:
             word = self.config.token.word
             save_embedding(embedding_path(self.run.embeddings, word), self.family, word, live.embeddings())
         return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
+
+    def steps_of(self, lora: Path) -> int | None:
+        """The step after which a LoRA was saved; None where nobody can tell."""
+        with contextlib.suppress(LoraError, KeyError, ValueError):
+            return int(read_header(lora, LoraError).metadata["ss_steps"])
+        return None
 
     def draw(self, step: int) -> Telling[None]:
         """Samples after so many steps, each in its file, and the sheet of all."""

@@ -44,6 +44,8 @@ def find(config: TrainLora) -> Telling[RunFolder | None]:
     """The run to go on with; None, and a Note, where the newest one is asked for and there is none."""
     if config.resume is None:
         return None
+    if config.dry_run:
+        raise ConfigError("--dry-run tells of a run that begins; leave --resume away")
     if config.resume != NEWEST:
         run = _named(config.resume)
         if config.out and os.path.realpath(config.out) != os.path.realpath(run.path):
@@ -126,8 +128,13 @@ def fixed(change: Change) -> bool:
     return _under(change.path, FIXED)
 
 
-def guarantee(config: TrainLora, device: torch.device) -> str:
-    """How equal a resumed run is to one that was never stopped."""
+def guarantee(config: TrainLora, device: torch.device, *, same: bool = True) -> str:
+    """How equal a resumed run is to one that was never stopped; not `same`: it goes on in other circumstances."""
+    if not same:
+        return (
+            "resume: order-identical (the machine, its threads or the split of a step are others than they were, so "
+            "that the last digits may differ)"
+        )
     if device.type == "cpu" or config.memory.deterministic:
         return "resume: bit-identical (stopped and gone on with, this run ends in the same bytes)"
     return (

@@ -25,6 +25,8 @@ EMBEDDINGS = "embeddings"
 NAME_BYTES = 100  # file systems take 255, and numbers and endings are added
 UNFINISHED = re.compile(r"(.+)-step-(\d+)")
 BEST = "-best"
+QUARANTINE = "quarantine"
+"""folder of broken checkpoints"""
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 """names that Windows gives to devices, with any ending"""
 
@@ -148,6 +150,13 @@ class RunFolder:
         """The LoRA after so many steps, of a run that was stopped or around its best."""
         return self.path / f"{self.name}-step-{step:06d}.safetensors"
 
+    def start_samples_anew(self, step: int) -> None:
+        """Those until then, which show other prompts, go to a folder of their own."""
+        (self.path / "samples").rename(self.path / f"samples-until-{step:06d}")
+        (self.path / "samples").mkdir()
+        self.samples_sheet.unlink(missing_ok=True)
+        self.sheet.unlink(missing_ok=True)
+
     def partials(self) -> list[Path]:
         """All of these that are there."""
         return sorted(self.path.glob(f"{glob.escape(self.name)}-step-*.safetensors"))
@@ -185,11 +194,13 @@ class RunFolder:
         if self._keeps:
             return
         made = (self.settings, self.data, self.metrics, self.validations, self.plot, self.samples_sheet, self.sheet)
-        for path in (*made, self.inputs, *self.path.glob(".*-????????.*")):
+        samples = (self.path / "samples").glob("step-??????-*.png")
+        for path in (*made, self.inputs, *self.path.glob(".*-????????.*"), *samples):
             if path.is_file():
                 path.unlink()
         for folder in (self.path / "samples", self.checkpoints, self.embeddings):
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where it holds nothing else
 
     def describe(self, settings: str, data: str) -> None:
         """Put down what a run that is resumed goes on with."""
@@ -212,7 +223,7 @@ class RunFolder:
 
     @property
     def _keeps(self) -> bool:
-        return self.has_learned or any(self.path.glob("*.safetensors"))
+        return self.has_learned or any(self.path.glob("*.safetensors")) or (self.checkpoints / QUARANTINE).is_dir()
 
     def record(self, report: Step | Validated) -> None:
         """Add a step to metrics.jsonl, or a validation to validation.jsonl."""

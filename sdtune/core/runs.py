@@ -60,7 +60,14 @@ def runs(config: Runs) -> Telling[None]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    return [folder / entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    return [folder / entry.name for entry in os.scandir(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _is_run(folder: Path) -> bool:

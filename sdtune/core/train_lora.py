@@ -110,7 +110,6 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
             yield from _followed(made.training, planned.steps, None)
         return
     yield Note(f"training: {made}")
-    yield Note(guarantee(config, device))
     if not peers.leads:
         yield from _followed(made.training, planned.steps, resumed.state if resumed else None)
         return
@@ -130,6 +129,7 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
             course.load(resumed.state)
             run.describe(settings, as_json(data))
             yield Resumed(run.path, course.training.step, course.steps, changed)
+        yield Note(guarantee(config, device, same=course.same))
         if course.validator:
             yield Note(f"validation: {course.validator.protocol}")
         yield from trackers.start(course.training.step)

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from sdtune.config import TrainLora, resolve
 from sdtune.core import validation
 from sdtune.core.checkpoint import Checkpoints
+from sdtune.core.header import read_header
 from sdtune.core.reports import Note, Progress, Pulse, Report, Resumed, Step, Trained, Validated, Warned
 from sdtune.core.train_lora import train_lora
-from sdtune.errors import ConfigError, Paused, SdtuneError, Stopped
+from sdtune.errors import ConfigError, LoraError, Paused, SdtuneError, Stopped
 from tests import pictures
 
 TIMES = ("images_per_second", "seconds", "memory")
@@ -224,8 +225,64 @@ def test_a_validation_that_is_no_number_does_not_count(finished: TrainLora, monk
     assert "step 9: the loss on held-out images is no number, and does not count" in told
 
 
-def test_a_step_may_be_split_otherwise(finished: TrainLora) -> None:
-    assert isinstance(resumed(finished, steps=9, batch_size=1, accumulate=2)[-1], Trained)
+def promised(reports: list[Report]) -> str:
+    (told,) = (report.text for report in reports if isinstance(report, Note) and report.text.startswith("resume: "))
+    return told
+
+
+def test_a_step_may_be_split_otherwise_which_is_said(finished: TrainLora) -> None:
+    assert promised(resumed(finished, steps=9)).startswith("resume: bit-identical")
+    reports = resumed(finished, steps=10, batch_size=1, accumulate=2)
+    assert isinstance(reports[-1], Trained)
+    assert promised(reports).startswith("resume: order-identical")
+
+
+def test_samples_of_other_prompts_get_a_sheet_of_their_own(
+    data: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", validation={"off": True}, steps=3)
+    list(train_lora(config))
+    list(train_lora(resolve(TrainLora, [{"resume": str(config.out), "steps": 4, "samples": {"prompts": ["a tree"]}}])))
+    drawn = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").glob("samples*/*")}
+    old = {f"samples-until-000003/step-{step:06d}-{number}.png" for step in (0, 3) for number in (1, 2)}
+    assert drawn == old | {"samples/step-000003-1.png", "samples/step-000004-1.png"}
+
+
+def test_a_dry_run_leaves_a_run_that_it_could_resume_alone(finished: TrainLora) -> None:
+    before = left(finished.out)
+    with pytest.raises(ConfigError, match="--dry-run tells of a run that begins"):
+        resumed(finished, steps=9, dry_run=True)
+    assert left(finished.out) == before
+
+
+def test_a_run_has_a_checkpoint_before_it_has_a_lora(data: Path, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True})
+    work = train_lora(config)
+    for report in work:
+        if any((tmp_path / "run").glob("*.safetensors")):
+            assert Checkpoints(tmp_path / "run/checkpoints").newest()[0]
+        if isinstance(report, Step) and report.number == 6:
+            break
+    assert Checkpoints(tmp_path / "run/checkpoints").newest()[0], "of its first validation"
+    work.close()
+
+
+def test_a_best_lora_of_steps_that_are_taken_otherwise_is_not_left(
+    data: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = {"validation": {"every": 1, "timesteps": 2, "images": 2}, "save": {"every": 1, "keep": 9}}
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", samples={"off": True}, **more)
+    ended_at(config, nth(Step, 5))
+    for step in (4, 5):
+        (tmp_path / f"run/checkpoints/step-{step:06d}/state.json").write_text("{}")
+    reports = resumed(config, steps=8, optimizer={"lr": 5.0}, allow_changes=True)
+    trained = reports[-1]
+    assert isinstance(trained, Trained)
+    ended = json.loads((tmp_path / "run/ended.json").read_text())
+    if trained.best:
+        assert read_header(trained.best, LoraError).metadata["ss_steps"] == str(ended["best"])
+    for path in (tmp_path / "run").glob("discs-step-*.safetensors"):
+        assert read_header(path, LoraError).metadata["ss_steps"] == str(int(path.stem[-6:]))
 
 
 def test_settings_may_change_where_that_is_allowed(finished: TrainLora) -> None:
