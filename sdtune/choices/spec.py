@@ -110,8 +110,9 @@ def without_none(annotation: Any) -> Any:
 
 
 def literals_of(field: FieldInfo) -> tuple[Any, ...]:
-    """The words that a setting may be, () where it may be others."""
+    """The words that a setting, or each of a list, may be; () where it may be others."""
     inner = without_none(field.annotation)
+    inner = get_args(inner)[0] if get_origin(inner) is tuple else inner
     if get_origin(inner) is tuple:  # several of them
         inner = get_args(inner)[0]
     return get_args(inner) if get_origin(inner) is Literal else ()

@@ -30,6 +30,7 @@ from sdtune.config import Tables, preset_names, read_preset, resolve
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 TEXTS = ("prompt", "prompts", "negative", "trigger", "prefix", "suffix", "blacklist", "replace", "text")
 """settings that are words, never the name of a file"""
+LONGEST = 40  # characters of words to choose from; more would not fit into a narrow terminal
 TOP = "run"  # heading of the settings that stand in no table
 
 
@@ -85,7 +86,10 @@ class Flag:
             return ""
         inner = without_none(self.field.annotation)
         usual = "TEXT" if get_origin(inner) is tuple else METAVARS.get(inner, "PATH")
-        return self.words.metavar or "|".join(self.known) or usual
+        known = "|".join(self.known)
+        if len(known) > LONGEST:
+            known = "KIND"
+        return self.words.metavar or known or usual
 
     @property
     def table(self) -> str:

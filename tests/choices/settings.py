@@ -9,7 +9,8 @@ import annotated_types
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from sdtune.choices.spec import Spec, kinds_of, literals_of, rows_of, table_of, without_none
+from sdtune.choices.spec import Spec, kinds_of, literals_of, rows_of, table_of, without_none, words_of
+from sdtune.earlier import NEWEST
 from sdtune.tables import NO_WORD
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -39,6 +40,8 @@ def values(field: FieldInfo) -> st.SearchStrategy[Any]:
         return st.one_of(st.sampled_from(list(kinds)), tables(next(iter(kinds.values()))), *whole)
     if table:
         return tables(table)
+    if known and get_origin(without_none(field.annotation)) is tuple:
+        return st.lists(st.sampled_from(known), max_size=3)
     return st.sampled_from(known) if known else plain(field)
 
 
@@ -69,6 +72,8 @@ def plain(field: FieldInfo) -> st.SearchStrategy[Any]:
     if get_origin(inner) is tuple:
         members = paths if get_args(inner)[0] is Path else texts
         return st.lists(members, min_size=bounds.get("min_length", 0), max_size=3)
+    if "--resume" in words_of(field).flags:  # a folder would have to be that of a run
+        return st.just(NEWEST)
     if isinstance(field.default, str) and "{" in field.default:  # a template, which must have its gap
         return words.map(lambda text: text + field.default)
     return paths if inner is Path else words

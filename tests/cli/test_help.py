@@ -111,8 +111,10 @@ def completed(line: str, **more: str) -> list[str]:
 
 def test_a_shell_completes_commands_flags_kinds_and_presets() -> None:
     assert completed("sdtune ") == list(COMMANDS)
-    assert completed("sdtune train-lora x --optimizer ") == ["adamw8bit", "adamw"]
+    optimizers = ["adamw8bit", "adamw", "prodigy", "adamw-schedulefree", "lion8bit", "adafactor"]
+    assert completed("sdtune train-lora x --optimizer ") == optimizers
     assert completed("sdtune train-lora x --optimizer adamw8") == ["adamw8bit"]
+    assert completed("sdtune train-lora x --track t") == ["tensorboard", "trackio"]
     assert "mini" in completed("sdtune train-lora x --preset ")
     assert completed("sdtune train-lora x --memory.pre") == ["--memory.precision"]
     assert completed("sdtune train-lora x --device c") == ["cuda", "cpu"]

@@ -234,8 +234,10 @@ def test_a_real_training_is_silent_tells_json_and_keeps_what_it_learned(
                 process.send_signal(signal.SIGTERM)
         err = process.stderr.read() if process.stderr else ""
         assert process.wait(30) == 143, err
-    assert reports[-1] == {"report": "error", "problems": ["interrupted; what was complete is kept"], "exit_code": 143}
     last = max(report["number"] for report in reports if report["report"] == "step")
+    again = f"sdtune train-lora --resume {out}"
+    told = {"problems": [f"stopped after step {last}; go on with: {again}"], "exit_code": 143, "resume": again}
+    assert reports[-1] == {"report": "error"} | told
     assert (out / f"discs-step-{last:06d}.safetensors").is_file()
     assert not list(out.glob(".*"))
     assert not re.search(r"\x1b|Traceback|[Ww]arning:|kernels-community|torchvision|transformers", err)

@@ -221,9 +221,13 @@ def test_images_that_are_left_out_or_enlarged_are_counted(tiny_models: dict[str,
     assert (told.problems, told.look) == (0, None)
 
 
-@pytest.mark.parametrize(("every", "drawings"), [(None, 11), (0, 2), (4, 5)])
-def test_samples_are_counted(every: int | None, drawings: int, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("every", "steps", "drawings"), [(None, 600, 11), (None, 201, 6), (None, 20, 2), (0, 600, 2), (4, 13, 5)]
+)
+def test_samples_are_counted(
+    every: int | None, steps: int, drawings: int, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
     data = pictures.folder(tmp_path / "discs", 3)
-    more = {"samples": {"every": every}, "accumulate": 1, "steps": 20 if every != 4 else 13}
+    more = {"samples": {"every": every}, "accumulate": 1, "steps": steps}
     _, told = planned(settings(tiny_models["sd1"], data, tmp_path / "run", more))
     assert told.drawings == drawings

@@ -658,7 +658,7 @@ TOLD: dict[str, tuple[Callable[[Path], object], dict[str, Any], list[str]]] = {
         {"augment": {"flip": True}},
         ['augment.flip: 1 of 3 images are not mirrored, since captions speak of writing or of sides ("sign"): 0.png'],
     ),
-    "a large batch": (nothing, {"batch_size": 9}, ["--batch-size 9: there are 3 images to learn, so a batch holds 3"]),
+    "a large batch": (nothing, {"batch_size": 9}, ["--batch-size 9: there are 3 images to learn, so a step holds 3"]),
 }
 
 

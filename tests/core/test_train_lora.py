@@ -168,10 +168,13 @@ def test_what_contradicts_is_refused_before_anything_is_written(tiny_models: dic
         list(train_lora(settings(tiny_models["sd1"], data, tmp_path / "full")))
 
 
+SHOWN = r'\S+/\d\.png "(a \w+ disc)?" at timestep \d+'  # a caption that was dropped is empty
+
+
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (lambda loss: loss * math.nan, r'step 3: the loss is nan, so it is not taken; it saw \d\.png "a \w+ disc" at'),
+        (lambda loss: loss * math.nan, rf"step 3: the loss is nan, so it is not taken; it saw {SHOWN}, {SHOWN}$"),
         (lambda loss: (loss * 1e30).sin(), "step 3: the gradient's norm is inf, so it is not taken"),
     ],
 )

@@ -88,6 +88,7 @@ def encode_images_of(
 ) -> Telling[list[Encoded]]:
     """Encodes what the store lacks, with the VAE in fp32, and tells how many; one Encoded for each in `seen`."""
     encoder = _Encoder(family, vae, store, masking, holes)
+    damaged = len(store.damaged)
     encoded, wanted = [], []
     for one in seen:
         shapes = tuple(tuple(encoder.version(one, view) for view in views) for views in one.versions)
@@ -110,7 +111,7 @@ def encode_images_of(
         ]
     # Versions may be alike, as all that are mirrored and nothing else.
     missing = [job for job in {job[2].keys: job for job in wanted}.values() if not encoder.is_there(job[2])]
-    yield from tell_of_damaged(len(store.damaged))
+    yield from tell_of_damaged(len(store.damaged) - damaged)
     yield from encoder.encode(missing, len(wanted) - len(missing))
     return encoded
 
