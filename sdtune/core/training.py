@@ -131,8 +131,7 @@ class Training:
         """
         made = self._state()
         good = self._good or made
-        if not made.is_sound:
-            return good
+        made = made if made.is_sound else good
         told = {"step": good.step, "told": dict(good.told)}
         stored = {} if good.step in (0, made.step) else good.tensors  # what it began with, it begins with again
         before = {f"{BEFORE}{name}": tensors for name, tensors in stored.items()}
@@ -234,7 +233,7 @@ class Training:
                     return True
                 assert self._good, "the first state is good"
                 if taken is not None and self.step - self._good.step >= SNAPSHOT_EVERY:
-                    self._good = self.state()
+                    self._good = self._state()
                 yield self._report(of, taken)
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from contextlib import closing
@@ -374,3 +375,15 @@ def test_a_resumed_training_goes_back_as_far_as_one_that_was_never_stopped(
     assert [report.step for report in again.steps(36) if isinstance(report, Rewound)] == [25]
     for name, weights in whole.named.items():
         assert torch.equal(weights, again.named[name]), name
+
+
+def test_a_state_stays_as_small_as_it_was_however_long_the_training() -> None:
+    training_ = Bench().training()
+    sizes = {}
+    for report in training_.steps(120):
+        if isinstance(report, Step) and report.number in (30, 110):
+            state = training_.state()
+            assert state.told["before"]["step"] == report.number // 25 * 25
+            sizes[report.number] = (len(json.dumps(state.told["before"])), sorted(state.tensors))
+    assert sizes[30][1] == sizes[110][1]
+    assert sizes[110][0] < 1.5 * sizes[30][0], "the losses of the last 50 steps are more, and nothing else"
