@@ -210,11 +210,7 @@ class RunFolder:
 
     def read_ended(self) -> dict[str, Any]:
         """How it ended; nothing where it has not, or nobody can read that."""
-        try:
-            told = json.loads(self.ended.read_text(encoding="utf-8")) if self.ended.is_file() else {}
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return told if isinstance(told, dict) else {}
+        return _told(self.ended)
 
     def finish(self, ended: dict[str, Any]) -> None:
         """Put down how the run ended; the last thing that is written."""
@@ -346,7 +342,7 @@ def _numbered(name: str) -> dict[int, str]:
 def _told(path: Path) -> dict[str, Any]:
     """What a small file of JSON or TOML says, {} where that cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""  # a pipe would never end
         told = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError):
         return {}
