@@ -82,6 +82,15 @@ def nth(kind: type[Report], number: int, phase: str = "") -> Callable[[Report], 
     )
 
 
+@pytest.fixture(scope="module")
+def unbroken(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A data set, and all that a run on it leaves."""
+    root = tmp_path_factory.mktemp("unbroken")
+    data = pictures.folder(root / "discs", 12, ((64, 64), (96, 64)))
+    list(train_lora(settings(tiny_models["sd1"], data, root / "whole")))
+    return data, left(root / "whole")
+
+
 @pytest.mark.parametrize(
     "when",
     [
@@ -96,17 +105,19 @@ def nth(kind: type[Report], number: int, phase: str = "") -> Callable[[Report], 
     ids=["before", "step", "before validation", "validating", "validated", "drawing", "last step"],
 )
 def test_a_run_that_is_ended_and_resumed_leaves_what_an_unbroken_one_leaves(
-    when: Callable[[Report], bool], data: Path, tiny_models: dict[str, Path], tmp_path: Path
+    when: Callable[[Report], bool],
+    unbroken: tuple[Path, dict[str, Any]],
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
-    model, out = tiny_models["sd1"], tmp_path / "broken"
-    list(train_lora(settings(model, data, tmp_path / "whole")))
-    reports = ended_at(settings(model, data, out), when)
+    (data, whole), out = unbroken, tmp_path / "broken"
+    reports = ended_at(settings(tiny_models["sd1"], data, out), when)
     assert not any(isinstance(report, Trained) for report in reports)
     assert not (out / "ended.json").exists()
     again = list(train_lora(resolve(TrainLora, [{"resume": str(out)}])))
     assert any(isinstance(report, Resumed) for report in again)
     assert isinstance(again[-1], Trained)
-    assert left(out) == left(tmp_path / "whole")
+    assert left(out) == whole
 
 
 @pytest.fixture
@@ -340,5 +351,5 @@ def test_a_held_out_loss_that_rises_ends_the_training_early(tiny_models: dict[st
     (told,) = resumed(config)
     assert isinstance(told, Note)
     assert "has finished, early, after 8 steps" in told.text
-    assert isinstance(resumed(config, stop={"early": False})[-1], Trained)
-    assert json.loads((out / "ended.json").read_text())["steps"] == 40
+    assert isinstance(resumed(config, stop={"early": False}, steps=12)[-1], Trained)
+    assert json.loads((out / "ended.json").read_text())["steps"] == 12
