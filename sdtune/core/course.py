@@ -27,7 +27,12 @@ from sdtune.core.state import State
 from sdtune.core.tracking import Trackers
 from sdtune.core.training import Training, images_a_step
 from sdtune.core.validation import Validator, as_shared, from_json, to_json
-from sdtune.errors import ConfigError, Paused, SdtuneError, Stopped
+from sdtune.errors import ConfigError, OutputError, Paused, SdtuneError, Stopped
+
+KEPT = frozenset(
+    {"validations", "seconds", "images", "settings", "folded", "marked", "base", "prompts", "circumstances"}
+)
+"""what a checkpoint tells of the course"""
 
 
 @dataclass
@@ -59,6 +64,13 @@ class Course:
 
     def load(self, state: State) -> None:
         """Go on from a checkpoint."""
+        try:
+            self._load(state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # its hashes fit, but somebody has edited it
+            told = f"its checkpoint of step {state.step} is not as sdtune writes it ({type(error).__name__})"
+            raise OutputError(f"{self.run.path}: {told}; begin a new run") from error
+
+    def _load(self, state: State) -> None:
         own = state.told["course"]
         if own["base"] != self.results.base and not self.config.allow_changes:
             raise ConfigError(

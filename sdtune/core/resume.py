@@ -63,7 +63,10 @@ def find(config: TrainLora) -> Telling[RunFolder | None]:
     if not run.has_learned and not run.ended.is_file():
         if place == config.out:
             with lock(place):
-                run.clear()
+                if not run.clear():
+                    raise ConfigError(
+                        f"{place}: holds files of a run, but no checkpoint to go on from; give another --out"
+                    )
         yield Note(f"resume: nothing was learned in {place} yet, so a new one begins")
         return None
     return run
@@ -164,6 +167,10 @@ def _given(config: TrainLora) -> Tables:
 
 
 def _changes(old: Any, new: Any, above: str = "") -> Iterator[Change]:
+    if _rows(old) and _rows(new) and len(old) == len(new):
+        for number, (one, other) in enumerate(zip(old, new, strict=True), 1):
+            yield from _changes(one, other, f"{above}.{number}")
+        return
     if not isinstance(old, dict) or not isinstance(new, dict):
         if old != new:
             yield Change(above, old, new)
@@ -175,6 +182,10 @@ def _changes(old: Any, new: Any, above: str = "") -> Iterator[Change]:
         yield from _changes(old.get(name), new.get(name), f"{above}.{name}" if above else name)
 
 
+def _rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
 def _under(path: str, fronts: tuple[str, ...]) -> bool:
     return any(path == front or path.startswith(f"{front}.") for front in fronts)
 
@@ -182,6 +193,8 @@ def _under(path: str, fronts: tuple[str, ...]) -> bool:
 def _shown(value: Any) -> str:
     if value is None:
         return "not given"
+    if _rows(value):
+        return f"{len(value)} tables"
     if isinstance(value, bool):
         return "on" if value else "off"
     text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value) or "empty"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdtune.config import Tables, TrainLora, laid_over, resolve
 from sdtune.core.checkpoint import Checkpoints
+from sdtune.core.course import KEPT
 from sdtune.core.lock import lock
 from sdtune.core.peers import Peers
 from sdtune.core.reports import Note, Telling, Warned
@@ -72,6 +73,8 @@ def resumption(config: TrainLora, peers: Peers, held: contextlib.ExitStack) -> T
     peers.wait()
     try:
         before = resolve(TrainLora, [state.told["course"]["settings"]])
+        if not state.told["course"].keys() >= KEPT:
+            raise KeyError
     except (KeyError, TypeError):
         raise OutputError(
             f"{run.path}: its checkpoint is of another version of sdtune, which cannot go on; its LoRA can be used"

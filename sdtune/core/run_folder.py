@@ -189,10 +189,13 @@ class RunFolder:
         with contextlib.suppress(OSError):
             RUNS.rmdir()  # where it holds no other run
 
-    def clear(self) -> None:
-        """Empty the folder of what a run that was killed before it learned anything has left, and of that alone."""
+    def clear(self) -> bool:
+        """Empty the folder of what a run that was killed before it learned anything has left, and of that alone.
+
+        Returns whether that is what it holds.
+        """
         if self._keeps:
-            return
+            return False
         made = (self.settings, self.data, self.metrics, self.validations, self.plot, self.samples_sheet, self.sheet)
         samples = (self.path / "samples").glob("step-??????-*.png")
         for path in (*made, self.inputs, *self.path.glob(".*-????????.*"), *samples):
@@ -201,6 +204,7 @@ class RunFolder:
         for folder in (self.path / "samples", self.checkpoints, self.embeddings):
             with contextlib.suppress(OSError):
                 folder.rmdir()  # where it holds nothing else
+        return True
 
     def describe(self, settings: str, data: str) -> None:
         """Put down what a run that is resumed goes on with."""

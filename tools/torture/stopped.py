@@ -21,6 +21,7 @@ from tools.torture.outcome import Outcome, Tally, scaled
 TIMES = 10  # in each phase
 SOON = 10.0  # seconds
 ENDED = 143  # 128 + SIGTERM
+EVERY = 20  # steps, from one validation or drawing to the next
 Reports = list[dict[str, Any]]
 
 
@@ -29,8 +30,8 @@ class Phase:
     """A part of a training's work, and how to come into it."""
 
     name: str
-    reached: Callable[[Reports, random.Random], bool]
-    """whether what was told since the last look says that it is there"""
+    reached: Callable[[Reports, int], bool]
+    """whether what was told since the last look says that it is there, after so many steps"""
     learns: bool = True
     """whether there is something to save"""
     within: float = 0.02
@@ -39,17 +40,17 @@ class Phase:
     """whether the cache must be empty"""
 
 
-def _progress(words: str) -> Callable[[Reports, random.Random], bool]:
+def _progress(words: str) -> Callable[[Reports, int], bool]:
     return lambda told, _: any(one["report"] == "progress" and one["phase"].startswith(words) for one in told)
 
 
-def _step(told: Reports, chance: random.Random) -> bool:
-    return any(one["report"] == "step" and chance.random() < 3 / STEPS for one in told)
+def _step(told: Reports, step: int) -> bool:
+    return any(one["report"] == "step" and one["number"] >= step for one in told)
 
 
-def _drawing(told: Reports, chance: random.Random) -> bool:
-    first = [one for one in told if one["report"] == "progress" and one["phase"].startswith("samples")]
-    return any(one["phase"] != "samples before training" and chance.random() < 0.2 for one in first)
+def _drawing(told: Reports, step: int) -> bool:
+    phases = [one["phase"] for one in told if one["report"] == "progress" and one["phase"].startswith("samples after")]
+    return any(int(phase.split()[-1]) >= step - EVERY for phase in phases)
 
 
 PHASES = (
@@ -60,12 +61,12 @@ PHASES = (
     Phase("between steps", _step, within=0.0),
     Phase("validation", _progress("validating")),
     Phase("sampling", _drawing),
-    Phase("saving", lambda _told, _chance: False, within=0.005),
+    Phase("saving", lambda _told, _step: False, within=0.005),
 )
 SETTINGS: Tables = {
     "accumulate": 2,
-    "validation": {"every": 20, "timesteps": 8},
-    "samples": {"off": False, "every": 20, "steps": 6, "guidance": 1.0, "prompts": ["a red disc"]},
+    "validation": {"every": EVERY, "timesteps": 8},
+    "samples": {"off": False, "every": EVERY, "steps": 6, "guidance": 1.0, "prompts": ["a red disc"]},
     "save": {"every": 5},
 }
 
@@ -125,7 +126,8 @@ def _judged(phase: Phase, process: Process, out: Path, code: int | None, took: f
 
 
 def _reach(process: Process, phase: Phase, chance: random.Random) -> bool:
-    if not watch(process, lambda told: phase.reached(told, chance)):
+    step = chance.randrange(1, STEPS - EVERY // 2)
+    if not watch(process, lambda told: phase.reached(told, step)):
         return False
     time.sleep(chance.uniform(0, phase.within))
     return process.poll() is None
