@@ -33,6 +33,8 @@ KEPT = frozenset(
     {"validations", "seconds", "images", "settings", "folded", "marked", "base", "prompts", "circumstances"}
 )
 """what a checkpoint tells of the course"""
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+"""what comes of a checkpoint whose hashes fit, but that somebody has edited"""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Course:
         """Go on from a checkpoint."""
         try:
             self._load(state)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:  # its hashes fit, but somebody has edited it
+        except UNREADABLE as error:
             told = f"its checkpoint of step {state.step} is not as sdtune writes it ({type(error).__name__})"
             raise OutputError(f"{self.run.path}: {told}; begin a new run") from error
 
