@@ -282,6 +282,13 @@ class Validation(Spec):
     """Trains so often beforehand, each time without another part of the images, to find out how many steps are best:
     for sets too small to hold images out. 0: not done."""
 
+    @field_validator("folds")
+    @classmethod
+    def _several(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("should be 0, or 2 and more")
+        return folds
+
 
 class Stop(Spec):
     """When a training ends before its last step."""

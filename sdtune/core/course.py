@@ -61,7 +61,8 @@ class Course:
         self.checkpoints = Checkpoints(self.run.checkpoints)
         self.same = True
         """whether a run that is resumed goes on as it would have, to the last bit"""
-        self._began = self._saved = time.monotonic()
+        self.began = self._saved = time.monotonic()
+        """when the command did"""
         self._earlier = self.seconds
 
     def load(self, state: State) -> None:
@@ -269,7 +270,7 @@ class Course:
 
     def _save_when_due(self, step: int) -> Telling[None]:
         save, stop, now = self.config.save, self.config.stop, time.monotonic()
-        if stop.minutes and now - self._began >= 60 * stop.minutes:
+        if stop.minutes and now - self.began >= 60 * stop.minutes:
             yield from self._leave()
             raise Paused(f"the time is up (--max-minutes {stop.minutes:g}): saved after step {step} of {self.steps}")
         by_steps = save.every is not None and step % save.every == 0

@@ -26,7 +26,7 @@ from sdtune.core.reports import Note, Progress, Pulse, Rewound, Step, Telling, V
 from sdtune.core.room import free
 from sdtune.core.run_folder import RunFolder
 from sdtune.core.validation import Protocol, Validator, protocol_for
-from sdtune.errors import Paused
+from sdtune.errors import Paused, TrainingError
 
 SHARE = 0.1  # of a fold's work that validation may cost, as a fold is trained for that alone
 BESIDE = ("model", "data", "prior", "cache", "limits", "samples", "track", "save", "stop")
@@ -35,8 +35,10 @@ BESIDE = ("model", "data", "prior", "cache", "limits", "samples", "track", "save
 Result = TypeVar("Result")
 
 
-def fold(config: TrainLora, base: Base, examples: Sequence[Example]) -> Telling[Folded]:
+def fold(config: TrainLora, base: Base, examples: Sequence[Example], began: float) -> Telling[Folded]:
     """Trains the folds that no earlier run has finished, each as long as the training would be, and tells the result.
+
+    `began` is when the command did, by time.monotonic.
 
     Nothing of a fold is left on disk but its validations, in the cache.
     """
@@ -44,7 +46,7 @@ def fold(config: TrainLora, base: Base, examples: Sequence[Example]) -> Telling[
     config, examples = _for_folds(whole.config), whole.trained
     protocol = _protocol(whole)
     key = _key(whole)
-    ends = time.monotonic() + 60 * whole.config.stop.minutes if whole.config.stop.minutes else math.inf
+    ends = began + 60 * whole.config.stop.minutes if whole.config.stop.minutes else math.inf
     train_fold = partial(_train_fold, config, base, protocol, ends)
     del whole  # and the text encoders with it
     folder = folder_of(config.cache)
@@ -138,6 +140,8 @@ def _validated(made: Made, validator: Validator) -> Telling[Validated]:
                 held_out, trained = end.value
                 break
             yield Pulse()
+    if not math.isfinite(held_out.relative + trained.relative):
+        raise TrainingError(f"step {step} of a fold: the loss on held-out images is no number; lower --lr")
     return Validated(step, made.outline.steps, held_out, trained, step, time.monotonic() - began)
 
 

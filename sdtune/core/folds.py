@@ -17,7 +17,7 @@ from sdtune.core.data.folder import Example, in_lowest_terms
 from sdtune.core.held_out import alike
 from sdtune.core.reports import Note, Telling, Validated, Warned
 from sdtune.core.run_folder import write_atomically
-from sdtune.errors import DataError, Paused, Stopped
+from sdtune.errors import ConfigError, DataError, Paused, Stopped
 
 LEAST = 2  # folds; of fewer nothing would be left to train on
 
@@ -91,6 +91,7 @@ def rotate(
     """
     all_parts = parts(examples, count)
     done = _read(path, key)[: len(all_parts)] if path else []
+    new = 0  # finished by this process
     for number, (trained, held_out) in enumerate(all_parts, 1):
         name = f"fold {number} of {len(all_parts)}"
         if number <= len(done):
@@ -99,7 +100,10 @@ def rotate(
         try:
             yield Note(f"{name}: {len(trained)} images trained, {len(held_out)} held out")
             done.append((yield from train_fold(name, trained, held_out)))
+            new += 1
         except (Stopped, Paused) as ended:
+            if isinstance(ended, Paused) and not new:  # the same command would never come further
+                raise ConfigError(f"{name} takes longer than --max-minutes; give more, or leave it out") from None
             kept = (
                 "the folds before it are kept, and the same command goes on"
                 if path and done

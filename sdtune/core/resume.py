@@ -131,8 +131,13 @@ def fixed(change: Change) -> bool:
     return _under(change.path, FIXED)
 
 
-def guarantee(config: TrainLora, device: torch.device, *, same: bool = True) -> str:
-    """How equal a resumed run is to one that was never stopped; not `same`: it goes on in other circumstances."""
+def guarantee(config: TrainLora, device: torch.device, *, same: bool = True, as_begun: bool = True) -> str:
+    """How equal a resumed run is to one that was never stopped.
+
+    Not `same`: it goes on in other circumstances; not `as_begun`: with other settings or data.
+    """
+    if not as_begun:
+        return "resume: with other settings or data than it began with, so not as if it had never stopped"
     if not same:
         return (
             "resume: order-identical (the machine, its threads or the split of a step are others than they were, so "

@@ -103,7 +103,8 @@ def _over(run: RunFolder, config: TrainLora) -> Note | None:
         raise ConfigError(f"steps: {config.steps}, but {run.path} has taken {steps}; give more")
     check(run, config, _early(resolve(TrainLora, laid_over(run.settings, [])), config))
     more = "--no-early-stop goes on" if early else f"--steps {2 * steps} would go on"
-    return Note(f"{run.path}: has finished, {'early, ' * early}after {steps} steps: {run.lora}; {more}")
+    after = f"{'early, ' * early}after {steps} step{'' if steps == 1 else 's'}"
+    return Note(f"{run.path}: has finished, {after}: {run.lora}; {more}")
 
 
 def _as_many_images(resumed: Resumption, processes: int) -> Telling[Resumption]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -53,6 +54,7 @@ def _pausing(run: RunFolder) -> Iterator[None]:
 
 
 def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
+    began = time.monotonic()
     peers = Peers.here(memory.device_for(config.memory))
     resumed = yield from resumption(config, peers, held)
     if isinstance(resumed, Note):
@@ -89,7 +91,7 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
 
     folded = None
     if folds and not config.dry_run:
-        folded = yield from fold(config, base, examples)
+        folded = yield from fold(config, base, examples, began)
         config = yield from as_long_as_it_helps(config, folded, given)
     planned = yield from outline(config, base, examples, held_out, peers)
     config = planned.config
@@ -122,6 +124,7 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
     held.callback(trackers.close)
     results, told_of = replace(made.results, run=run), str(folded) if folded else None
     course = Course(config, run, made.training, results, made.validator(), trackers, planned.steps, folded=told_of)
+    course.began = began
     course.marked = folded.best.step if folded and folded.better else None
     held.enter_context(_pausing(run))
     try:
@@ -129,7 +132,8 @@ def _train_lora(config: TrainLora, held: contextlib.ExitStack) -> Telling[None]:
             course.load(resumed.state)
             run.describe(settings, as_json(data))
             yield Resumed(run.path, course.training.step, course.steps, changed)
-        yield Note(guarantee(config, device, same=course.same))
+        as_begun = not (config.allow_changes and changed)
+        yield Note(guarantee(config, device, same=course.same, as_begun=as_begun))
         if course.validator:
             yield Note(f"validation: {course.validator.protocol}")
         yield from trackers.start(course.training.step)

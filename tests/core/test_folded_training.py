@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 import tomllib
@@ -13,14 +14,14 @@ from typing import Any
 import pytest
 
 from sdtune.config import CacheFolder, TrainLora, resolve
-from sdtune.core import folding, making
+from sdtune.core import folding, making, validation
 from sdtune.core.cache import cache
 from sdtune.core.folding import as_long_as_it_helps
 from sdtune.core.folds import Folded, Point
 from sdtune.core.peers import Peers
 from sdtune.core.reports import Cached, Note, Planned, Progress, Report, Step, Telling, Trained
 from sdtune.core.train_lora import train_lora
-from sdtune.errors import ConfigError, Paused, Stopped
+from sdtune.errors import ConfigError, Stopped, TrainingError
 from tests import pictures
 
 FOLD = re.compile(r"fold \d of 3")
@@ -137,10 +138,20 @@ def test_a_dry_run_tells_what_folds_cost_and_trains_none(model: Path, ground: Pa
     assert not (ground / "cache/folds").exists()
 
 
-def test_the_time_that_is_up_ends_folds_too(model: Path, ground: Path) -> None:
-    with pytest.raises(Paused, match=r"the time is up \(--max-minutes 1e-06\) in fold 1 of 3; nothing of it is kept"):
+def test_a_time_in_which_no_fold_can_be_trained_is_no_pause(model: Path, ground: Path) -> None:
+    with pytest.raises(ConfigError, match="fold 1 of 3 takes longer than --max-minutes; give more, or leave it out"):
         list(train_lora(settings(model, ground, "run", stop={"minutes": 1e-6})))
     assert not (ground / "run").exists()
+
+
+def test_numbers_that_are_none_end_the_folds_in_a_line(
+    model: Path, ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = validation.Validator._errors
+    monkeypatch.setattr(validation.Validator, "_errors", lambda *given: real(*given) * math.nan)
+    with pytest.raises(TrainingError, match="step 0 of a fold: the loss on held-out images is no number; lower --lr"):
+        list(train_lora(settings(model, ground, "run")))
+    assert not (ground / "cache/folds").exists()
 
 
 def test_they_go_with_one_process_and_with_validation(
