@@ -42,7 +42,7 @@ class Place:
     """what becomes of a batch"""
     loss: bool = False
     first: int = 0
-    """step before which there is nothing to spoil"""
+    """step before which there is nothing to spoil, or nothing good to go back to"""
     lasts: bool = False
     """whether no later step can be taken, either"""
 
@@ -126,7 +126,7 @@ def _conditioning(batch: Any, value: float) -> Any:
 PLACES = (
     Place("latents", batch=_latents),
     Place("conditioning", batch=_conditioning),
-    Place("LoRA", hold=_lora),
+    Place("LoRA", hold=_lora, first=1),
     Place("optimizer state", hold=_optimizer, first=1),
     Place("loss", loss=True),
     Place("gradient", hold=_gradient),
