@@ -227,7 +227,7 @@ def power_cuts(folder: Path, every: int = 1) -> Outcome:
 
 def kills(folder: Path, every: int = 1, at_random: int = 150) -> Outcome:
     """SIGKILL at each call of a save, and at random moments of a process that saves without end."""
-    tally = Tally("R2", "SIGKILL while saving")
+    tally = Tally("R1", "SIGKILL while saving")
     turn = 0
     for scene in SCENES:
         for fault in (_killed, _killed_before):
