@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import posixpath
+import secrets
 import stat
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -319,17 +319,19 @@ def _json(row: Mapping[str, Any]) -> str:
 
 def _put(file: Path, text: str) -> None:
     """The file is there whole or not at all, with the permissions that it had."""
+    temporary = (
+        file.parent / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
+    )  # known before it is made, as a signal may come then
     try:
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=HIDDEN, suffix=".tmp")
         try:
-            with os.fdopen(handle, "wb") as there:
+            with open(os.open(temporary, how, 0o600), "wb") as there:
                 there.write(text.encode())
                 there.flush()
                 os.fsync(there.fileno())
             os.chmod(temporary, _permissions(file))
             os.replace(temporary, file)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         remedy = "put that right and run it again: what is written stays"
