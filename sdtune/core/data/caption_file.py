@@ -319,9 +319,8 @@ def _json(row: Mapping[str, Any]) -> str:
 
 def _put(file: Path, text: str) -> None:
     """The file is there whole or not at all, with the permissions that it had."""
-    temporary = (
-        file.parent / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
-    )  # known before it is made, as a signal may come then
+    temporary = file.parent / f"{HIDDEN}{secrets.token_hex(8)}.tmp"  # known before it is made: a signal may come
+    how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         try:
             with open(os.open(temporary, how, 0o600), "wb") as there:
