@@ -148,11 +148,9 @@ class Course:
             yield Warned(line)
         yield from self._plot()
         compared = self.results.compare(step)
-        kept = {self.run.partial(one) for one in verdict.kept(self.validations) if one not in (step, best)}
-        kept |= {self.run.partial(self.marked)} if self.marked else set()
-        for path in self.run.partials():
-            if path not in kept:
-                path.unlink(missing_ok=True)  # of a stop on the way, or the same as another
+        kept = {one for one in verdict.kept(self.validations) if one not in (step, best)}
+        kept |= {self.marked} if self.marked else set()
+        self.run.keep_partials(kept)  # not those of a stop on the way, nor the same as another
         told = [verdict.sentence(self.validations)] if last else []
         sentence = "; ".join([*told, self.folded] if self.folded else told) or None
         if best in (0, step):
@@ -324,10 +322,7 @@ class Course:
     def _drop_later(self, step: int) -> None:
         """What was left by later steps, which are taken otherwise now."""
         self.run.rewind(step)
-        kept = {self.run.partial(one) for one in (*self._validated(), self.marked or 0) if one <= step}
-        for path in self.run.partials():
-            if path not in kept:
-                path.unlink(missing_ok=True)
+        self.run.keep_partials({one for one in (*self._validated(), self.marked or 0) if one <= step})
         best = self.validations[-1].best if self.validations else 0
         if self.run.best.is_file() and self.results.steps_of(self.run.best) != best:
             self.run.best.unlink(missing_ok=True)

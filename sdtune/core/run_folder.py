@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import tomllib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,9 +157,12 @@ class RunFolder:
         self.samples_sheet.unlink(missing_ok=True)
         self.sheet.unlink(missing_ok=True)
 
-    def partials(self) -> list[Path]:
-        """All of these that are there."""
-        return sorted(self.path.glob(f"{glob.escape(self.name)}-step-*.safetensors"))
+    def keep_partials(self, steps: Collection[int]) -> None:
+        """Of the LoRAs after some steps, those after these alone."""
+        kept = {self.partial(step) for step in steps}
+        for path in self.path.glob(f"{glob.escape(self.name)}-step-*.safetensors"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def create(self, settings: str, data: str | None = None) -> RunFolder:
         """Make the folder with data.json and run.toml and return it: with the next number, where another was faster.
