@@ -25,6 +25,12 @@ from sdtune.choices.timesteps import Stratified, Timesteps
 from sdtune.choices.weightings import MinSNR, Weighting
 from sdtune.earlier import NEWEST, newest_of_all, settings_in
 from sdtune.errors import ConfigError, nearest
+from sdtune.lora_config import LoraConvert as LoraConvert
+from sdtune.lora_config import LoraDiff as LoraDiff
+from sdtune.lora_config import LoraExtract as LoraExtract
+from sdtune.lora_config import LoraInspect as LoraInspect
+from sdtune.lora_config import LoraResize as LoraResize
+from sdtune.lora_config import Merge as Merge
 from sdtune.tables import (
     Augment,
     Buckets,

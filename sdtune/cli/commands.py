@@ -48,6 +48,53 @@ def sample(config: Any, as_json: bool) -> None:
     follow(work(config), as_json)
 
 
+def merge(config: Any, as_json: bool) -> None:
+    """Put LoRAs into a base model, or several LoRAs into one."""
+    prepare_libraries()
+    from sdtune.core.merge import merge as work
+
+    follow(work(config), as_json)
+
+
+def lora_inspect(config: Any, as_json: bool) -> None:
+    """Tell what a LoRA file is: family, rank, trigger, training, norms."""
+    from sdtune.core.inspect_lora import inspect_lora as work
+
+    follow(work(config), as_json)
+
+
+def lora_convert(config: Any, as_json: bool) -> None:
+    """Write a LoRA in another form."""
+    prepare_libraries()
+    from sdtune.core.convert_lora import convert_lora as work
+
+    follow(work(config), as_json)
+
+
+def lora_resize(config: Any, as_json: bool) -> None:
+    """Bring a LoRA to a lower rank by SVD, and tell what is lost."""
+    prepare_libraries()
+    from sdtune.core.resize_lora import resize_lora as work
+
+    follow(work(config), as_json)
+
+
+def lora_extract(config: Any, as_json: bool) -> None:
+    """Make a LoRA out of what sets two models apart."""
+    prepare_libraries()
+    from sdtune.core.extract_lora import extract_lora as work
+
+    follow(work(config), as_json)
+
+
+def lora_diff(config: Any, as_json: bool) -> None:
+    """Tell what sets two LoRAs apart."""
+    prepare_libraries()
+    from sdtune.core.diff_loras import diff_loras as work
+
+    follow(work(config), as_json)
+
+
 def cache(config: Any, as_json: bool) -> None:
     """Tell what the cache holds, and remove what is no longer used."""
     prepare_libraries()
@@ -69,43 +116,59 @@ COMMANDS: dict[str, tuple[Callable[[Any, bool], None], str]] = {
     "caption": (caption, "Caption"),
     "train-lora": (train_lora, "TrainLora"),
     "sample": (sample, "Sample"),
+    "merge": (merge, "Merge"),
+    "lora inspect": (lora_inspect, "LoraInspect"),
+    "lora convert": (lora_convert, "LoraConvert"),
+    "lora resize": (lora_resize, "LoraResize"),
+    "lora extract": (lora_extract, "LoraExtract"),
+    "lora diff": (lora_diff, "LoraDiff"),
     "runs": (runs, "Runs"),
     "cache": (cache, "CacheFolder"),
 }
-"""name -> what it does, and the class of its settings in config.py"""
+"""name -> what it does, and the class of its settings in config.py; names of two words share the first one"""
 
 
 class Commands(TyperGroup):
     """The commands by name, none of them built before it is asked for."""
 
+    above = ""
+    """what stands before the names of these commands: "lora " of those that are typed as sdtune lora inspect"""
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (typer's signature)
         """Their names, in the order of use."""
-        return list(COMMANDS)
+        return list(dict.fromkeys(name.partition(" ")[0] for name in self._names()))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (typer's signature)
-        """The command with a flag for each of its settings."""
-        if cmd_name not in COMMANDS:
+        """The command with a flag for each of its settings; of a first word alone, those that begin with it."""
+        name = self.above + cmd_name
+        if any(one.startswith(f"{name} ") for one in COMMANDS):
+            options = {"context_settings": CONTEXT, "rich_markup_mode": None}
+            return _Below(name=cmd_name, help=BELOW[name], **options)
+        if name not in COMMANDS:
             return None
         from sdtune import config
         from sdtune.cli.flags import built
 
-        work, settings = COMMANDS[cmd_name]
+        work, settings = COMMANDS[name]
         return built(cmd_name, getattr(config, settings), work)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command named by the first argument."""
+        known = self.list_commands(ctx)
+        if not args:
+            raise ConfigError(f"sdtune {self.above.strip()}: say what to do: {', '.join(known)}")
         if not args[0].strip():
-            raise ConfigError(f"the name of the command is empty; choose one of {', '.join(COMMANDS)}")
-        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            near = nearest(args[0], COMMANDS)
-            known = f"did you mean sdtune {near}?" if near else f"choose one of {', '.join(COMMANDS)}"
-            raise ConfigError(f"{args[0]}: no such command; {known}")
+            raise ConfigError(f"the name of the command is empty; choose one of {', '.join(known)}")
+        if args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = nearest(args[0], known)
+            remedy = f"did you mean sdtune {self.above}{near}?" if near else f"choose one of {', '.join(known)}"
+            raise ConfigError(f"{self.above}{args[0]}: no such command; {remedy}")
         return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """What --help shows below the first sentence."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, work.__doc__) for name, (work, _) in COMMANDS.items()])
+            formatter.write_dl([(name, COMMANDS[self.above + name][0].__doc__) for name in self._names()])
         with formatter.section("Options"):
             formatter.write_dl([record for one in self.get_params(ctx) if (record := one.get_help_record(ctx))])
 
@@ -115,6 +178,22 @@ class Commands(TyperGroup):
             formatter.write_dl(
                 [("sdtune train-lora FOLDER --rank 8", ""), ("sdtune sample --prompt TEXT --lora runs/FOLDER-1", "")]
             )
+
+    def _names(self) -> list[str]:
+        return [name.removeprefix(self.above) for name in COMMANDS if name.startswith(self.above)]
+
+
+BELOW = {"lora": "Look into LoRA files, and make other ones of them."}
+"""what is said of commands that share their first word"""
+
+
+class _Below(Commands):
+    """Those that share their first word."""
+
+    above = "lora "
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Nothing more."""
 
 
 def commands() -> Any:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sdtune.core import lora_names as names
+from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.families import Family, family_named
 from sdtune.errors import LoraError
 
@@ -25,35 +26,18 @@ SAMPLED = 64  # numbers of each weight in a fingerprint
 
 
 @dataclass(frozen=True)
-class LoraModule:
-    """What a LoRA adds to one module."""
-
-    down: Tensor
-    """[rank, in], of a convolution [rank, in, k, k]"""
-    up: Tensor
-    """[out, rank], of a convolution [out, rank, 1, 1]"""
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """The inner width."""
-        return self.down.shape[0]
-
-    def delta(self) -> Tensor:
-        """What is added to the module's weights at strength 1, flat [out, in x k x k], in float32."""
-        scale = self.alpha / self.rank
-        return scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))
-
-
-@dataclass(frozen=True)
 class Lora:
     """A LoRA in memory."""
 
-    modules: Mapping[str, LoraModule]
+    modules: Mapping[str, Adapter]
     """by the pipeline's part and diffusers' path in it (see lora_names.py)"""
     family: str | None
     """sd1, sd2, sdxl, sd3; None where neither names, shapes nor metadata tell sd1 from sd2"""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    biases: Mapping[str, Tensor] = field(default_factory=dict)
+    """what is added to the biases of some modules [out], by the same names"""
+    embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """new words that are bundled with it: {word: {"text_encoder": vectors [n, width]}}, by part of the pipeline"""
 
 
 def from_peft(
