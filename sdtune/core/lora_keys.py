@@ -21,16 +21,29 @@ class Network:
     """roles of which one is enough to tell the network"""
 
 
+_LORA = frozenset({"lora_down.weight", "lora_up.weight", "lora_mid.weight"})
+_LOHA = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"})
+_LOKR = frozenset(
+    {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"},
+)
+_MAGNITUDE = frozenset({"dora_scale", "lora_magnitude_vector"})
+"""kohya's and LyCORIS', of outputs or inputs by its shape; peft's, of outputs always"""
+
 NETWORKS: Mapping[str, Network] = {
     one.kind: one
     for one in (
-        Network(
-            "LoRA",
-            frozenset({"lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"}),
-            frozenset({"lora_down.weight", "lora_up.weight"}),
-        ),
+        Network("DoRA", _LORA | _LOHA | _LOKR | _MAGNITUDE | {"alpha"}, _MAGNITUDE),
+        Network("LoRA", _LORA | {"alpha"}, _LORA),
+        Network("LoHa", _LOHA | {"alpha"}, _LOHA),
+        Network("LoKr", _LOKR | {"alpha"}, _LOKR),
+        Network("OFT", frozenset({"oft_blocks", "rescale", "alpha"}), frozenset({"oft_blocks"})),
+        Network("difference", frozenset({"diff", "w_norm"}), frozenset({"diff", "w_norm"})),
     )
 }
+"""the first of which a mark is there is the module's network: a DoRA is one of LoRA, LoHa or LoKr with a magnitude"""
+
+BIASES = frozenset({"diff_b", "b_norm"})
+"""roles of what is added to biases, beside a network or alone"""
 
 
 @dataclass(frozen=True)
