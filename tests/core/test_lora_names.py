@@ -1,0 +1,60 @@
+"""Names of modules in files: every layer's leads back to it, however it is spelt."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdtune.core import lora_names
+from sdtune.core.families import family_named
+from tests import tiny
+
+
+@pytest.mark.parametrize(
+    ("kohya", "module"),
+    [
+        (
+            "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q",
+            "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+        ),
+        ("lora_unet_input_blocks_3_0_op", "unet.down_blocks.0.downsamplers.0.conv"),
+        ("lora_unet_middle_block_1_proj_in", "unet.mid_block.attentions.0.proj_in"),
+        (
+            "lora_unet_output_blocks_5_1_transformer_blocks_1_ff_net_0_proj",
+            "unet.up_blocks.1.attentions.2.transformer_blocks.1.ff.net.0.proj",
+        ),
+        ("lora_unet_output_blocks_2_2_conv", "unet.up_blocks.0.upsamplers.0.conv"),
+        ("lora_unet_output_blocks_8_0_skip_connection", "unet.up_blocks.2.resnets.2.conv_shortcut"),
+        ("lora_unet_input_blocks_0_0", "unet.conv_in"),
+        ("lora_unet_out_2", "unet.conv_out"),
+        ("lora_unet_time_embed_2", "unet.time_embedding.linear_2"),
+        ("lora_te1_text_model_encoder_layers_3_mlp_fc1", "text_encoder.text_model.encoder.layers.3.mlp.fc1"),
+        (
+            "lora_te2_text_model_encoder_layers_3_self_attn_out_proj",
+            "text_encoder_2.text_model.encoder.layers.3.self_attn.out_proj",
+        ),
+    ],
+)
+def test_names_of_sdxl_as_the_world_writes_them(kohya: str, module: str) -> None:
+    assert lora_names.from_kohya(kohya) == module
+    assert lora_names.to_kohya(module, family_named("sdxl").kohya_prefixes, numbered=True) == kohya
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_every_layer_has_a_kohya_name_of_its_own_that_leads_back(family_name: str, numbered: bool) -> None:
+    family, pipe = family_named(family_name), tiny.pipeline(family_name)
+    seen = set()
+    for part in (family.denoiser, *family.text_encoders):
+        for path, layer in getattr(pipe, part).named_modules() if getattr(pipe, part) else ():
+            if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                continue
+            module = lora_names.from_dotted(f"{part}.{path}")
+            assert module
+            name = lora_names.to_kohya(module, family.kohya_prefixes, numbered)
+            seen.add(name)
+            if part == "transformer" and not path.startswith("transformer_blocks"):
+                continue  # in kohya's form only its blocks can be told from a U-Net
+            assert lora_names.from_kohya(name) == module
+            layers = dict(getattr(pipe, part).named_modules())
+            assert layers[lora_names.in_model(module, layers)] is layer
+    assert len(seen) > 20
