@@ -203,7 +203,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert told.value.exit_code == 1  # the work was done, and other files of the run may be written
 
 
-# ---- bad files
+# ---- into a model
 
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
