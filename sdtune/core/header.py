@@ -38,6 +38,8 @@ class Header:
     dtypes: Mapping[str, str]
     """as safetensors writes them: F32, BF16 ..."""
     metadata: Mapping[str, str]
+    offsets: Mapping[str, int]
+    """where each tensor's bytes begin in the file"""
 
 
 def read_header(path: Path, error: type[InputError]) -> Header:
@@ -79,6 +81,7 @@ def read_header(path: Path, error: type[InputError]) -> Header:
         {name: tuple(entry["shape"]) for name, entry in entries.items()},
         {name: entry["dtype"] for name, entry in entries.items()},
         metadata,
+        {name: 8 + length + entry["data_offsets"][0] for name, entry in entries.items()},
     )
 
 
