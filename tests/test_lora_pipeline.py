@@ -16,8 +16,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples" / "fluent-3d"
 SCRIPT = """
 set -euo pipefail
 sdtune() { "$PYTHON" -m sdtune "$@"; }
-sdtune train-lora "$EXAMPLES" --rank 4 --steps 3 --lr 1e-2 --samples.off --validation.off --out runs/a --json > log.jsonl
-sdtune train-lora "$EXAMPLES" --rank 8 --steps 3 --lr 1e-2 --samples.off --validation.off --out runs/b --json > log.jsonl
+train() { sdtune train-lora "$EXAMPLES" --steps 3 --lr 1e-2 --samples.off --validation.off "$@" > log.txt; }
+train --rank 4 --out runs/a
+train --rank 8 --out runs/b
 sdtune lora inspect runs/a --json > inspected.jsonl
 sdtune lora inspect runs/a --weights > inspected.txt
 sdtune merge mini runs/a:0.8 --out merged.safetensors --json > merged.jsonl
