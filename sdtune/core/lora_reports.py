@@ -76,9 +76,9 @@ class BlockFacts:
     network: str
     """LoRA, DoRA, LoHa ... or several: "LoRA, difference" """
     rank: str
-    """ "16", or "3-16" """
+    """ "16", or "3-16"; "-" where the network has none"""
     alpha: str
-    """ "8", or "1-8" """
+    """ "8", or "1-8"; where none is given, what it is taken for"""
     norm: float | None = None
     """Frobenius norm of what it adds, all modules together"""
     largest: float | None = None
@@ -105,6 +105,8 @@ class Inspected:
     networks: tuple[str, ...]
     dtype: str
     modules: int
+    parts: Mapping[str, int]
+    """modules by part of the pipeline"""
     rank: str
     alpha: str
     trigger: str | None
@@ -145,7 +147,7 @@ class Differing:
     first: Path
     second: Path
     equal: bool
-    """whether they add exactly the same"""
+    """whether they add the same to the same modules, but for what rounding to float32 makes of it"""
     difference: float
     """|first - second| by the larger of both, over all modules"""
     cosine: float

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sdtune.core.data.buckets import Tally
+from sdtune.core.lora_reports import Differing, Inspected, Merged, Written
 
 
 @dataclass(frozen=True)
@@ -487,6 +488,10 @@ Report = (
     | SetAside
     | Prepared
     | Cached
+    | Merged
+    | Written
+    | Inspected
+    | Differing
 )
 
 Result = TypeVar("Result")
