@@ -6,7 +6,6 @@ The update of a module is s B A with s = alpha / rank; its size is the Frobenius
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -15,12 +14,8 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
+from sdtune.core.blocks import block_of
 from sdtune.core.reports import Updated, Validated
-
-TOGETHER = 8
-"""blocks of a transformer that are told of as one"""
-EIGHT = re.compile(r"(\w*transformer_blocks)\.(\d+)\.")
-LEVEL = re.compile(r"(?:down_blocks|up_blocks)\.\d+\.\w+")
 
 # Measured on mini with examples/fluent-3d, rank 16: the most that a block has changed, and the loss on the 16 images of
 # examples/fluent-3d-held-out by that of the base, at 10 noise levels (the same for images that were trained).
@@ -52,7 +47,7 @@ def update_norms(parts: Mapping[str, nn.Module], adapter_name: str = "default") 
     for part, net in parts.items():
         for path, layer in net.named_modules():
             if isinstance(layer, LoraLayer) and adapter_name in layer.lora_A:
-                blocks[block_of(part, path)].append((added(layer, adapter_name), _below(layer)))
+                blocks[block_of(f"{part}.{path}")].append((added(layer, adapter_name), _below(layer)))
     updates = []
     for block, norms in blocks.items():
         ours, base = (math.hypot(*kind) for kind in zip(*norms, strict=True))
@@ -103,17 +98,6 @@ def _measured(validated: Validated | None) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1g} %" if share < 0.01 else f"{100 * share:.0f} %"
-
-
-def block_of(part: str, path: str) -> str:
-    """What a module is told under: "down_blocks.1.attentions", "transformer_blocks.0-7", "text_encoder"."""
-    if part.startswith("text_encoder"):
-        return part
-    if eight := EIGHT.match(path):
-        first = int(eight[2]) // TOGETHER * TOGETHER
-        return f"{eight[1]}.{first}-{first + TOGETHER - 1}"
-    level = LEVEL.match(path)
-    return level[0] if level else path.partition(".")[0]
 
 
 def added(layer: LoraLayer, adapter_name: str = "default") -> float:

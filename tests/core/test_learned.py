@@ -16,8 +16,9 @@ from torch import nn
 
 from sdtune.choices.networks import LoRA
 from sdtune.config import TrainLora, resolve
+from sdtune.core.blocks import block_of
 from sdtune.core.families import family_named
-from sdtune.core.learned import LEAST, MOST, added, block_of, told, update_norms
+from sdtune.core.learned import LEAST, MOST, added, told, update_norms
 from sdtune.core.live_text import LiveText
 from sdtune.core.reports import Measure, Updated, Validated
 from tests import tiny
@@ -61,7 +62,7 @@ def test_norms_are_those_of_the_update_written_out(family_name: str) -> None:
     for path, layer in layers(net).items():
         exact = float(dense(layer).norm())
         assert added(layer) == pytest.approx(exact, rel=1e-6)
-        own = squares[block_of(family_named(family_name).denoiser, path)]
+        own = squares[block_of(f"{family_named(family_name).denoiser}.{path}")]
         own[0] += exact**2
         own[1] += float(layer.base_layer.weight.double().square().sum())
         own[2] += 1
@@ -94,23 +95,6 @@ def test_blocks_are_those_of_the_model(family_name: str) -> None:
     else:
         assert "mid_block" in names
         assert all(name == "mid_block" or len(name.split(".")) == 3 for name in names), names
-
-
-@pytest.mark.parametrize(
-    ("part", "path", "block"),
-    [
-        ("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "down_blocks.1.attentions"),
-        ("unet", "up_blocks.2.resnets.1.conv1", "up_blocks.2.resnets"),
-        ("unet", "mid_block.attentions.0.proj_in", "mid_block"),
-        ("unet", "conv_in", "conv_in"),
-        ("transformer", "transformer_blocks.7.attn.to_q", "transformer_blocks.0-7"),
-        ("transformer", "transformer_blocks.23.attn.to_q", "transformer_blocks.16-23"),
-        ("transformer", "context_embedder", "context_embedder"),
-        ("text_encoder_2", "text_model.encoder.layers.3.mlp.fc1", "text_encoder_2"),
-    ],
-)
-def test_names_of_blocks(part: str, path: str, block: str) -> None:
-    assert block_of(part, path) == block
 
 
 def test_text_encoders_are_blocks_of_their_own() -> None:
