@@ -1,12 +1,30 @@
-"""LoRAs as users name them: a file or a run folder, with a strength, and strengths of blocks."""
+"""LoRAs as users name them: a file or a run folder, with a strength, and strengths of blocks.
+
+    cats.safetensors
+    cats.safetensors:0.8
+    runs/cats-1:0.8:text_encoder=0,unet.up_blocks.1=0.5
+    cats.safetensors:mid_block=1.2,OUT03=0
+
+What lies on the disk under the whole name is meant by it, whatever colons it has.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdtune.core.blocks import Strength
+from sdtune.core import lora_file
+from sdtune.core.blocks import Strength, depth_in, is_general, names_of
+from sdtune.core.home import expanded
 from sdtune.core.lora import Lora
+from sdtune.core.run_folder import lora_in
+from sdtune.errors import LoraError, nearest
+
+STRONGEST = 100
+STYLE = "style.safetensors:0.8"
+BLOCK_STYLE = "style.safetensors:0.8:text_encoder=0,mid_block=0.5"
 
 
 @dataclass(frozen=True)
@@ -16,3 +34,102 @@ class Applied:
     path: Path
     lora: Lora
     strength: Strength
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a user has called a LoRA, before it is read."""
+
+    place: Path
+    """a file or a run folder, or nothing at all"""
+    usual: str | None = None
+    blocks: str | None = None
+
+
+def named(text: str) -> Named:
+    """The place and the strengths in FILE, FILE:0.8, FILE:0.8:mid_block=0.5 or FILE:mid_block=0.5."""
+    whole = Named(expanded(Path(text)))
+    if _exists(whole.place):
+        return whole
+    place, blocks = _cut(text, of_blocks=True)
+    if blocks is not None and _exists(expanded(Path(place))):
+        return Named(expanded(Path(place)), blocks=blocks)
+    place, usual = _cut(place, of_blocks=False)
+    return Named(expanded(Path(place)), usual, blocks) if usual is not None else whole
+
+
+def exists(one: Named) -> bool:
+    """Whether anything lies at its place."""
+    return _exists(one.place)
+
+
+def read(text: str, told: str = "--lora") -> Applied:
+    """The LoRA that a user names by a setting of which messages tell."""
+    if not text.strip():
+        raise LoraError(f"{told}: is empty; give a LoRA file or a run folder")
+    one = named(text)
+    if not exists(one):
+        place = one.place if one.usual is None or _number(one.usual) is not None else text
+        raise LoraError(f"{place}: no such LoRA file or run folder; check {told}")
+    usual = 1.0 if one.usual is None else _strength(one.usual, text, STYLE)
+    blocks = _blocks(one.blocks, text) if one.blocks is not None else {}
+    path = lora_in(one.place) if one.place.is_dir() else one.place
+    lora = lora_file.read(path)
+    _must_be_there(blocks, {*lora.modules, *lora.biases}, text)
+    return Applied(path, lora, Strength(usual, blocks))
+
+
+def _cut(text: str, *, of_blocks: bool) -> tuple[str, str | None]:
+    """What stands before and behind the last colon; nothing is behind it where that tells something else."""
+    place, colon, told = text.rpartition(":")
+    return (place, told) if colon and ("=" in told) == of_blocks else (text, None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long to be one, or no name at all
+        return False
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if abs(number) <= STRONGEST else None
+
+
+def _strength(told: str, text: str, style: str) -> float:
+    number = _number(told)
+    if number is None or math.isnan(number):
+        raise LoraError(f"{text}: its strength should be a number from -{STRONGEST} to {STRONGEST}, as in {style}")
+    return number
+
+
+def _blocks(told: str, text: str) -> dict[str, float]:
+    """{"mid_block": 0.5} of mid_block=0.5."""
+    found: dict[str, float] = {}
+    for piece in told.split(","):
+        name, equals, strength = (word.strip() for word in piece.partition("="))
+        if not name or not equals:
+            raise LoraError(f"{text}: {piece.strip() or 'nothing'} is no block with its strength, as in {BLOCK_STYLE}")
+        if name in found:
+            raise LoraError(f"{text}: {name} is given twice; give it once")
+        found[name] = _strength(strength, f"{text}: {name}", BLOCK_STYLE)
+    return found
+
+
+def _must_be_there(blocks: Collection[str], modules: Collection[str], text: str) -> None:
+    """Stop at names of blocks that the LoRA has not, and at two that mean the same."""
+    for name in blocks:
+        if not any(depth_in(name, module) for module in modules) and not is_general(name, modules):
+            near = nearest(name, names_of(modules))
+            some = ", ".join(dict.fromkeys(module.partition(".")[0] for module in sorted(modules)))
+            remedy = f"did you mean {near}?" if near else f"it has {some} and what is in it"
+            raise LoraError(f"{text}: the LoRA has no block {name}; {remedy}")
+    for module in sorted(modules):
+        depths = {name: depth_in(name, module) for name in blocks}
+        deepest = [name for name, depth in depths.items() if depth and depth == max(depths.values())]
+        if len(deepest) > 1:
+            raise LoraError(f"{text}: {' and '.join(deepest)} name the same block; give one of them")

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from sdtune.config import Sample, drawing_settings, refine
-from sdtune.core import lora_file, memory, model
+from sdtune.core import memory, model
+from sdtune.core.applied import Applied
+from sdtune.core.applied import read as applied_lora
 from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.data.cache import Store
 from sdtune.core.data.conditioning import LONGEST, encode_captions, let_go, reading_for
 from sdtune.core.drawing import Wish, draw
 from sdtune.core.embedding import load_embedding
 from sdtune.core.families import family_named
-from sdtune.core.lora import Lora, check_family, load_into
+from sdtune.core.lora import check_family, load_into
 from sdtune.core.picture_file import Names, parameters, save_png
 from sdtune.core.reports import Drawn, Note, Saved, Telling
-from sdtune.core.run_folder import embeddings_beside, lora_in, write_atomically
+from sdtune.core.run_folder import embeddings_beside, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.errors import ConfigError, LoraError
 
 GRID = range(2, 101)  # so many pictures get a sheet of all, too
-STRONGEST = 100
-STYLE = "style.safetensors:0.8"
-
-
-@dataclass(frozen=True)
-class Applied:
-    """A LoRA with the strength at which it is used."""
-
-    path: Path
-    lora: Lora
-    strength: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,7 @@ class RunSettings:
 
 def sample(config: Sample) -> Telling[None]:
     """Draws every prompt `count` times, telling each picture when it is complete on disk."""
-    applied = [_read(spec) for spec in config.lora]
+    applied = [applied_lora(text) for text in config.lora]
     of_run = _settings_of_run(applied, config.model)
     asked = config.model or of_run.model or "mini"
     identity = model.identify(asked)
@@ -72,7 +61,7 @@ def sample(config: Sample) -> Telling[None]:
     pipe = model.load(identity, dtype)
     for number, one in enumerate(applied):
         try:
-            load_into(pipe, one.lora, one.strength, f"lora{number}")
+            load_into(pipe, one.lora, one.strength if one.strength.blocks else one.strength.usual, f"lora{number}")
         except LoraError as problem:
             raise LoraError(f"{one.path}: {problem}") from None
     for path in sorted({path for one in applied for path in embeddings_beside(one.path)}):
@@ -105,7 +94,7 @@ def sample(config: Sample) -> Telling[None]:
         seconds = (time.monotonic() - began) / len(chunk)
         for (prompt, _, seed), image in zip(chunk, drawn, strict=True):
             path = names.next(prompt, seed)
-            tags = "".join(f" <lora:{one.path.stem}:{one.strength:g}>" for one in applied)
+            tags = "".join(f" <lora:{one.path.stem}:{one.strength.usual:g}>" for one in applied)
             save_png(path, image, parameters(config, prompt + tags, seed, size, identity.name, sampler))
             yield Drawn(path, prompt, seed, seconds)
         images += drawn if len(jobs) in GRID else []
@@ -115,37 +104,6 @@ def sample(config: Sample) -> Telling[None]:
         grid = names.grid()
         write_atomically(grid, sheet(rows, columns, config.prompt).save)
         yield Saved("sheet", grid)
-
-
-def _read(spec: str) -> Applied:
-    """FILE, FILE:STRENGTH, RUN or RUN:STRENGTH."""
-    path, strength = Path(spec), 1.0
-    if not spec.strip():
-        raise LoraError("--lora: is empty; give a LoRA file or a run folder")
-    if not _exists(path):
-        file, colon, told = spec.rpartition(":")
-        if not colon or not _exists(Path(file)):
-            raise LoraError(f"{path}: no such LoRA file or run folder; check --lora")
-        path, strength = Path(file), _strength(told, spec)
-    found = lora_in(path) if path.is_dir() else path
-    return Applied(found, lora_file.read(found), strength)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long to be one
-        return False
-
-
-def _strength(text: str, spec: str) -> float:
-    try:
-        strength = float(text)
-    except ValueError:
-        strength = math.nan
-    if not abs(strength) <= STRONGEST:
-        raise LoraError(f"{spec}: its strength should be a number from -{STRONGEST} to {STRONGEST}, as in {STYLE}")
-    return strength
 
 
 def _settings_of_run(applied: Sequence[Applied], asked: str | None) -> RunSettings:
@@ -170,7 +128,7 @@ def _settings_of_run(applied: Sequence[Applied], asked: str | None) -> RunSettin
 
 def _told(one: Applied) -> str:
     trigger = one.lora.metadata.get("modelspec.trigger_phrase")
-    return f", with {one.path.name} at {one.strength:g}" + (f" (trigger: {trigger})" if trigger else "")
+    return f", with {one.path.name} at {one.strength}" + (f" (trigger: {trigger})" if trigger else "")
 
 
 def _must_fit(size: tuple[int, int], unit: int, title: str) -> None:

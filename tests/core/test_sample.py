@@ -170,7 +170,7 @@ def test_a_run_folder_brings_its_model(tiny_models: dict[str, Path], lora: Path,
 def test_what_comes_out_as_no_numbers_is_no_picture(
     tiny_models: dict[str, Path], lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdtune.core.sample.STRONGEST", 1e39)
+    monkeypatch.setattr("sdtune.core.applied.STRONGEST", 1e39)
     with pytest.raises(SdtuneError, match="what was drawn is no numbers; lower --guidance or a LoRA's strength"):
         draw(tiny_models["sd1"], lora=[f"{lora}:1e38"], out=tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
