@@ -20,7 +20,14 @@ from sdtune.errors import InputError
 MAX_BYTES = 16 * 2**20
 """of the JSON; the header of the largest known model takes 0.4 MB"""
 MAX_ELEMENTS = 2**36
-_NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,512}")
+MAX_TENSORS = 2**15
+"""the largest known model has under 10,000"""
+MAX_COMMAS = 2**20
+"""of the JSON, so that reading it takes no second; 2**15 tensors take a fifth of that, tags in metadata the rest"""
+MAX_VALUE, MAX_METADATA = 2**20, 2**22
+"""bytes of metadata: of one value, and of all of it"""
+_NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,512}|bundle_emb\.[A-Za-z0-9_\-+ <>()\[\]]{1,128}\.[a-z0-9_]{1,32}(\.\*)?")
+"""of new words bundled with a LoRA as people spell them, behind which A1111 keeps string_to_param.*"""
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -28,6 +35,10 @@ _BITS = {
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 8),
 }
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
+
+class _Told(ValueError):
+    """What is wrong with a header, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +77,22 @@ def read_header(path: Path, error: type[InputError]) -> Header:
     if len(body) < length:
         raise error(f"{path}: cut short within its header; download it again")
     try:
-        entries = json.loads(body, object_pairs_hook=_unique)
+        entries = _entries(body)
         metadata = entries.pop("__metadata__", {})
-        if not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("metadata that is not text")
-        ends = [_check(name, entry) for name, entry in entries.items()]
+        _check_metadata(metadata)
+        places = [_place(name, entry) for name, entry in entries.items()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
-        told = str(problem) if type(problem) is ValueError else "its header is not as safetensors writes it"
+        told = str(problem) if isinstance(problem, _Told) else "its header is not as safetensors writes it"
         raise error(f"{path}: a broken safetensors file ({told}); get it again from where it came") from None
-    expected = 8 + length + max(ends, default=0)
+    expected = 8 + length + max((end for _, end, _ in places), default=0)
     if size != expected:
         raise error(f"{path}: {size} bytes where its header tells of {expected}; download it again")
+    end = 0
+    for begin, after, name in sorted(places):
+        if begin != end:
+            told = "lies in another tensor" if begin < end else "begins after a hole"
+            raise error(f"{path}: a broken safetensors file ({name} {told}); get it again from where it came")
+        end = after
     return Header(
         {name: tuple(entry["shape"]) for name, entry in entries.items()},
         {name: entry["dtype"] for name, entry in entries.items()},
@@ -112,19 +128,43 @@ def refuse_pickle(path: Path, error: type[InputError]) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        raise ValueError("a name is given twice")
+        raise _Told("a name is given twice")
     return entries
 
 
-def _check(name: str, entry: dict[str, Any]) -> int:
-    """Where the tensor's bytes end, counted from the header's end."""
+def _entries(body: bytes) -> dict[str, Any]:
+    """The JSON of a header, unless it is made to take long."""
+    if body.count(b'"data_offsets"') > MAX_TENSORS:
+        raise _Told(f"more than {MAX_TENSORS} tensors")
+    if max(body.count(sign) for sign in (b",", b"[", b"{")) > MAX_COMMAS:
+        raise _Told("more in its header than tensors and metadata take")
+    entries: dict[str, Any] = json.loads(body, object_pairs_hook=_unique)
+    return entries
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    sizes = []
+    for name, value in metadata.items():
+        if not isinstance(value, str):
+            raise _Told("metadata that is not text")
+        sizes.append(len(value.encode()))
+        if sizes[-1] > MAX_VALUE:
+            raise _Told(f"{name[:80]!a} in its metadata has more than {MAX_VALUE >> 20} MB")
+    if sum(sizes) + sum(len(name.encode()) for name in metadata) > MAX_METADATA:
+        raise _Told(f"more than {MAX_METADATA >> 20} MB of metadata")
+
+
+def _place(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
+    """Where the tensor's bytes begin and end, counted from the header's end."""
     if not _NAME.fullmatch(name) or ".." in name:
-        raise ValueError(f"the tensor name {name[:80]!a}")
-    if entry["dtype"] not in _BITS:
-        raise ValueError(f"{name} is of type {str(entry['dtype'])[:20]!a}")
-    shape, (begin, end) = entry["shape"], entry["data_offsets"]
-    if len(shape) > 8 or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in [*shape, begin // 8]):
-        raise ValueError(f"{name} has an impossible shape")
-    if end - begin != math.prod(shape) * _BITS[entry["dtype"]] // 8:
-        raise ValueError(f"{name} takes {end - begin} bytes, which its shape does not")
-    return int(end)
+        raise _Told(f"the tensor name {name[:80]!a}")
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in _BITS:
+        raise _Told(f"{name} is of type {str(dtype)[:20]!a}")
+    if len(shape) > 8 or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in shape):
+        raise _Told(f"{name} has an impossible shape")
+    if not (type(begin) is type(end) is int and 0 <= begin <= end):
+        raise _Told(f"{name} lies at an impossible place")
+    if end - begin != math.prod(shape) * _BITS[dtype] // 8:
+        raise _Told(f"{name} takes {end - begin} bytes, which its shape does not")
+    return begin, end, name
