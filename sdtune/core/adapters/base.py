@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -19,13 +20,18 @@ class Adapter(ABC):
     """as people call the network: LoRA, DoRA, LoHa, LoKr, OFT, difference; its roles stand in lora_keys.NETWORKS"""
     needs_base: ClassVar[bool] = False
     """whether the change depends on the weights that it is added to"""
-    module: ClassVar[str] = "networks.lora"
+    module: ClassVar[str] = "lycoris.kohya"
     """ss_network_module in the metadata"""
 
     @property
     def rank(self) -> int | None:
         """Inner width, None where it has none."""
         return None
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """(out, in) of the weights that it changes, flat; (out,) where it fits any number of inputs."""
 
     @classmethod
     @abstractmethod
@@ -43,3 +49,26 @@ class Adapter(ABC):
     @abstractmethod
     def delta(self, base: Tensor | None = None) -> Tensor:
         """What is added to the weights at strength 1, flat, in float32; `base` are the weights, flat, in float32."""
+
+    def fits(self, weight: Sequence[int]) -> bool:
+        """Whether it changes weights of this shape, which is not flat."""
+        return flat(weight)[: len(self.shape)] == self.shape
+
+    def share(self, number: int, of: int) -> Adapter:  # noqa: ARG002 (those that can look at them)
+        """What it does to one of so many equal shares of the outputs, as q, k and v are of one tensor that holds them.
+
+        Raises ValueError in a few words where it cannot be told apart from what it does to the others.
+        """
+        raise ValueError(f"is a {self.kind} of several layers in one, which cannot be told apart")
+
+
+def flat(shape: Sequence[int]) -> tuple[int, int]:
+    """(out, in) of weights of any shape; of those with one dimension in is 1."""
+    return shape[0], math.prod(shape[1:])
+
+
+def share_of(tensor: Tensor, number: int, of: int, axis: int = 0) -> Tensor:
+    """One of so many equal shares along an axis."""
+    if tensor.shape[axis] % of:
+        raise ValueError(f"has shape {tuple(tensor.shape)}, which does not make {of} equal layers")
+    return tensor.chunk(of, axis)[number].contiguous()

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sdtune.core.adapters.base import Adapter
+from sdtune.core.adapters.base import Adapter, share_of
+from sdtune.core.adapters.shapes import MAX_RANK, check_fit, check_whole
 
-MAX_RANK = 1024
+__all__ = ["MAX_RANK", "LoraModule"]
+
+DOWN, UP, MID = "lora_down.weight", "lora_up.weight", "lora_mid.weight"
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class LoraModule(Adapter):
     """What a plain LoRA adds to one module."""
 
     kind: ClassVar[str] = "LoRA"
+    module: ClassVar[str] = "networks.lora"
 
     down: Tensor
     """[rank, in], of a convolution [rank, in, k, k]"""
@@ -31,12 +35,17 @@ class LoraModule(Adapter):
     @classmethod
     @override
     def from_tensors(cls, tensors: Mapping[str, Tensor], alpha: float | None) -> LoraModule:
-        down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]
+        check_whole(cls.kind, tensors, (DOWN, UP))
+        down, up, mid = tensors[DOWN], tensors[UP], tensors.get(MID)
         matrices = down.ndim in (2, 4) and up.ndim in (2, 4)
-        fits = matrices and up.shape[1] == down.shape[0] and math.prod(up.shape[2:]) == 1
-        if not fits or not 1 <= down.shape[0] <= MAX_RANK:
-            shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
-            raise ValueError(f"has shapes {shapes}, which make no LoRA of rank 1 to {MAX_RANK}")
+        fit = matrices and up.shape[1] == (down if mid is None else mid).shape[0] and math.prod(up.shape[2:]) == 1
+        if mid is not None:
+            fit = fit and mid.ndim == 4 and mid.shape[1] == down.shape[0] and math.prod(down.shape[2:]) == 1
+        kernel = math.prod(mid.shape[2:]) if mid is not None else 1
+        shape = (up.shape[0], math.prod(down.shape[1:]) * kernel) if matrices else (0, 0)
+        check_fit(cls.kind, tensors, fit, shape, (down.shape[0], up.shape[1]) if matrices else (0,))
+        if mid is not None:  # the part of Tucker's core joins that which leads into it
+            down = torch.einsum("rskl,si->rikl", mid.float(), down.float().flatten(1))
         return cls(down, up, down.shape[0] if alpha is None else alpha)
 
     @property
@@ -45,12 +54,21 @@ class LoraModule(Adapter):
         """The inner width."""
         return self.down.shape[0]
 
+    @property
+    @override
+    def shape(self) -> tuple[int, int]:
+        return self.up.shape[0], math.prod(self.down.shape[1:])
+
     @override
     def tensors(self) -> dict[str, Tensor]:
         alpha = torch.tensor(self.alpha, dtype=torch.float64)
-        return {"lora_down.weight": self.down, "lora_up.weight": self.up, "alpha": alpha}
+        return {DOWN: self.down, UP: self.up, "alpha": alpha}
 
     @override
     def delta(self, base: Tensor | None = None) -> Tensor:
         scale = self.alpha / self.rank
         return scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))
+
+    @override
+    def share(self, number: int, of: int) -> LoraModule:
+        return LoraModule(self.down, share_of(self.up, number, of), self.alpha)
