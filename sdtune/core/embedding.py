@@ -18,8 +18,8 @@ from transformers import AddedToken
 
 from sdtune.core.families import Family
 from sdtune.core.header import read_header
-from sdtune.core.lora_writer import serialised
 from sdtune.core.run_folder import safe_name, write_atomically
+from sdtune.core.safetensors_bytes import serialised
 from sdtune.errors import ConfigError, LoraError
 
 ONE = "emb_params"

@@ -1,11 +1,10 @@
-"""A LoRA written as one safetensors file, in kohya's form or peft's."""
+"""A LoRA written as one safetensors file, in kohya's form, peft's or that of diffusers' older scripts."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,60 +13,70 @@ import torch
 from torch import Tensor
 
 from sdtune.core import lora_names as names
+from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.families import Family, family_named
-from sdtune.core.lora import Lora, LoraModule
+from sdtune.core.lora import Lora
+from sdtune.core.lora_reader import read
 from sdtune.core.run_folder import write_atomically
-from sdtune.errors import SdtuneError, TrainingError
+from sdtune.core.safetensors_bytes import kohya_hashes, pieces
+from sdtune.core.written_metadata import carried_over, of_structure
+from sdtune.errors import LoraError, SdtuneError, TrainingError
 
 Precision = Literal["fp32", "fp16", "bf16"]
+Form = Literal["auto", "kohya", "peft", "diffusers"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _WIDER: dict[Precision, tuple[Precision, ...]] = {"fp32": (), "fp16": ("bf16", "fp32"), "bf16": ("fp32",)}
 """what else is tried where values are too large"""
-_SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_HOLDING: dict[str, Precision] = {"F8_E4M3": "fp16", "F8_E5M2": "fp16", "F16": "fp16", "BF16": "bf16"}
+_VECTORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+"""what A1111 and ComfyUI call a new word's vectors in a LoRA file"""
+_REMEDY = "choose kohya's form, or make it a plain LoRA with sdtune lora resize"
 
 
-def write(
-    path: Path,
-    lora: Lora,
-    form: Literal["auto", "kohya", "peft"] = "auto",
-    dtype: Precision = "fp16",
-) -> Precision:
+def precision_of(dtypes: Collection[str]) -> Precision:
+    """The least that holds all numbers of a file whose tensors are of these types, as safetensors writes them."""
+    found = {_HOLDING.get(dtype, "fp32") for dtype in dtypes}
+    return found.pop() if len(found) == 1 else "fp32"
+
+
+def form_of(lora: Lora, form: Form) -> Form:
+    """The form that is written where this one is asked for: kohya, peft or diffusers.
+
+    Of SD3 there is one, diffusers' keys with alpha folded into the weights: no spelling of alpha is read right by both
+    diffusers and ComfyUI, and kohya's names by neither.
+    """
+    if _family(lora).lora_form != "kohya":
+        return "diffusers"
+    return "kohya" if form == "auto" else form
+
+
+def write(path: Path, lora: Lora, form: Form = "auto", dtype: Precision = "fp16") -> Precision:
     """Save a LoRA, whole or not at all, and return the precision it took; the same LoRA always gives the same bytes.
 
     That is another than was asked for where values are too large for it: bf16 instead of fp16, else fp32.
 
     In kohya's form a part's modules share one alpha (the usual one, the weights bearing the difference), as diffusers
-    reads no other from it.
-
-    Of SD3 there is one form, diffusers' keys with alpha folded into the weights: no spelling of alpha is read right by
-    both diffusers and ComfyUI, and kohya's names by neither.
+    reads no other from it; in that of diffusers' older scripts there is none, and the weights bear it. What is written
+    is read again and compared before it takes the place of a file that is there.
     """
-    assert lora.family, "a LoRA to be saved knows its family"
-    family = family_named(lora.family)
-    kohya = family.lora_form == "kohya" and form != "peft"
-    modules = lora.modules.items()
-    if family.lora_form != "kohya":
-        lora = replace(lora, modules={name: _with_alpha(module, module.rank) for name, module in modules})
-    elif kohya:
-        usual = {part: _usual(lora, part) for part in {names.split(name)[0] for name in lora.modules}}
-        lora = replace(
-            lora, modules={name: _with_alpha(module, usual[names.split(name)[0]]) for name, module in modules}
-        )
-    tensors = _kohya_tensors(lora, family) if kohya else _peft_tensors(lora)
-    tensors, dtype = _narrowed(path, tensors, dtype)
-    metadata = {**lora.metadata, **_structure(lora, family)} | ({} if kohya else _peft_config(lora))
-    model_hash, legacy_hash = _kohya_hashes(tensors, metadata)
+    lora = replace(lora, metadata=carried_over(lora.metadata))
+    family, taken = _family(lora), form_of(lora, form)
+    meant = replace(lora, modules=_with_alphas(lora, taken))
+    tensors, dtype = _narrowed(path, _keyed(meant, taken, form), dtype)
+    metadata = {**lora.metadata, **of_structure(meant)}
+    if taken == "peft" or (taken == "diffusers" and family.lora_form != "kohya"):
+        metadata |= _peft_config(meant)
+    model_hash, legacy_hash = kohya_hashes(tensors, metadata)
     metadata |= {
         "sshs_model_hash": model_hash,
         "sshs_legacy_hash": legacy_hash,
         "modelspec.hash_sha256": f"0x{model_hash}",
     }
-    data = serialised(tensors, metadata)
 
     def save(file: Path) -> None:
-        file.write_bytes(data)
-        if file.read_bytes() != data:
-            raise OSError("what was read back is not what was written")
+        with file.open("wb") as opened:
+            opened.writelines(pieces(tensors, metadata))
+        _check(file, meant, tensors, taken, form)
 
     try:
         write_atomically(path, save)
@@ -77,18 +86,97 @@ def write(
     return dtype
 
 
-def _narrowed(path: Path, tensors: Mapping[str, Tensor], dtype: Precision) -> tuple[dict[str, Tensor], Precision]:
-    """The tensors in this precision, or in the first that all of their values fit into; alpha in float32."""
-    whole = {key: value.detach().cpu().float() for key, value in tensors.items()}
-    for key, value in whole.items():
-        if not torch.isfinite(value).all():
-            told = f"{path}: not saved, as {key} holds what is no number"
-            raise TrainingError(f"{told}: the training broke down; lower the learning rate")
-    for taken in (dtype, *_WIDER[dtype]):
-        narrow = {key: value if key.endswith(".alpha") else value.to(DTYPES[taken]) for key, value in whole.items()}
-        if all(bool(torch.isfinite(value).all()) for value in narrow.values()):
-            break
-    return narrow, taken
+def _family(lora: Lora) -> Family:
+    """Whose names are written; sd1 and sd2, which some LoRAs do not tell apart, have the same."""
+    return family_named(lora.family or "sd1")
+
+
+def _check(file: Path, meant: Lora, tensors: Mapping[str, Tensor], taken: Form, asked: Form) -> None:
+    """Raises OSError where a file, read by our own reader, is not what was to be written."""
+    try:
+        again = read(file)
+        found = _keyed(again, taken, asked)
+    except LoraError as problem:
+        raise OSError(str(problem).replace(f"{file}: ", "")) from None
+    same = found.keys() == tensors.keys() and all(
+        value.shape == found[key].shape and torch.equal(value.float(), found[key].float())
+        for key, value in tensors.items()
+    )
+    alphas = {name: value.alpha for name, value in meant.modules.items() if isinstance(value, LoraModule)}
+    if not same or any(
+        abs(getattr(again.modules[name], "alpha", 0.0) - alpha) > 1e-6 * abs(alpha) for name, alpha in alphas.items()
+    ):
+        raise OSError("what was read back is not what was written")
+
+
+def _keyed(lora: Lora, taken: Form, asked: Form) -> dict[str, Tensor]:
+    """{key in the file: tensor}; raises LoraError for what the form has no place for."""
+    if taken == "kohya":
+        return _kohya_tensors(lora)
+    if asked in ("peft", "diffusers"):
+        _must_be_plain(lora, asked)
+    tensors: dict[str, Tensor] = {}
+    for name, value in lora.modules.items():
+        if isinstance(value, LoraModule):
+            down, up = _suffixes(name, taken, _family(lora))
+            tensors |= {f"{name}.{down}.weight": value.down, f"{name}.{up}.weight": value.up}
+        else:
+            tensors |= {f"{name}.{role}": one for role, one in value.tensors().items()}
+    return tensors | _others(lora, {name: name for name in (*lora.modules, *lora.biases)})
+
+
+def _suffixes(module: str, taken: Form, family: Family) -> tuple[str, str]:
+    if taken == "peft" or family.lora_form != "kohya":
+        return "lora_A", "lora_B"
+    if module.startswith("text_encoder"):
+        return "lora_linear_layer.down", "lora_linear_layer.up"
+    return "lora.down", "lora.up"
+
+
+def _kohya_tensors(lora: Lora) -> dict[str, Tensor]:
+    family = _family(lora)
+    keys = {
+        name: names.to_kohya(name, family.kohya_prefixes, family.numbered_blocks)
+        for name in (*lora.modules, *lora.biases)
+    }
+    tensors = {
+        f"{keys[name]}.{role}": one for name, value in lora.modules.items() for role, one in value.tensors().items()
+    }
+    return tensors | _others(lora, keys)
+
+
+def _others(lora: Lora, keys: Mapping[str, str]) -> dict[str, Tensor]:
+    """What is added to biases, and new words."""
+    tensors: dict[str, Tensor] = {}
+    for name, bias in lora.biases.items():
+        of_norm = name in lora.modules and "w_norm" in lora.modules[name].tensors()
+        tensors[f"{keys[name]}.{'b_norm' if of_norm else 'diff_b'}"] = bias
+    for word, vectors in lora.embeddings.items():
+        for part, value in vectors.items():
+            tensors[f"bundle_emb.{word}.{_VECTORS[part]}"] = value
+    return tensors
+
+
+def _must_be_plain(lora: Lora, form: Form) -> None:
+    """Stop at what diffusers' forms have no place for."""
+    for name, value in lora.modules.items():
+        if not isinstance(value, LoraModule):
+            raise LoraError(f"{name} is a {value.kind}, which the {form} form has no place for; {_REMEDY}")
+    for what in (*(f"a bias of {name}" for name in lora.biases), *(f"the word {word}" for word in lora.embeddings)):
+        raise LoraError(f"{what} is changed, which the {form} form has no place for; choose kohya's form")
+
+
+def _with_alphas(lora: Lora, form: Form) -> dict[str, Adapter]:
+    """The same changes, told with those alphas that a form can hold."""
+    if form == "peft":
+        return dict(lora.modules)
+    usual = {part: _usual(lora, part) for part in {names.split(name)[0] for name in lora.modules}}
+    return {
+        name: _with_alpha(value, usual[names.split(name)[0]] if form == "kohya" else value.rank)
+        if isinstance(value, LoraModule)
+        else value
+        for name, value in lora.modules.items()
+    }
 
 
 def _with_alpha(module: LoraModule, alpha: float) -> LoraModule:
@@ -104,21 +192,29 @@ def _usual(lora: Lora, part: str) -> float:
     return alphas.most_common(1)[0][0] if alphas else 1.0
 
 
-def _kohya_tensors(lora: Lora, family: Family) -> dict[str, Tensor]:
-    tensors = {}
-    for module, value in lora.modules.items():
-        name = names.to_kohya(module, family.kohya_prefixes, family.numbered_blocks)
-        tensors[f"{name}.lora_down.weight"] = value.down
-        tensors[f"{name}.lora_up.weight"] = value.up
-        tensors[f"{name}.alpha"] = torch.tensor(value.alpha, dtype=torch.float64)
-    return tensors
-
-
-def _peft_tensors(lora: Lora) -> dict[str, Tensor]:
-    pairs = lora.modules.items()
-    return {f"{name}.lora_A.weight": value.down for name, value in pairs} | {
-        f"{name}.lora_B.weight": value.up for name, value in pairs
+def _of_part(lora: Lora, part: str) -> dict[str, LoraModule]:
+    """Its plain LoRAs by their paths."""
+    return {
+        names.split(name)[1]: value
+        for name, value in lora.modules.items()
+        if names.split(name)[0] == part and isinstance(value, LoraModule)
     }
+
+
+def _narrowed(path: Path, tensors: Mapping[str, Tensor], dtype: Precision) -> tuple[dict[str, Tensor], Precision]:
+    """The tensors in this precision, or in the first that all of their values fit into; alpha in float32."""
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            told = f"{path}: not saved, as {key} holds what is no number"
+            raise TrainingError(f"{told}: the training broke down; lower the learning rate")
+    for taken in (dtype, *_WIDER[dtype]):
+        narrow = {
+            key: value.detach().cpu().to(torch.float32 if key.endswith(".alpha") else DTYPES[taken])
+            for key, value in tensors.items()
+        }
+        if all(bool(torch.isfinite(value).all()) for value in narrow.values()):
+            break
+    return narrow, taken
 
 
 def _peft_config(lora: Lora) -> dict[str, str]:
@@ -126,6 +222,8 @@ def _peft_config(lora: Lora) -> dict[str, str]:
     settings: dict[str, Any] = {}
     for part in {names.split(name)[0] for name in lora.modules}:
         inside = {path.removeprefix("text_model."): value for path, value in _of_part(lora, part).items()}
+        if not inside:
+            continue
         (rank, _), *_ = Counter(value.rank for value in inside.values()).most_common(1)
         (alpha, _), *_ = Counter(value.alpha for value in inside.values()).most_common(1)
         told = {
@@ -137,48 +235,3 @@ def _peft_config(lora: Lora) -> dict[str, str]:
         }
         settings |= {f"{part}.{key}": value for key, value in told.items()}
     return {"format": "pt", names.SETTINGS: json.dumps(settings, sort_keys=True)}
-
-
-def _of_part(lora: Lora, part: str) -> dict[str, LoraModule]:
-    return {names.split(name)[1]: value for name, value in lora.modules.items() if names.split(name)[0] == part}
-
-
-def _structure(lora: Lora, family: Family) -> dict[str, str]:
-    """The metadata that follows from the LoRA itself, as kohya's programs and the ModelSpec standard name it."""
-    prediction = lora.metadata.get("modelspec.prediction_type", "epsilon")
-    ranks = {value.rank for value in lora.modules.values()}
-    alphas = {value.alpha for value in lora.modules.values()}
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": f"{alphas.pop():.12g}" if len(alphas) == 1 else "Dynamic",
-        "ss_base_model_version": family.version(prediction),
-        "ss_v2": str(family.base_version.startswith("sd_v2")),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{family.architecture(prediction)}/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": lora.metadata.get("modelspec.title", "LoRA"),
-    }
-
-
-def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file: metadata in sorted order, tensors in that of size and name (the library keeps no order)."""
-    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    ordered = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
-    pieces, end = [], 0
-    for key in ordered:
-        value = tensors[key].contiguous()
-        piece = value.reshape(-1).view(torch.uint8).numpy().tobytes()
-        offsets = [end, end := end + len(piece)]
-        entries[key] = {"dtype": _SAFETENSORS_NAMES[value.dtype], "shape": list(value.shape), "data_offsets": offsets}
-        pieces.append(piece)
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    return b"".join([len(header).to_bytes(8, "little"), header, *pieces])
-
-
-def _kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
-    """sshs_model_hash: SHA-256 of all after the header; sshs_legacy_hash: of 64 KB at 1 MB, with ss_ metadata alone."""
-    data = serialised(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
-    start = 8 + int.from_bytes(data[:8], "little")
-    return hashlib.sha256(data[start:]).hexdigest(), hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]

@@ -20,7 +20,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
-from sdtune.core import lora_file, lora_names
+from sdtune.core import lora_file, lora_names, lora_writer
 from sdtune.core.families import family_named
 from sdtune.core.lora_file import Lora, LoraModule
 from sdtune.errors import LoraError, SdtuneError, TrainingError
@@ -188,8 +188,9 @@ def test_a_failed_save_leaves_the_file_before_it(tmp_path: Path, monkeypatch: py
     path = tmp_path / "lora.safetensors"
     lora_file.write(path, small())
     before = path.read_bytes()
-    monkeypatch.setattr(Path, "read_bytes", lambda _: b"a broken disk")
-    with pytest.raises(SdtuneError, match="not what was written"):
+    other = small(modules={name: replace(value, up=2 * value.up) for name, value in small().modules.items()})
+    monkeypatch.setattr(lora_writer, "read", lambda _: other)
+    with pytest.raises(SdtuneError, match="what was read back is not what was written"):
         lora_file.write(path, small(metadata={}))
     monkeypatch.undo()
     assert path.read_bytes() == before

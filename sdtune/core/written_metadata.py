@@ -1,0 +1,137 @@
+"""What the metadata of a LoRA file says: of the LoRA itself, of its training, and never whose machine made it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sdtune.core.adapters import Adapter
+from sdtune.core.families import Family, family_named
+from sdtune.core.lora import Lora
+from sdtune.core.lora_names import SETTINGS
+
+MOST_TAGS = 500
+"""of ss_tag_frequency; a data set of free sentences would fill the header"""
+LONGEST_TAG = 200
+"""letters; what is longer is no tag"""
+_OF_THE_FILE = frozenset({SETTINGS, "format", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"})
+"""what holds for the file that it was read from alone"""
+_OF_THE_MACHINE = re.compile(
+    r"(^|[._])(session_id|user|username|user_name|host|hostname|host_name|computer_name|machine|machine_name|home"
+    r"|\w*token|\w*secret|\w*password|\w*api_key)$",
+    re.IGNORECASE,
+)
+"""names of settings that tell who, or where"""
+_PATH = re.compile(
+    r"""
+    file:/{1,3}[^\s"']*                                      # file:///home/me/x
+    | (?<![A-Za-z0-9])[A-Za-z]:[\\/]+(?:[^\\/:*?"<>|\n,;]+[\\/]+)*[^\\/:*?"<>|\s,;]*            # C:\\Users\\me\\x
+    | \\\\[\w.$-]+[\\/]+(?:[^\\/:*?"<>|\n,;]+[\\/]+)*[^\\/:*?"<>|\s,;]*                         # \\\\host\\share\\x
+    | (?<![\w./~-])~[\w.-]*(?:/[^/\s"'<>|,;]+)+                                                # ~me/x
+    | (?<![\w./~-])/(?![/\s])(?:[^/\s"'<>|,;][^/\n"'<>|,;]*/+)+[^/\s"'<>|,;]*                 # /home/me/x
+    """,
+    re.VERBOSE,
+)
+_WHOLE_PATH = re.compile(r"(file:/|[A-Za-z]:[\\/]|\\\\[\w.$-]+[\\/]|~[\w.-]*/|/[^/\s][^/]*/)")
+
+
+def carried_over(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What of a file's metadata holds for another one of the same LoRA, and may be shown to others.
+
+    Of paths the last name is kept; names of users, hosts and secrets are left out.
+    """
+    return {
+        key: shareable(value)
+        for key, value in metadata.items()
+        if key not in _OF_THE_FILE and not _OF_THE_MACHINE.search(key)
+    }
+
+
+def shareable(text: str) -> str:
+    """The same text, or JSON, in which paths are their last names."""
+    if text.startswith("data:"):  # a picture, whose letters may look like one
+        return text
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            told = json.loads(text)
+        except (ValueError, RecursionError):
+            return _named(text)
+        cleaned = _walked(told)
+        return text if cleaned == told else json.dumps(cleaned, ensure_ascii=False)
+    return _named(text)
+
+
+def _walked(told: Any) -> Any:
+    if isinstance(told, dict):
+        return {shareable(key): _walked(value) for key, value in told.items() if not _OF_THE_MACHINE.search(key)}
+    if isinstance(told, list):
+        return [_walked(one) for one in told]
+    return shareable(told) if isinstance(told, str) else told
+
+
+def _named(text: str) -> str:
+    if _WHOLE_PATH.match(text) and "\n" not in text and len(_PATH.findall(text)) == 1:
+        return _last_name(text)
+    return _PATH.sub(lambda found: _last_name(found[0]), text)
+
+
+def _last_name(path: str) -> str:
+    return re.split(r"[\\/]+", path.rstrip("\\/"))[-1]
+
+
+def of_structure(lora: Lora) -> dict[str, str]:
+    """What follows from the LoRA itself, as kohya's programs and the ModelSpec standard (1.0.1) name it."""
+    ranks = {value.rank for value in lora.modules.values() if value.rank is not None}
+    alphas = {alpha for value in lora.modules.values() if (alpha := getattr(value, "alpha", None)) is not None}
+    found = {
+        "ss_network_module": _network_module(lora.modules.values()),
+        "ss_network_dim": _one(map(str, ranks)),
+        "ss_network_alpha": _one(f"{alpha:.12g}" for alpha in alphas),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.implementation": lora.metadata.get("modelspec.implementation", "diffusers"),
+        "modelspec.title": lora.metadata.get("modelspec.title") or lora.metadata.get("ss_output_name") or "LoRA",
+    }
+    if lora.family:
+        found |= _of_family(family_named(lora.family), lora.metadata)
+    return found
+
+
+def _of_family(family: Family, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Which base model it is for; what the LoRA said before is kept where it is of this family."""
+    prediction = metadata.get("modelspec.prediction_type", "epsilon")
+    found = {
+        "ss_base_model_version": family.version(prediction),
+        "modelspec.architecture": f"{family.architecture(prediction)}/lora",
+    }
+    if "modelspec.prediction_type" not in metadata:
+        known = {key: metadata[key] for key in found if metadata.get(key, "").startswith(family.marks)}
+        found |= known
+    return found | {"ss_v2": str(family.base_version.startswith("sd_v2"))}
+
+
+def _network_module(adapters: Iterable[Adapter]) -> str:
+    """Whose program makes all of these: LyCORIS' loads plain LoRAs, too."""
+    found = {adapter.module for adapter in adapters}
+    return max(found, key=lambda name: (name != "networks.lora", name), default="networks.lora")
+
+
+def _one(told: Iterable[str]) -> str:
+    found = set(told)
+    return found.pop() if len(found) == 1 else "Dynamic"
+
+
+def tag_frequency(name: str, captions: Iterable[tuple[str, int]]) -> str:
+    """ss_tag_frequency: how often each tag is shown, of (caption, repeats), the most frequent first.
+
+    A1111 shows it beside a LoRA. Tags are what stands between commas.
+    """
+    counts: Counter[str] = Counter()
+    for caption, repeats in captions:
+        for tag in map(str.strip, caption.split(",")):
+            if 0 < len(tag) <= LONGEST_TAG:
+                counts[tag] += repeats
+    most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_TAGS]
+    return json.dumps({name: dict(most)}, ensure_ascii=False)
