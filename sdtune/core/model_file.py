@@ -32,7 +32,7 @@ def identify_file(path: Path) -> Identity:
     fitting = [family for family in families().values() if family.recognises(header.shapes)]
     if not fitting:
         raise ModelError(f"{path}: {_what_else(header)}")
-    channels_in = _channels_in(header)
+    channels_in = channels_in_file(header)
     refiner = any(key.startswith("conditioner.embedders.0.model.") for key in header.shapes)
     refuse_special(path, channels_in, 1280 if refiner else None)
     told = header.metadata.get("modelspec.prediction_type")
@@ -44,7 +44,7 @@ def identify_file(path: Path) -> Identity:
     return Identity(name, "file", str(path), fitting[0].name, prediction, "ztsnr" in header.shapes, inpainting)
 
 
-def _channels_in(header: Header) -> int | None:
+def channels_in_file(header: Header) -> int | None:
     """How many channels a U-Net sees; None where it is none."""
     entrance = header.shapes.get("model.diffusion_model.input_blocks.0.0.weight", ())
     return entrance[1] if len(entrance) > 1 else None
@@ -79,20 +79,11 @@ def load_file(identity: Identity, family: Family, dtype: torch.dtype, without: C
 
     path = Path(identity.location)
     header = read_header(path, ModelError)
-    reference = (identity.inpainting and family.inpainting_model) or family.reference(header.shapes)
-    configs = _configs_beside(path, family) or hub.cached(reference)
-    if configs is None:
-        instead = (
-            f"put the file into a model folder of {family.title}, or {hub.INSTEAD.replace(' or .safetensors file', '')}"
-        )
-        try:
-            configs = hub.fetch(reference, hub.CONFIGS, instead)
-        except ModelError as problem:
-            raise ModelError(f"{path}: single files need their family's configs and tokenizer; {problem}") from None
+    configs = configs_of_file(identity, family)
     check_configs(configs, family)
     optional = [part for part in family.optional_parts if part not in ("text_encoder_3", "tokenizer_3")]
     parts: dict[str, Any] = dict.fromkeys((*optional, *without))
-    shape = {"in_channels": channels} if (channels := _channels_in(header)) else {}
+    shape = {"in_channels": channels} if (channels := channels_in_file(header)) else {}
     told: dict[str, Any] = {"config": str(configs), "local_files_only": True}
     try:
         if "vae" not in without:
@@ -119,6 +110,24 @@ def load_file(identity: Identity, family: Family, dtype: torch.dtype, without: C
     if noise:
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **noise)
     return pipe
+
+
+def configs_of_file(identity: Identity, family: Family) -> Path:
+    """The folder whose configs and tokenizers are the file's: one around it, or its family's on the hub."""
+    path = Path(identity.location)
+    reference = (identity.inpainting and family.inpainting_model) or family.reference(
+        read_header(path, ModelError).shapes
+    )
+    configs = _configs_beside(path, family) or hub.cached(reference)
+    if configs is None:
+        instead = (
+            f"put the file into a model folder of {family.title}, or {hub.INSTEAD.replace(' or .safetensors file', '')}"
+        )
+        try:
+            configs = hub.fetch(reference, hub.CONFIGS, instead)
+        except ModelError as problem:
+            raise ModelError(f"{path}: single files need their family's configs and tokenizer; {problem}") from None
+    return configs
 
 
 def _configs_beside(path: Path, family: Family) -> Path | None:
