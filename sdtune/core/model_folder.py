@@ -101,7 +101,7 @@ def _json(file: Path) -> dict[str, Any]:
     return told
 
 
-def _weights(folder: Path, part: str) -> tuple[str | None, list[Path]]:
+def weight_files(folder: Path, part: str) -> tuple[str | None, list[Path]]:
     """A part's variant ("fp16" where there is no other) and its files; an empty list where it has none."""
     for variant in (None, "fp16"):
         infix = f".{variant}" if variant else ""
@@ -126,7 +126,7 @@ def on_this_machine(name: str, family: Family) -> Path:
     folder = hub.cached(name) or hub.fetch(name, hub.CONFIGS, hub.INSTEAD)
     parts = [part for part in (*_needed(family), *family.text_encoders) if part in _parts(folder)]
     for suffix in (".safetensors", ".fp16.safetensors"):
-        missing = [part for part in dict.fromkeys(parts) if not _weights(folder, part)[1]]
+        missing = [part for part in dict.fromkeys(parts) if not weight_files(folder, part)[1]]
         if not missing:
             break
         stems = [f"{part}/{stem}" for part in missing for stem in ("diffusion_pytorch_model", "model")]
@@ -168,7 +168,7 @@ def _check_kinds(folder: Path, family: Family, index: Mapping[str, list[str]]) -
 
 def check_weights(folder: Path, part: str) -> str | None:
     """The variant of a part's weights; stops where there are none, or their files are no safetensors."""
-    variant, files = _weights(folder, part)
+    variant, files = weight_files(folder, part)
     if not files:
         pickled = [file.name for file in (folder / part).glob("*.bin")]
         told = f"only a pickle ({pickled[0]}), which can run any code" if pickled else "no weights"
@@ -187,7 +187,7 @@ def load_folder(folder: Path, family: Family, dtype: torch.dtype, without: Colle
     index = _parts(folder)
     parts: dict[str, Any] = dict.fromkeys((*family.optional_parts, *without))
     for part in (family.denoiser, "vae", *family.text_encoders):
-        if part in without or (part in family.optional_parts and not _weights(folder, part)[1]):
+        if part in without or (part in family.optional_parts and not weight_files(folder, part)[1]):
             continue
         variant = check_weights(folder, part)
         parts[part] = _load_part(folder, part, index, variant, torch.float32 if part == "vae" else dtype)

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import tomllib
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,11 @@ class RunFolder:
     def lora(self) -> Path:
         """The trained LoRA, after the last step."""
         return self.path / f"{self.name}.safetensors"
+
+    @property
+    def lora_of_peft(self) -> Path:
+        """The trained LoRA once more, in PEFT's form, where both are asked for."""
+        return self.path / f"{self.name}-peft.safetensors"
 
     @property
     def best(self) -> Path:
@@ -145,6 +150,13 @@ class RunFolder:
     def sample(self, step: int, number: int) -> Path:
         """A sample picture after so many steps."""
         return self.path / "samples" / f"step-{step:06d}-{number}.png"
+
+    def last_sample(self, step: int) -> Path | None:
+        """The first prompt's newest sample of the steps up to this one, which the LoRA has drawn."""
+        found = [
+            path for path in self.sample(0, 1).parent.glob("step-??????-1.png") if 0 < int(path.stem[5:11]) <= step
+        ]
+        return max(found, default=None)
 
     def partial(self, step: int) -> Path:
         """The LoRA after so many steps, of a run that was stopped or around its best."""
@@ -288,17 +300,24 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, within: Pat
 
     `within` is another folder of the same disk to write it in, where an end of the process may leave it unfinished.
     """
+    with beside(path, within=within) as temporary:
+        write(temporary)
+
+
+@contextlib.contextmanager
+def beside(path: Path, *, within: Path | None = None) -> Iterator[Path]:
+    """An empty file beside its place, flushed to disk and put there when the block ends well; else it is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=within or path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=within or path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
     os.close(handle)
     try:
-        write(Path(temporary))
-        with open(temporary, "rb+") as file:
+        yield Path(name)
+        with open(name, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
         raise
 
 

@@ -1,0 +1,116 @@
+"""Weights that files hold in fewer bits with numbers beside them, and what they unpack to.
+
+bitsandbytes (Dettmers et al. 2023, arXiv:2305.14314): 4 bits with a quant_state, 8 bits with a scale a row (SCB);
+8-bit floats with a scale (scale_weight or weight_scale), as files for ComfyUI have them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdtune.core.header import Header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Read = Callable[[str], "Tensor"]
+_STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
+_SCALES = ("scale_weight", "weight_scale")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+class PackingError(ValueError):
+    """Weights are packed in a way that is not known here; the text says which."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight in fewer bits."""
+
+    shape: tuple[int, ...]
+    """of what it unpacks to"""
+    dtype: str
+    """that it had before, as safetensors names it; of 8 bits that is not told, and F16 holds them"""
+    beside: tuple[str, ...]
+    """keys of the tensors that say how it is unpacked"""
+    unpack: Callable[[Read], Tensor]
+    """into float32"""
+
+
+def packed_weights(header: Header, read: Read) -> tuple[dict[str, Packed], set[str]]:
+    """The packed weights of a file, and the keys of all that stands there for their sake; a few bytes are read."""
+    found: dict[str, Packed] = {}
+    others = set()
+    for key in header.shapes:
+        stem, _, last = key.rpartition(".")
+        weight = f"{stem}.weight"
+        if key.endswith(_STATES):
+            weight = key[: key.index(".quant_state.")]
+            found[weight] = _four_bits(weight, key, header, read)
+        elif last == "SCB":
+            found[weight] = _eight_bits(stem, header, read)
+        elif last in _SCALES and header.dtypes.get(weight, "").startswith("F8"):
+            found[weight] = _scaled(weight, key, header, read)
+        elif last in ("scaled_fp8", "comfy_quant", "scale_input", "input_scale"):
+            others.add(key)
+    others |= {key for one in found.values() for key in one.beside}
+    for key, dtype in header.dtypes.items():
+        is_weight = key.endswith((".weight", ".weight._data", ".qweight")) and len(header.shapes[key]) > 1
+        if is_weight and key not in found and not dtype.startswith("F8") and dtype not in _FLOATS:
+            raise PackingError(f"{key} is packed ({dtype}) in a way that is not known")
+    return found, others
+
+
+def _four_bits(weight: str, state_key: str, header: Header, read: Read) -> Packed:
+    """Blocks of 4 bits that count in a table, each block with a largest value, which may be packed in its turn."""
+    names = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+    beside = (state_key, *(key for name in names if (key := f"{weight}.{name}") in header.shapes))
+    try:
+        told = json.loads(read(state_key).numpy().tobytes())
+        shape, dtype = tuple(int(n) for n in told["shape"]), _NAMES[told["dtype"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise PackingError(f"{state_key} does not tell how its weight is packed") from None
+
+    def unpack(read: Read) -> Tensor:
+        import torch
+        from bitsandbytes.functional import QuantState, dequantize_4bit
+
+        state = QuantState.from_dict({key: read(key) for key in beside}, torch.device("cpu"))
+        state.dtype = torch.float32
+        values: Tensor = dequantize_4bit(read(weight), state)
+        return values.reshape(shape)
+
+    return Packed(shape, dtype, beside, unpack)
+
+
+def _eight_bits(stem: str, header: Header, read: Read) -> Packed:
+    """Whole numbers of up to 127, each row with a largest value."""
+    weight, scale, order = f"{stem}.weight", f"{stem}.SCB", f"{stem}.weight_format"
+    if header.dtypes.get(weight) != "I8" or header.shapes[scale] != header.shapes[weight][:1]:
+        raise PackingError(f"{scale} does not fit its weight")
+    if order in header.shapes and int(read(order).sum()):
+        raise PackingError(f"{weight} is packed in the order of a certain card")
+
+    def unpack(read: Read) -> Tensor:
+        from bitsandbytes.functional import int8_vectorwise_dequant
+
+        values: Tensor = int8_vectorwise_dequant(read(weight), read(scale).float())
+        return values
+
+    return Packed(header.shapes[weight], "F16", tuple(key for key in (scale, order) if key in header.shapes), unpack)
+
+
+def _scaled(weight: str, scale: str, header: Header, read: Read) -> Packed:
+    """Floats of 8 bits, all or each row multiplied by one number."""
+    shape, count = header.shapes[weight], read(scale).numel()
+    if count not in (1, shape[0]):
+        raise PackingError(f"{scale} does not fit its weight")
+
+    def unpack(read: Read) -> Tensor:
+        return read(weight).float() * read(scale).float().reshape(-1, *(1,) * (len(shape) - 1))
+
+    return Packed(shape, "F16", (scale,), unpack)
