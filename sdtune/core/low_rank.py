@@ -45,13 +45,28 @@ class Product:
         """The inner width."""
         return self.right.shape[0]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)"""
+        return self.left.shape[0], self.right.shape[1]
+
+    def matrix(self) -> Tensor:
+        """Made out after all, [out, in] in float32."""
+        return (self.left @ self.right).float()
+
     def norm(self) -> float:
         """Frobenius norm, by matrices of n x n: |L R|^2 = tr(L^T L R R^T)."""
         return math.sqrt(max(float(((self.left.T @ self.left) * (self.right @ self.right.T)).sum()), 0.0))
 
     def module(self, inside: tuple[int, ...]) -> LoraModule:
-        """The same as a plain LoRA of alpha = rank, in float32."""
-        return _module(self.left, self.right, inside)
+        """The same as a plain LoRA of alpha = rank, in float32.
+
+        `inside` is the shape of an input: (in,), of a convolution (in, k, k).
+        """
+        outside = (1, 1) if len(inside) == 3 else ()
+        down = self.right.float().reshape(self.rank, *inside).contiguous()
+        up = self.left.float().reshape(-1, self.rank, *outside).contiguous()
+        return LoraModule(down, up, float(self.rank))
 
 
 @dataclass(frozen=True)
@@ -77,13 +92,14 @@ class Spectrum:
         gone = float(torch.linalg.vector_norm(self.values[count:]))
         return Spectrum(self.left[:, :count], self.values[:count], self.right[:count], math.hypot(gone, self.rest))
 
-    def module(self, inside: tuple[int, ...]) -> LoraModule:
-        """As a plain LoRA of alpha = rank, in float32, with the root of s on both sides.
+    def significant(self) -> int:
+        """How many of the values are more than rounding; 1 at the least."""
+        return max(1, int((self.values > NOTHING * self.values[0]).sum()))
 
-        `inside` is the shape of an input: (in,), of a convolution (in, k, k).
-        """
+    def product(self) -> Product:
+        """The root of s on both sides."""
         roots = self.values.sqrt()
-        return _module(self.left * roots, self.right * roots[:, None], inside)
+        return Product(self.left * roots, self.right * roots[:, None])
 
 
 @dataclass(frozen=True)
@@ -99,7 +115,7 @@ class Limits:
     def count(self, spectrum: Spectrum) -> int:
         """How many of an update's; 1 at the least, and never what is but rounding."""
         values = spectrum.values
-        counts = [int((values > NOTHING * values[0]).sum()), self.rank or MOST, MOST]
+        counts = [spectrum.significant(), self.rank or MOST, MOST]
         if self.share is not None:
             squares = values.square().cumsum(0)
             enough = self.share**2 * spectrum.norm**2 * (1 - 1e-12)  # rounding of a sum of squares
@@ -167,10 +183,3 @@ def _signed(left: Tensor, values: Tensor, right: Tensor) -> Spectrum:
     signs = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
     signs = torch.where(signs == 0, torch.ones_like(signs), signs)
     return Spectrum(left * signs, values, right * signs.T)
-
-
-def _module(left: Tensor, right: Tensor, inside: tuple[int, ...]) -> LoraModule:
-    rank = right.shape[0]
-    outside = (1, 1) if len(inside) == 3 else ()
-    down = right.float().reshape(rank, *inside).contiguous()
-    return LoraModule(down, left.float().reshape(-1, rank, *outside).contiguous(), float(rank))

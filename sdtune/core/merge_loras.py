@@ -1,0 +1,163 @@
+"""Several LoRAs made one: their updates added exactly, or by another blend, in one file."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from sdtune.choices.blends import Concat
+from sdtune.core.adapters import Adapter, LoraModule
+from sdtune.core.applied import Applied
+from sdtune.core.blending import Part, blended
+from sdtune.core.families import family_named
+from sdtune.core.last_loras import average_of_last
+from sdtune.core.lora import Lora
+from sdtune.core.lora_facts import spread
+from sdtune.core.lora_metadata import title_of, trigger_of
+from sdtune.core.lora_reports import Written
+from sdtune.core.lora_updates import Bases, family_for, in_order
+from sdtune.core.lora_writer import form_of, write
+from sdtune.core.out_file import check_out
+from sdtune.core.reports import Note, Progress, Telling, Warned
+from sdtune.core.truncation import Losses
+from sdtune.errors import LoraError
+from sdtune.lora_config import Merge
+
+_OF_THE_MODEL = (
+    "modelspec.prediction_type",
+    "modelspec.architecture",
+    "modelspec.resolution",
+    "ss_base_model_version",
+    "ss_sd_model_name",
+)
+"""metadata that the sum has where all of them have the same"""
+
+
+def merge_loras(config: Merge, applied: Sequence[Applied]) -> Telling[None]:
+    """Makes one LoRA file of these, each at its strength, and tells what of each block is lost."""
+    check_out(config.out, config.overwrite, *(one.path for one in applied))
+    bases = Bases(config.model)
+    family = family_for({str(one.path): one.lora for one in applied}, bases)
+    yield Note("; ".join(f"{_title(one)} at {one.strength}" for one in applied))
+    if config.last is not None:
+        applied = yield from _averaged(applied, config.last, bases)
+    yield from _networks_told(applied, family)
+    losses = Losses()
+    modules = yield from _modules(config, applied, bases, losses)
+    biases = _biases(applied)
+    if not modules and not biases:
+        raise LoraError("nothing is left of the LoRAs at these strengths; give others: cats.safetensors:0.8")
+    embeddings = yield from _embeddings(applied)
+    lora = Lora(modules, family, _metadata(applied), biases, embeddings)
+    dtype = write(config.out, lora, config.form, config.dtype or "fp16")
+    yield Written(
+        out=config.out,
+        made=_made(config, len(applied)),
+        family=family or "sd1 or sd2",
+        form=form_of(lora, config.form),
+        dtype=dtype,
+        modules=len({*modules, *biases}),
+        rank=spread(module.rank for module in modules.values()),
+        size=config.out.stat().st_size,
+        blocks=losses.blocks(),
+        lost=losses.whole(),
+        try_next=shlex.join(
+            ["sdtune", "sample", "--prompt", trigger_of(lora.metadata) or "TEXT", "--lora", str(config.out)]
+        ),
+    )
+
+
+def _averaged(applied: Sequence[Applied], last: int, bases: Bases) -> Telling[list[Applied]]:
+    found = []
+    for one in applied:
+        average = yield from average_of_last(one, last, bases)
+        found.append(average)
+    return found
+
+
+def _modules(config: Merge, applied: Sequence[Applied], bases: Bases, losses: Losses) -> Telling[dict[str, Adapter]]:
+    """Every module that any of them changes; what each loses is put down in `losses`."""
+    every = in_order({name for one in applied for name in one.lora.modules})
+    modules: dict[str, Adapter] = {}
+    for number, name in enumerate(every, 1):
+        parts = []
+        for one in applied:
+            adapter, strength = one.lora.modules.get(name), one.strength(name)
+            if adapter is not None and strength:
+                parts.append(Part(str(one.path), adapter, strength, bases.fitting(name, adapter, str(one.path))))
+        if parts:
+            modules[name], losses.modules[name] = blended(config.method, name, parts, config.rank)
+        yield Progress("merging", number, len(every))
+    return modules
+
+
+def _biases(applied: Sequence[Applied]) -> dict[str, Tensor]:
+    """What is added to biases: the sums."""
+    sums: dict[str, Tensor] = {}
+    for one in applied:
+        for name, bias in one.lora.biases.items():
+            strength = one.strength(name)
+            if name in sums and sums[name].shape != bias.shape:
+                shapes = f"{tuple(bias.shape)}, others as {tuple(sums[name].shape)}"
+                raise LoraError(f"{one.path}: changes the bias of {name} as {shapes}; give LoRAs for one model")
+            if strength:
+                sums[name] = sums.get(name, 0.0) + strength * bias.float()
+    return sums
+
+
+def _embeddings(applied: Sequence[Applied]) -> Telling[dict[str, Mapping[str, Tensor]]]:
+    """The new words of all of them."""
+    words: dict[str, Mapping[str, Tensor]] = {}
+    for one in applied:
+        for word, vectors in one.lora.embeddings.items():
+            if word in words:
+                yield Warned(f'{one.path}: also teaches the word "{word}", as one before it does; that one is kept')
+            words.setdefault(word, vectors)
+    return words
+
+
+def _networks_told(applied: Sequence[Applied], family: str | None) -> Telling[None]:
+    """What of them is not kept as it is, or does not fit well together."""
+    for one in applied:
+        kinds = {module.kind for module in one.lora.modules.values() if not isinstance(module, LoraModule)}
+        if kinds - {"difference"}:
+            yield Note(f"{_title(one)}: {', '.join(sorted(kinds - {'difference'}))} becomes a plain LoRA")
+    predictions = {one.lora.metadata.get("modelspec.prediction_type") for one in applied} - {None}
+    if len(predictions) > 1:
+        title = family_named(family).title if family else "Stable Diffusion"
+        said = ", ".join(sorted(map(str, predictions)))
+        yield Warned(f"the LoRAs are for models of {title} that predict {said}, so their sum may fit none of them")
+
+
+def _title(one: Applied) -> str:
+    return title_of(one.lora.metadata, one.path.stem)
+
+
+def _metadata(applied: Sequence[Applied]) -> dict[str, str]:
+    """What is true of the sum: names, strengths, trigger phrases; nothing of the trainings."""
+    told: dict[str, str | None] = {
+        "modelspec.title": " + ".join(_title(one) for one in applied),
+        "modelspec.merged_from": "; ".join(f"{_title(one)} at {one.strength}" for one in applied),
+        "modelspec.trigger_phrase": _joined(trigger_of(one.lora.metadata) for one in applied),
+        "modelspec.tags": _joined(one.lora.metadata.get("modelspec.tags") for one in applied),
+    }
+    for key in _OF_THE_MODEL:
+        values = {one.lora.metadata.get(key) for one in applied}
+        told[key] = values.pop() if len(values) == 1 else None
+    return {key: value for key, value in told.items() if value}
+
+
+def _joined(texts: Iterable[str | None]) -> str:
+    """All that stands between commas, once."""
+    return ", ".join(dict.fromkeys(word.strip() for text in texts for word in (text or "").split(",") if word.strip()))
+
+
+def _made(config: Merge, count: int) -> str:
+    """In a few words."""
+    what = "a LoRA" if count == 1 else f"{count} LoRAs"
+    if config.last is not None:
+        what = f"the average of the last {config.last}" + ("" if count == 1 else f" of {count} runs")
+    how = "added" if count > 1 else "at its strength"
+    return f"{what} {how}" + ("" if isinstance(config.method, Concat) else f" by {type(config.method).__name__}")
