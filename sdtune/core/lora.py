@@ -1,27 +1,33 @@
 """A LoRA in memory, taken out of a model and put into one.
 
-A module's weights change by strength x alpha / rank x up @ down.
+What a network does to a module's weights, at its strength, stands in adapters/.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from sdtune.core import lora_names as names
 from sdtune.core.adapters import Adapter, LoraModule
+from sdtune.core.adapters.base import flat
+from sdtune.core.adapters.difference import Difference
 from sdtune.core.families import Family, family_named
 from sdtune.errors import LoraError
 
+if TYPE_CHECKING:
+    from sdtune.core.applied import Applied
+    from sdtune.core.blocks import Strength
+
+_REMEDY = "choose the model that the LoRA was made for"
 SAMPLED = 64  # numbers of each weight in a fingerprint
 
 
@@ -95,27 +101,143 @@ def check_family(lora: Lora, family: Family, path: Path) -> None:
         raise LoraError(f"{path}: a LoRA for {made_for}, but the model is {family.title}; choose one to fit the other")
 
 
-def load_into(pipe: Any, lora: Lora, strength: float = 1.0, adapter_name: str = "lora") -> None:
-    """Put a LoRA beside a pipeline's weights through peft, in float32.
+def load_into(pipe: Any, lora: Lora, strength: Strength | float = 1.0, adapter_name: str = "lora") -> None:
+    """Put a LoRA into a pipeline: a plain one beside the weights through peft, in float32; all else onto the weights.
 
-    Several act together, each under a name of its own and at its own strength.
+    Several act together, each under a name of its own and at its own strength. Networks whose change depends on the
+    weights see them as they are by then; `load_all` has no such order.
     """
+    fitted = _fitted(pipe, lora, strength)
+    _put_beside(pipe, fitted, adapter_name)
+    _add_to_weights([fitted])
+
+
+def load_all(pipe: Any, applied: Sequence[Applied]) -> None:
+    """Put several into a pipeline, or none where one does not fit: each changes the model as if it were alone."""
+    fitted = []
+    for one in applied:
+        try:
+            fitted.append(_fitted(pipe, one.lora, one.strength))
+        except LoraError as problem:
+            raise LoraError(f"{one.path}: {problem}") from None
+    for number, each in enumerate(fitted):
+        _put_beside(pipe, each, f"lora{number}")
+    _add_to_weights(fitted)
+
+
+def check_shape(name: str, adapter: Adapter, weight: Sequence[int]) -> None:
+    """Stop at an adapter for weights of another shape than this, which is not flat."""
+    if not adapter.fits(weight):
+        told = f"the LoRA changes {name} as {adapter.shape}, but in the model it is {flat(weight)}"
+        raise LoraError(f"{told}; {_REMEDY}")
+
+
+def changed(weight: Tensor, changes: Iterable[tuple[Adapter, float]]) -> Tensor:
+    """The weight with all of these (adapter, strength) added, in float32; each sees it as it was."""
+    base = weight.detach().to("cpu", torch.float32)
+    rows = base.reshape(flat(base.shape))
+    total = rows.clone()
+    for adapter, strength in changes:
+        total += strength * adapter.delta(rows).cpu()
+    return total.reshape(base.shape)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A LoRA as it goes into a pipeline that it fits, without what has no strength."""
+
+    beside: Mapping[str, Mapping[str, tuple[LoraModule, float]]]
+    """{part: {path as spelt in memory: plain LoRA, strength}}"""
+    added: Sequence[tuple[Tensor, Adapter, float]]
+    """to these weights and biases"""
+
+
+def _fitted(pipe: Any, lora: Lora, strength: Strength | float) -> _Fitted:
+    """All of it there and of the right shape in the pipeline."""
+    beside: dict[str, dict[str, tuple[LoraModule, float]]] = {}
+    added: list[tuple[Tensor, Adapter, float]] = []
+    for part in sorted({names.split(name)[0] for name in (*lora.modules, *lora.biases)}):
+        net = getattr(pipe, part, None)
+        if net is None:
+            raise LoraError(f"the LoRA changes a {part}, which the model has not; {_REMEDY}")
+        layers = dict(net.named_modules())
+        for name, adapter in _of_part(part, lora.modules):
+            path, layer = _layer(name, layers)
+            check_shape(name, adapter, _shape(name, layer))
+            acting = _acting(strength, name)
+            if not acting:
+                continue
+            if isinstance(adapter, LoraModule) and isinstance(layer, nn.Linear | nn.Conv2d):
+                beside.setdefault(part, {})[path] = adapter, acting
+            else:
+                _check_open(name, adapter, layer)
+                added.append((layer.weight, adapter, acting))
+        for name, values in _of_part(part, lora.biases):
+            bias = getattr(_layer(name, layers)[1], "bias", None)
+            if bias is None:
+                raise LoraError(f"the LoRA changes the bias of {name}, which the model has not; {_REMEDY}")
+            adapter = Difference(values)
+            check_shape(f"the bias of {name}", adapter, bias.shape)
+            acting = _acting(strength, name)
+            added += [(bias, adapter, acting)] if acting else []
+    return _Fitted(beside, added)
+
+
+def _of_part(part: str, by_name: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a LoRA has for one part of the pipeline, by module."""
+    return sorted((name, value) for name, value in by_name.items() if names.split(name)[0] == part)
+
+
+def _acting(strength: Strength | float, name: str) -> float:
+    return strength if isinstance(strength, int | float) else strength(name)
+
+
+def _layer(name: str, layers: Mapping[str, nn.Module]) -> tuple[str, Any]:
+    """(path as spelt in memory, layer), the layer without what peft has put around it; None where it is not there."""
+    path = names.in_model(name, layers)
+    layer = layers.get(path)
+    return path, getattr(layer, "base_layer", layer)
+
+
+def _shape(name: str, layer: Any) -> tuple[int, ...]:
+    """Of a layer's weights."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels, layer.in_channels, *layer.kernel_size
+    if isinstance(layer, nn.Linear):  # its weight may be packed in 4 bits
+        return layer.out_features, layer.in_features
+    if not isinstance(getattr(layer, "weight", None), Tensor):
+        raise LoraError(f"the LoRA changes {name}, which the model has not; {_REMEDY}")
+    return tuple(layer.weight.shape)
+
+
+def _check_open(name: str, adapter: Adapter, layer: Any) -> None:
+    """Stop at weights to which nothing can be added."""
+    weight = layer.weight
+    if not weight.is_floating_point() or flat(weight.shape) != flat(_shape(name, layer)):
+        told = f"the LoRA's {adapter.kind} of {name} is added to the weights, but the model's are packed"
+        raise LoraError(
+            f"{told} ({type(layer).__name__}); choose the model unpacked, or `sdtune merge` the LoRA into it"
+        )
+
+
+def _put_beside(pipe: Any, fitted: _Fitted, adapter_name: str) -> None:
+    """Plain LoRAs, through peft."""
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    for part, wanted in _in_pipeline(lora, pipe).items():
+    for part, wanted in fitted.beside.items():
         net = getattr(pipe, part)
         config = LoraConfig(
             r=1,
             lora_alpha=1,
-            rank_pattern={f"^{path}": module.rank for path, module in wanted.items()},
-            alpha_pattern={f"^{path}": module.alpha for path, module in wanted.items()},
+            rank_pattern={f"^{path}": module.rank for path, (module, _) in wanted.items()},
+            alpha_pattern={f"^{path}": module.alpha for path, (module, _) in wanted.items()},
             target_modules="|".join(path.replace(".", r"\.") for path in wanted),
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs are what is wanted
             inject_adapter_in_model(config, net, adapter_name)
-        for path, module in wanted.items():
+        for path, (module, strength) in wanted.items():
             layer = net.get_submodule(path)
             for matrices, value in ((layer.lora_A, module.down), (layer.lora_B, module.up)):
                 weight = matrices[adapter_name].weight
@@ -128,35 +250,11 @@ def load_into(pipe: Any, lora: Lora, strength: float = 1.0, adapter_name: str = 
         net._hf_peft_config_loaded = True  # so that diffusers knows of it, too
 
 
-def _in_pipeline(lora: Lora, pipe: Any) -> dict[str, dict[str, LoraModule]]:
-    """{part: {path as spelt in memory: module}}, every one of them there and of the right shape."""
-    remedy = "choose the model that the LoRA was made for"
-    found: dict[str, dict[str, LoraModule]] = {}
-    for part in sorted({names.split(name)[0] for name in lora.modules}):
-        net = getattr(pipe, part, None)
-        if net is None:
-            raise LoraError(f"the LoRA changes a {part}, which the model has not; {remedy}")
-        layers = dict(net.named_modules())
-        found[part] = {}
-        for name, module in lora.modules.items():
-            if names.split(name)[0] != part:
-                continue
-            path = names.in_model(name, layers)
-            shape = _shape(layers.get(path))
-            if shape is None:
-                raise LoraError(f"the LoRA changes {name}, which the model has not; {remedy}")
-            given = (module.up.shape[0], module.down.flatten(1).shape[1])
-            if given != shape:
-                raise LoraError(f"the LoRA changes {name} as {given}, but in the model it is {shape}; {remedy}")
-            found[part][path] = module
-    return found
-
-
-def _shape(layer: Any) -> tuple[int, int] | None:
-    """(out, in) of a layer that can take a LoRA, flattened for a convolution."""
-    layer = getattr(layer, "base_layer", layer)
-    if isinstance(layer, nn.Conv2d):
-        return layer.out_channels, layer.in_channels * math.prod(layer.kernel_size)
-    if isinstance(layer, nn.Linear):  # its weight may be packed in 4 bits
-        return layer.out_features, layer.in_features
-    return None
+def _add_to_weights(fitted: Sequence[_Fitted]) -> None:
+    """All other networks and the biases, in float32 and then in the weights' precision."""
+    changes: dict[Tensor, list[tuple[Adapter, float]]] = {}
+    for one in fitted:
+        for weight, adapter, strength in one.added:
+            changes.setdefault(weight, []).append((adapter, strength))
+    for weight, of_weight in changes.items():
+        weight.data.copy_(changed(weight, of_weight))

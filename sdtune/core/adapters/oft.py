@@ -89,5 +89,6 @@ class OftModule(Adapter):
 def _butterfly(weight: Tensor, rotation: Tensor, stride: int) -> Tensor:
     """[out, in] with outputs turned together that lie a stride apart; `rotation` is [n, b, b]."""
     side_by_side = weight.unflatten(0, (-1, 2, stride)).transpose(1, 2).flatten(0, 2)
-    turned: Tensor = (rotation @ side_by_side.unflatten(0, rotation.shape[:2])).flatten(0, 1)
-    return turned.unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
+    turned = (rotation @ side_by_side.unflatten(0, rotation.shape[:2])).flatten(0, 1)
+    back: Tensor = turned.unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
+    return back
