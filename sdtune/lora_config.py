@@ -163,7 +163,9 @@ class LoraDiff(Spec):
         ..., metavar="FIRST", place=0, example="sdtune lora diff cats.safetensors cats-small.safetensors"
     )
     """A LoRA file of any form, or a run folder."""
-    second: Path = setting(..., metavar="SECOND", place=1)
+    second: Path = setting(
+        ..., metavar="SECOND", place=1, example="sdtune lora diff cats.safetensors cats-small.safetensors"
+    )
     """Another one."""
     model: str | None = setting(None, "--model", "-m", place=2, min_length=1)
     """Base model, for networks whose change depends on it (DoRA, OFT)."""

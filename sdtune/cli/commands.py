@@ -58,6 +58,7 @@ def merge(config: Any, as_json: bool) -> None:
 
 def lora_inspect(config: Any, as_json: bool) -> None:
     """Tell what a LoRA file is: family, rank, trigger, training, norms."""
+    prepare_libraries()
     from sdtune.core.inspect_lora import inspect_lora as work
 
     follow(work(config), as_json)
@@ -142,8 +143,7 @@ class Commands(TyperGroup):
         """The command with a flag for each of its settings; of a first word alone, those that begin with it."""
         name = self.above + cmd_name
         if any(one.startswith(f"{name} ") for one in COMMANDS):
-            options = {"context_settings": CONTEXT, "rich_markup_mode": None}
-            return _Below(name=cmd_name, help=BELOW[name], **options)
+            return Below(name, name=cmd_name, help=BELOW[name], context_settings=CONTEXT, rich_markup_mode=None)
         if name not in COMMANDS:
             return None
         from sdtune import config
@@ -155,8 +155,6 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command named by the first argument."""
         known = self.list_commands(ctx)
-        if not args:
-            raise ConfigError(f"sdtune {self.above.strip()}: say what to do: {', '.join(known)}")
         if not args[0].strip():
             raise ConfigError(f"the name of the command is empty; choose one of {', '.join(known)}")
         if args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
@@ -187,13 +185,23 @@ BELOW = {"lora": "Look into LoRA files, and make other ones of them."}
 """what is said of commands that share their first word"""
 
 
-class _Below(Commands):
+class Below(Commands):
     """Those that share their first word."""
 
-    above = "lora "
+    def __init__(self, above: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.above = f"{above} "
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What is left over of the command line."""
+        if not args and not ctx.resilient_parsing:
+            raise ConfigError(f"{ctx.command_path}: say what to do; choose one of {', '.join(self.list_commands(ctx))}")
+        return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Nothing more."""
+        """Where to read on."""
+        formatter.write_paragraph()
+        formatter.write_text(f"What one of them can be told: {ctx.command_path} COMMAND --help")
 
 
 def commands() -> Any:

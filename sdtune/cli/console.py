@@ -12,7 +12,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ UNSAFE = re.compile(
     r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line ends, and what reverses the reading order
     r"\ud800-\udfff]"  # bytes of a file name that are no UTF-8
 )
+SUMMARIES = dict.fromkeys(("prepared", "cached", "planned", "listing", "statistics"), "sdtune.cli.summaries") | (
+    dict.fromkeys(("written", "inspected", "differing"), "sdtune.cli.lora_summaries")
+)
+"""{report: where a function of its name makes lines of it, all of them for standard output}"""
 PLAIN_SECONDS = 10.0  # without a terminal, a progress line this often
 LIBRARIES = (
     "xformers",
@@ -89,8 +94,13 @@ class Terminal:
         self._end_bar()
 
     def show(self, report: Report) -> None:
-        """Show one report in its own way: a method a type."""
-        getattr(self, f"_show_{type(report).__name__.lower()}")(report)
+        """Show one report in its own way: a method a type, or a function that makes lines of it."""
+        name = type(report).__name__.lower()
+        if name in SUMMARIES:
+            for line in getattr(import_module(SUMMARIES[name]), name)(report):
+                self.result(line)
+        else:
+            getattr(self, f"_show_{name}")(report)
 
     def restore(self) -> None:
         """Give the terminal back as it was, in the middle of anything."""
@@ -160,37 +170,12 @@ class Terminal:
     def _show_setaside(self, report: Any) -> None:
         self._say(f"set aside {report.path}: {report.reason}")
 
-    def _show_prepared(self, report: Any) -> None:
-        from sdtune.cli.summaries import prepared
-
-        self._end_bar()
-        for line in prepared(report):
-            self.result(line)
-
-    def _show_cached(self, report: Any) -> None:
-        from sdtune.cli.summaries import cached
-
-        for line in cached(report):
-            self.result(line)
-
     def _show_trained(self, report: Any) -> None:
         self._end_bar()
         from sdtune.cli.summaries import trained
 
         self._say(f"trained in {duration(report.seconds)}")
         for line in trained(report):
-            self.result(line)
-
-    def _show_planned(self, report: Any) -> None:
-        from sdtune.cli.summaries import planned
-
-        for line in planned(report):
-            self.result(line)
-
-    def _show_listing(self, report: Any) -> None:
-        from sdtune.cli.summaries import listing
-
-        for line in listing(report):
             self.result(line)
 
     def _show_captioned(self, report: Any) -> None:
@@ -216,10 +201,12 @@ class Terminal:
         for caption in captions:
             self.result(f"    {caption}")
 
-    def _show_statistics(self, report: Any) -> None:
-        from sdtune.cli.summaries import statistics
+    def _show_merged(self, report: Any) -> None:
+        from sdtune.cli.lora_summaries import merged
 
-        for line in statistics(report):
+        self._end_bar()
+        self._say(f"merged in {duration(report.seconds)}")
+        for line in merged(report):
             self.result(line)
 
     def _show_problem(self, report: Any) -> None:
@@ -302,7 +289,7 @@ def _value(value: Any) -> Any:
     """A report's value as JSON has it, whatever it holds."""
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _value(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_value(one) for one in value]

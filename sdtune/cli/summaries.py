@@ -15,24 +15,24 @@ def prepared(report: Any) -> Iterator[str]:
     place = f" in {report.out}" if report.out else ", if it were no dry run"
     more = [f"{report.held_out} of them held out"] if report.held_out else []
     more += [f"and {report.priors} for regularisation"] if report.priors else []
-    yield _line("data set", ", ".join([f"{_images(report.images)}{place}", *more]))
+    yield line("data set", ", ".join([f"{_images(report.images)}{place}", *more]))
     if report.set_aside:
         kinds = ", ".join(f"{kind} {count}" for kind, count in report.set_aside.items())
-        yield _line("set aside", f"{sum(report.set_aside.values())}: {kinds}")
+        yield line("set aside", f"{sum(report.set_aside.values())}: {kinds}")
     if report.skipped:
-        yield _line("skipped", f"{report.skipped} that cannot be used")
+        yield line("skipped", f"{report.skipped} that cannot be used")
     if report.left:
         files = "1 file that is no image" if report.left == 1 else f"{report.left} files that are no images"
-        yield _line("left alone", files)
-    yield _line("captions", f"{report.described} of {report.images} have one")
+        yield line("left alone", files)
+    yield line("captions", f"{report.described} of {report.images} have one")
     for one in report.buckets:
         told = f"{one.buckets} {'bucket' if one.buckets == 1 else 'buckets'} at {one.resolution} px"
         small = f", {one.enlarged} too small (enlarged over 1.25 times)" if one.enlarged else ""
-        yield _line(one.family, f"{told}, {one.cropped:.1%} cropped away{small}")
+        yield line(one.family, f"{told}, {one.cropped:.1%} cropped away{small}")
     if report.page:
-        yield _line("report", str(report.page))
+        yield line("report", str(report.page))
     if report.try_next:
-        yield _line("try next", report.try_next)
+        yield line("try next", report.try_next)
 
 
 def bucketed(report: Any) -> Iterator[str]:
@@ -55,10 +55,10 @@ def _size(size: tuple[int, int]) -> str:
 def statistics(report: Any) -> Iterator[str]:
     """Of sdtune.core.reports.Statistics."""
     about = "" if report.exact else "about "
-    yield _line("images", f"{report.images}, of which {report.with_caption} have a caption")
+    yield line("images", f"{report.images}, of which {report.with_caption} have a caption")
     over = f"{report.over_limit or 'none'} {'have' if report.over_limit > 1 else 'has'} more than 77 tokens"
-    yield _line("captions", f"{report.captions}, of which {over}{'' if report.exact else ', by an estimate'}")
-    yield _line("tokens", f"{about}{report.tokens_mean:.0f} on average, the longest {about}{report.tokens_longest}")
+    yield line("captions", f"{report.captions}, of which {over}{'' if report.exact else ', by an estimate'}")
+    yield line("tokens", f"{about}{report.tokens_mean:.0f} on average, the longest {about}{report.tokens_longest}")
     for what, counts in (("tag", report.tags), ("word", report.words)):
         if counts:
             yield ""
@@ -72,23 +72,23 @@ def statistics(report: Any) -> Iterator[str]:
 def cached(report: Any) -> Iterator[str]:
     """Of sdtune.core.reports.Cached."""
     if not report.removed and not report.size:
-        yield _line("cache", f"{report.folder}: empty, nothing to prune")
+        yield line("cache", f"{report.folder}: empty, nothing to prune")
         return
-    yield _line("cache", str(report.folder))
+    yield line("cache", str(report.folder))
     entries = "1 entry" if report.entries == 1 else f"{report.entries} entries"
     priors = f" and {report.priors} of prior images" if report.priors else ""
-    yield _line("holds", f"{entries}{priors}, {_megabytes(report.size)}")
+    yield line("holds", f"{entries}{priors}, {_megabytes(report.size)}")
     days = "a day" if report.days == 1 else f"{report.days} days"
     if report.removed is None:
         told = f"{report.unused} for {days}, {_megabytes(report.unused_size)}" if report.unused else f"none for {days}"
-        yield _line("unused", told)
+        yield line("unused", told)
     elif not report.removed:
-        yield _line("removed", f"nothing; all was used within {days}")
+        yield line("removed", f"nothing; all was used within {days}")
     else:
         told = f" that {'was' if report.removed == 1 else 'were'} not used for {days}" if report.days else ""
-        yield _line("removed", f"{report.removed}{told}, {_megabytes(report.removed_size)}")
+        yield line("removed", f"{report.removed}{told}, {_megabytes(report.removed_size)}")
     if report.try_next:
-        yield _line("try next", report.try_next)
+        yield line("try next", report.try_next)
 
 
 def trained(report: Any) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _changed(update: Sequence[Any]) -> str | None:
     most = max(update, key=lambda one: one.relative)
     least = min(update, key=lambda one: one.relative)
     dead = sum(one.dead for one in update)
-    still = f"; nothing in {_counted(dead, 'layer')} of {sum(one.modules for one in update)}" if dead else ""
+    still = f"; nothing in {counted(dead, 'layer')} of {sum(one.modules for one in update)}" if dead else ""
     told = f"{most.block} by {100 * most.relative:.2g} % of its weights"
     return f"{told}{'' if most is least else f', the most; {least.block} by {100 * least.relative:.2g} %'}{still}"
 
@@ -155,7 +155,8 @@ def _listed(run: Any) -> tuple[str, ...]:
     return path, run.state, steps, told, model, changed, run.problem or apart
 
 
-def _line(label: str, text: str) -> str:
+def line(label: str, text: str) -> str:
+    """A label and what stands behind it."""
     return f"{label:<11} {text}"
 
 
@@ -172,69 +173,71 @@ def planned(report: Any) -> Iterator[str]:
     from sdtune.cli.console import duration
 
     disk, probed = report.disk, report.probed
-    yield _line("model", f"{report.model} ({report.family}), {report.precision} on {report.device}")
+    yield line("model", f"{report.model} ({report.family}), {report.precision} on {report.device}")
     for label, group in zip(["learns", *[""] * len(report.groups)], report.groups, strict=False):
-        layers = _counted(group.modules, "encoder" if group.part == "new word" else "layer")
-        yield _line(label, f"{group.part}: {_counted(group.numbers, 'number')} in {layers}, rate {group.lr:.1e}")
+        layers = counted(group.modules, "encoder" if group.part == "new word" else "layer")
+        yield line(label, f"{group.part}: {counted(group.numbers, 'number')} in {layers}, rate {group.lr:.1e}")
     more = [f"{report.held_out} held out"] if report.held_out else []
     more += [f"{report.priors} for regularisation"] if report.priors else []
     more += [f"{report.left_out} left out, as told above"] if report.left_out else []
-    yield _line("images", ", ".join([f"{report.trained} trained", *more]))
+    yield line("images", ", ".join([f"{report.trained} trained", *more]))
     shown = [f"{report.enlarged} enlarged"] if report.enlarged else []
     shown += [f"{report.cropped:.1%} cropped away on average"] if report.cropped >= 0.0005 else []
     if shown:
-        yield _line("", ", ".join(shown))
+        yield line("", ", ".join(shown))
     if report.problems is not None:
         lengths = f"{report.tokens:.0f} tokens on average, the longest {report.tokens_longest}"
-        found = _counted(report.problems, "problem") if report.problems else "no problem"
-        yield _line("captions", f"{lengths}; {found}" + (f", which this shows: {report.look}" if report.look else ""))
+        found = counted(report.problems, "problem") if report.problems else "no problem"
+        yield line("captions", f"{lengths}; {found}" + (f", which this shows: {report.look}" if report.look else ""))
     rising = f"; the rate rises over {report.warmup}" if report.warmup > 1 else ""
     passes = f"{report.passes:.1f}" if report.passes < 10 else f"{report.passes:,.0f}"
     each = _images(report.images_a_step)
-    yield _line("steps", f"{report.steps:,} of {each}, {passes} passes over the images{rising}")
+    yield line("steps", f"{report.steps:,} of {each}, {passes} passes over the images{rising}")
     if report.validations:
-        every = f"every {_counted(report.validation_every, 'step')}, {_counted(report.validations, 'time')}"
-        yield _line("validation", f"{every}; about {report.validation_share:.1%} of the work")
+        every = f"every {counted(report.validation_every, 'step')}, {counted(report.validations, 'time')}"
+        yield line("validation", f"{every}; about {report.validation_share:.1%} of the work")
     if report.drawings:
-        every = f", every {_counted(report.drawing_every, 'step')}" if report.drawings > 2 else ""
-        yield _line("samples", f"{_counted(report.prompts, 'picture')} before the first step{every} and after the last")
+        every = f", every {counted(report.drawing_every, 'step')}" if report.drawings > 2 else ""
+        yield line("samples", f"{counted(report.prompts, 'picture')} before the first step{every} and after the last")
     saved = [f"every {report.checkpoint_minutes:g} minutes"] if report.checkpoint_minutes else []
     saved += [f"every {report.checkpoint_every} steps"] if report.checkpoint_every else []
     kept = disk.checkpoints - 1
-    yield _line(
+    yield line(
         "checkpoint", f"{' and '.join([*saved, 'at a stop'])}; the newest {kept} {'is' if kept == 1 else 'are'} kept"
     )
     if probed:
-        there = f"of {_bytes(report.memory_there * 1e9)}"
-        yield _line("memory", f"{_bytes(probed.memory * 1e9)} {there} at the most, measured")
+        there = f"of {in_bytes(report.memory_there * 1e9)}"
+        yield line("memory", f"{in_bytes(probed.memory * 1e9)} {there} at the most, measured")
     else:
-        yield _line("memory", "--probe measures it; known beforehand, without what the passes need, are")
+        yield line("memory", "--probe measures it; known beforehand, without what the passes need, are")
     for what, size in report.memory:
-        yield _line("", f"{_bytes(size * 1e9):>8}  {what}")
+        yield line("", f"{in_bytes(size * 1e9):>8}  {what}")
     if report.seconds and probed:
         least, most = (duration(one) for one in report.seconds)
         took = least if least == most else f"{least} to {most}"
         each = ", ".join(f"{one:.2g}" for one in probed.seconds)
-        yield _line("time", f"about {took}, as probed steps took {each} s")
+        yield line("time", f"about {took}, as probed steps took {each} s")
     else:
-        yield _line("time", "--probe measures it")
-    free = f" of {_bytes(disk.free)} that are free" if disk.free is not None else ""
-    yield _line("disk", f"about {_bytes(disk.needed)}{free}")
-    yield _line("", f"{_bytes(disk.lora):>8}  a LoRA, of which there may be {disk.loras}")
-    yield _line("", f"{_bytes(disk.checkpoint):>8}  a checkpoint, {disk.checkpoints} at once")
+        yield line("time", "--probe measures it")
+    free = f" of {in_bytes(disk.free)} that are free" if disk.free is not None else ""
+    yield line("disk", f"about {in_bytes(disk.needed)}{free}")
+    yield line("", f"{in_bytes(disk.lora):>8}  a LoRA, of which there may be {disk.loras}")
+    yield line("", f"{in_bytes(disk.checkpoint):>8}  a checkpoint, {disk.checkpoints} at once")
     if disk.pictures:
-        yield _line("", f"{_bytes(disk.pictures):>8}  pictures, at the most")
-    yield _line("cache", f"{_bytes(disk.cache)} of images and captions, which the training finds there")
+        yield line("", f"{in_bytes(disk.pictures):>8}  pictures, at the most")
+    yield line("cache", f"{in_bytes(disk.cache)} of images and captions, which the training finds there")
     for label, (what, path) in zip(["writes", *[""] * len(report.files)], report.files, strict=False):
-        yield _line(label, f"{path}  ({what})")
-    yield _line("try next", "nothing is trained yet: the same without --dry-run")
+        yield line(label, f"{path}  ({what})")
+    yield line("try next", "nothing is trained yet: the same without --dry-run")
 
 
-def _bytes(size: float) -> str:
+def in_bytes(size: float) -> str:
+    """So many bytes as people write them: 4.1 MB."""
     if size >= 1e9:
         return f"{size / 1e9:.1f} GB"
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
-def _counted(count: int, thing: str) -> str:
+def counted(count: int, thing: str) -> str:
+    """ "1 step", "2 steps"."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

@@ -1,0 +1,147 @@
+"""What a user should know of a LoRA file, each with its remedy: who does not load it, and what is taken for granted.
+
+What programs load was looked up in their code: diffusers 0.42, ComfyUI (comfy/lora.py, comfy/weight_adapter/), and for
+A1111 and Forge in their issues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from sdtune.core.families import Family, families
+from sdtune.core.lora_facts import Module, networks_in
+from sdtune.core.lora_keys import Keys
+from sdtune.core.lora_metadata import likely_trigger, trigger_of
+
+OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""SHA-256 of no bytes at all, which some trainers have written (ostris/ai-toolkit #130)"""
+PACKED = ("LoHa", "LoKr", "OFT")
+"""networks that diffusers does not know"""
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class File:
+    """What is known of a file before its weights are read."""
+
+    path: Path
+    keys: Keys
+    modules: Mapping[str, Module]
+    metadata: Mapping[str, str]
+    family: str | None
+    said: str | None
+    """the family that the metadata names"""
+
+
+def problems_of(file: File) -> Iterator[str]:
+    """One line each."""
+    yield from _of_family(file)
+    yield from _of_form(file)
+    yield from _of_networks(file)
+    yield from _of_alpha(file)
+    yield from _of_words(file)
+    if OF_NOTHING in file.metadata.get("sshs_model_hash", ""):
+        told = "its sshs_model_hash is that of an empty file, so that sites take it for another LoRA"
+        yield f"{told}; {_convert(file)} writes the right one"
+
+
+def of_weights(dead: Sequence[str], exploding: Sequence[str], modules: int, times: float) -> Iterator[str]:
+    """What the weights themselves tell."""
+    if dead:
+        yield f"{len(dead)} of {_counted(modules, 'module')} add nothing: {_named(dead)}"
+    if exploding:
+        told = f"change their weights over {times:g} times as strongly as the median does: {_named(exploding)}"
+        yield f"{_counted(len(exploding), 'module')} {told}; train with a lower --lr, or use it at a lower strength"
+
+
+def of_hash(file: File, name: str) -> str:
+    """A hash that does not hold."""
+    told = f"its {name} is not that of its weights, so that pictures made with it name a LoRA that no site knows"
+    return f"{told}; {_convert(file)} writes the right one"
+
+
+def _of_family(file: File) -> Iterator[str]:
+    if file.family and file.said and file.family != file.said:
+        ours, theirs = (families()[name].title for name in (file.family, file.said))
+        yield f"its metadata says {theirs}, but its weights are for {ours}; {_convert(file)} puts that right"
+    if not file.family:
+        yield "nothing in it tells Stable Diffusion 1.x from 2.x; try it with the model that it came for"
+
+
+def _of_form(file: File) -> Iterator[str]:
+    family = _family(file)
+    if family is None:
+        return
+    kohya = file.keys.form.startswith("kohya")
+    if family.lora_form == "kohya" and not kohya:
+        yield f"its names are {file.keys.form}'s, which A1111, Forge and ComfyUI do not load; {_convert(file)} helps"
+    if family.lora_form != "kohya" and kohya:
+        yield f"its names are kohya's, which diffusers does not load for {family.title}; {_convert(file)} helps"
+
+
+def _of_networks(file: File) -> Iterator[str]:
+    kinds = networks_in(file.modules.values())
+    packed = [kind for kind in kinds if kind in PACKED]
+    if packed:
+        plain = _other(file, "resize", "--rank 16")
+        yield f"diffusers does not load {' and '.join(packed)}; {plain} makes a plain LoRA of it"
+    if "DoRA" in kinds:
+        yield (
+            "a DoRA: diffusers leaves the magnitudes of kohya's form out without a word, and programs differ in how "
+            "they read them; compare pictures before you share it"
+        )
+    if "difference" in kinds:
+        yield "it changes whole weights (norms, or a difference), which diffusers leaves out; merge it into a model"
+    if file.keys.embeddings:
+        yield "it bundles new words, which A1111 and Forge alone find in it; give others a file of the words, too"
+
+
+def _of_alpha(file: File) -> Iterator[str]:
+    ranked = {name: one for name, one in file.modules.items() if one.rank is not None}
+    silent = [name for name, one in ranked.items() if one.alpha is None]
+    if silent and len(silent) == len(ranked):
+        yield "it says no alpha, so that programs take the rank for it; at another alpha, its strength is another"
+    elif silent:
+        yield f"{len(silent)} of {_counted(len(ranked), 'module')} say no alpha, so that programs take the rank for it"
+    family = _family(file)
+    others = [name for name, one in ranked.items() if one.alpha not in (None, one.rank)]
+    if family is not None and family.lora_form != "kohya" and others:
+        told = f"alpha is not the rank in {_counted(len(others), 'module')}, which ComfyUI or diffusers passes over"
+        yield f"{told}, and so acts too strongly; {_convert(file)} puts it into the weights"
+    zero = [name for name, one in ranked.items() if one.alpha == 0]
+    if zero:
+        yield f"alpha is 0 in {_counted(len(zero), 'module')}, which so add nothing: {_named(zero)}"
+
+
+def _of_words(file: File) -> Iterator[str]:
+    if trigger_of(file.metadata) or file.keys.embeddings:
+        return
+    tag = likely_trigger(file.metadata)
+    likely = f"the tag that most of its captions had is {tag!r}" if tag else "ask where you got it"
+    yield f"it names no trigger phrase; {likely}, and {_convert(file, '--trigger WORDS')} puts one in"
+
+
+def _family(file: File) -> Family | None:
+    return families()[file.family] if file.family else None
+
+
+def _convert(file: File, *more: str) -> str:
+    return _other(file, "convert", *more)
+
+
+def _other(file: File, command: str, *more: str) -> str:
+    """A command that makes another file of it."""
+    words = ["sdtune", "lora", command, quote(str(file.path)), *more]
+    return " ".join([*words, "--out", quote(f"{file.path.stem}-new.safetensors")])
+
+
+def _named(modules: Sequence[str]) -> str:
+    more = f" and {len(modules) - NAMED} more" if len(modules) > NAMED else ""
+    return ", ".join(modules[:NAMED]) + more
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

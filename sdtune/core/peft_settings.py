@@ -1,0 +1,75 @@
+"""Alphas that stand in peft's settings, inside a LoRA file or beside it, rather than among its weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sdtune.core.header import Header, what_is
+from sdtune.core.lora_names import PARTS, SETTINGS, split
+from sdtune.errors import LoraError
+
+BYTES = 2**20
+"""of a file of settings"""
+
+
+def alphas_in(path: Path, header: Header) -> Callable[[str, int], float | None]:
+    """(module, rank) -> alpha, for modules without a tensor of their own; None where nothing is said of it."""
+    settings = _settings(path, header)
+
+    def alpha(module: str, rank: int) -> float | None:
+        part, inside = split(module)
+        patterns = settings.get(f"{part}.alpha_pattern") or {}
+        fitting = [value for end, value in patterns.items() if f".{inside}".endswith("." + end.lstrip("^"))]
+        told = fitting[0] if fitting else settings.get(f"{part}.lora_alpha")
+        if told is None:
+            return None
+        return float(told) * math.sqrt(rank) if settings.get(f"{part}.use_rslora") else float(told)
+
+    return alpha
+
+
+def _settings(path: Path, header: Header) -> dict[str, Any]:
+    """{part.setting: value} as peft keeps them, in the file or beside it; empty where they are in neither."""
+    beside = path.parent / "adapter_config.json"
+    inside = SETTINGS in header.metadata
+    if inside:
+        place, text = f"{path}: its {SETTINGS}", header.metadata[SETTINGS]
+    elif path.name == "adapter_model.safetensors" and what_is(beside, LoraError) == "file":
+        place, text = f"{beside}: it", _small(beside)
+    else:
+        return {}
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    if isinstance(told, dict) and not inside:
+        told = {f"{part}.{key}": value for part in PARTS for key, value in told.items()}
+    if not isinstance(told, dict) or not all(_is_of_peft(key, value) for key, value in told.items()):
+        raise LoraError(f"{place} is not what peft writes; get the file again")
+    return told
+
+
+def _small(file: Path) -> str:
+    """The text of a file of settings; of one too large for that, or of no text, nothing."""
+    try:
+        return file.read_text("utf-8") if file.stat().st_size < BYTES else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_of_peft(key: str, value: Any) -> bool:
+    """Whether a setting is of the kind that peft writes, as far as alpha needs it."""
+    setting = key.rpartition(".")[2]
+    if setting == "lora_alpha":
+        return _is_number(value)
+    if setting == "alpha_pattern":
+        return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
+    return setting != "use_rslora" or value is None or isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**32  # so neither infinite nor NaN
