@@ -14,7 +14,8 @@ Weights = dict[str, torch.Tensor]
 
 def save(pipe: Any, family: str, path: Path, metadata: dict[str, str] | None = None, **more: torch.Tensor) -> Path:
     """The whole pipeline (sd1, sd2 or sdxl) in one file; more are tensors to put in as they are."""
-    weights = {f"model.diffusion_model.{_unet(key)}": value for key, value in pipe.unet.state_dict().items()}
+    unet = pipe.unet.state_dict()
+    weights = {f"model.diffusion_model.{_unet(key, unet)}": value for key, value in unet.items()}
     for key, value in pipe.vae.state_dict().items():
         convolution = re.search(r"attentions.*(to_[qkv]|to_out\.0)\.weight$", key)
         weights[f"first_stage_model.{_vae(key)}"] = value[:, :, None, None] if convolution else value
@@ -36,7 +37,7 @@ def _replaced(key: str, *pairs: tuple[str, str]) -> str:
     return key
 
 
-def _unet(key: str) -> str:
+def _unet(key: str, every: Weights) -> str:
     if ".resnets." in key:
         key = _replaced(
             key,
@@ -53,7 +54,8 @@ def _unet(key: str) -> str:
         if kind == "downsamplers":
             return f"input_blocks.{3 * block + 3}.0.op.{rest.removeprefix('conv.')}"
         if kind == "upsamplers":
-            return f"output_blocks.{3 * block + 2}.2.{rest}"
+            attends = f"up_blocks.{block}.attentions.2.norm.weight" in every
+            return f"output_blocks.{3 * block + 2}.{2 if attends else 1}.{rest}"
         number = 3 * block + layer + (1 if side == "down" else 0)
         return f"{'input' if side == 'down' else 'output'}_blocks.{number}.{int(kind == 'attentions')}.{rest}"
     return _replaced(
