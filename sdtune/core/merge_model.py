@@ -1,0 +1,201 @@
+"""LoRAs put into a base model: its weights are read, changed and written one tensor at a time."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdtune.core import memory, model
+from sdtune.core.applied import Applied
+from sdtune.core.data.folder import in_command
+from sdtune.core.families import Family, family_named
+from sdtune.core.header import read_header
+from sdtune.core.identity import Identity
+from sdtune.core.lora import check_family
+from sdtune.core.lora_reports import Merged
+from sdtune.core.merge_check import prediction_difference
+from sdtune.core.merge_out import check_place, check_room, is_file, making_folder
+from sdtune.core.merged_folder import copy_configs, file_of
+from sdtune.core.merged_metadata import MARKS, Noise, metadata_of, noise_of
+from sdtune.core.mixture import NAMES, Mixture
+from sdtune.core.model_file import channels_in_file, configs_of_file
+from sdtune.core.model_folder import on_this_machine
+from sdtune.core.original import Piece, file_shape, joined
+from sdtune.core.reports import Note, Progress, Telling, Warned
+from sdtune.core.run_folder import embeddings_beside
+from sdtune.core.tensor_file import TORCH_DTYPES, Slot, writing
+from sdtune.core.weights import open_weights
+from sdtune.errors import ModelError
+from sdtune.lora_config import Merge
+
+PHASE = "merging"
+SMALL = 10**9
+"""bytes of a denoiser that is asked for a prediction unless --verify says otherwise"""
+LARGE = 10**10
+"""bytes of a file that some disks and programs do not take"""
+
+
+def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -> Telling[None]:
+    """Writes the model with the LoRAs in it, and measures how far it is from the model with the LoRAs beside it."""
+    began = time.monotonic()
+    family = family_named(identity.family)
+    for one in applied:
+        check_family(one.lora, family, one.path)
+    place = None if identity.source == "hub" else Path(identity.location)
+    check_place(config.out, config.overwrite, place, [one.path for one in applied])
+    device = memory.device_for(config.memory)
+    yield Note(f"model: {identity.name} ({family.title})" + "".join(_told(one) for one in applied))
+    for line in _words(applied):
+        yield Warned(line)
+    if not model.is_here(identity):
+        yield Note("the model is fetched from the hub: some GB, kept for later")
+    mixture = Mixture(open_weights(identity), applied, config.dtype)
+    configs = _configs(identity, family, needed=not is_file(config.out))
+    noise = noise_of(identity, configs)
+    packed = sorted({kind for kind in mixture.weights.dtypes.values() if kind.startswith("F8")})
+    if packed and not config.dtype:
+        yield Note(f"the base has weights in {' and '.join(packed)}; what is made of them is in fp16 (see --dtype)")
+    metadata = metadata_of(config.out, identity, family, noise, applied)
+    if is_file(config.out):
+        yield from _write_file(config.out, mixture, identity, noise, metadata)
+    else:
+        assert configs, "a folder has configs"
+        yield from _write_folder(config.out, mixture, identity, family, configs, noise, metadata)
+    sizes = {name: Slot(kind, mixture.weights.shapes[name]).bytes for name, kind in mixture.dtypes.items()}
+    of_denoiser = sum(size for name, size in sizes.items() if name.startswith(f"{family.denoiser}."))
+    verify = config.verify if config.verify is not None else of_denoiser < SMALL and not packed
+    if verify:
+        yield Note("the merged model and the base with its LoRAs are asked for a prediction each")
+    yield Merged(
+        config.out,
+        "original" if is_file(config.out) else "diffusers",
+        family.name,
+        _usual_dtype(mixture, sizes),
+        sum(sizes.values()),
+        len(mixture.changed),
+        len({name.rpartition(".")[0] for name in sizes if name.endswith(".weight") and not name.startswith("vae.")}),
+        mixture.difference,
+        prediction_difference(identity, applied, config.out, device) if verify else None,
+        time.monotonic() - began,
+        f"sdtune sample --model {in_command(config.out)} --prompt {shlex.quote(_prompt(applied))}",
+    )
+
+
+def _write_file(
+    out: Path, mixture: Mixture, identity: Identity, noise: Noise, metadata: Mapping[str, str]
+) -> Telling[None]:
+    weights = mixture.weights
+    pieces = weights.pieces()
+    slots = {piece.key: Slot(_dtype_of(piece, mixture), file_shape(piece, weights.shapes)) for piece in pieces}
+    kept = weights.extra if identity.source == "file" else {}
+    marks = {key: Slot("F32", (0,)) for key in MARKS if key not in kept and getattr(noise, key)}
+    slots |= {**kept, **marks}
+    check_room(out, sum(slot.bytes for slot in slots.values()))
+    with writing(out, slots, metadata) as file:
+        for number, piece in enumerate(pieces, 1):
+            value = joined(piece, mixture.made)
+            untouched = all(mixture.is_untouched(name) for name in piece.names)
+            file.add(piece.key, value, as_is=untouched and value.dtype == TORCH_DTYPES[slots[piece.key].dtype])
+            yield Progress(PHASE, number, len(pieces))
+        for key in kept:
+            file.add(key, weights.read_extra(key), as_is=True)
+        for key in marks:
+            file.add(key, torch.zeros(0))
+
+
+def _write_folder(
+    out: Path,
+    mixture: Mixture,
+    identity: Identity,
+    family: Family,
+    configs: Path,
+    noise: Noise,
+    metadata: Mapping[str, str],
+) -> Telling[None]:
+    weights = mixture.weights
+    slots: dict[str, dict[str, Slot]] = {}
+    for name, shape in weights.shapes.items():
+        part, _, key = name.partition(".")
+        slots.setdefault(part, {})[key] = Slot(mixture.dtypes[name], shape)
+    sizes = {part: sum(slot.bytes for slot in inside.values()) for part, inside in slots.items()}
+    check_room(out, sum(sizes.values()))
+    for part, size in sizes.items():
+        if size > LARGE:
+            yield Note(f"{part} is one file of {size / 1e9:.0f} GB")
+    with making_folder(out) as folder:
+        dtypes = {part: _torch_name(Counter(slot.dtype for slot in inside.values())) for part, inside in slots.items()}
+        copy_configs(configs, folder, dtypes, _changes(identity, noise))
+        number = 0
+        for part, inside in slots.items():
+            told = metadata if part == family.denoiser else {"format": "pt"}
+            with writing(folder / part / file_of(part), inside, told) as file:
+                for key in inside:
+                    name = f"{part}.{key}"
+                    file.add(key, mixture.made(name), as_is=mixture.is_untouched(name))
+                    number += 1
+                    yield Progress(PHASE, number, len(weights.shapes))
+
+
+def _configs(identity: Identity, family: Family, *, needed: bool) -> Path | None:
+    """The folder with the model's configs; a single file has none of its own."""
+    if identity.source == "folder":
+        return Path(identity.location)
+    if identity.source == "hub":
+        return on_this_machine(identity.location, family)
+    return configs_of_file(identity, family) if needed else None
+
+
+def _changes(identity: Identity, noise: Noise) -> dict[str, dict[str, Any]]:
+    """What a single file says otherwise than the configs that its family has."""
+    if identity.source != "file":
+        return {}
+    scheduler: dict[str, Any] = {"prediction_type": identity.prediction} if identity.prediction else {}
+    if noise.ztsnr:
+        scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    channels = channels_in_file(read_header(Path(identity.location), ModelError))
+    return {"scheduler": scheduler, "unet": {"in_channels": channels} if channels else {}}
+
+
+def _dtype_of(piece: Piece, mixture: Mixture) -> str:
+    """Of what the piece is made; the widest where that differs."""
+    return max((mixture.dtypes[name] for name in piece.names), key=lambda kind: (TORCH_DTYPES[kind].itemsize, kind))
+
+
+def _usual_dtype(mixture: Mixture, sizes: Mapping[str, int]) -> str:
+    """What most of the model is written in, as --dtype calls it."""
+    bytes_of: Counter[str] = Counter()
+    for name, size in sizes.items():
+        bytes_of[mixture.dtypes[name]] += size
+    kind = bytes_of.most_common(1)[0][0]
+    return next((name for name, own in NAMES.items() if own == kind), kind.lower())
+
+
+def _torch_name(kinds: Counter[str]) -> str:
+    """float16"""
+    return str(TORCH_DTYPES[kinds.most_common(1)[0][0]]).removeprefix("torch.")
+
+
+def _told(one: Applied) -> str:
+    return f", with {one.path.name} at {one.strength}"
+
+
+def _words(applied: Sequence[Applied]) -> Iterator[str]:
+    """A line for each new word that a LoRA brings, which no model can hold."""
+    for one in applied:
+        for word in one.lora.embeddings:
+            todo = f"draw with --lora {one.path}:0 beside the merged model"
+            yield f'{one.path}: brings the new word "{word}", which no model can hold; {todo}'
+        for path in embeddings_beside(one.path):
+            todo = "give this file to the program that draws with the merged model"
+            yield f"{path}: a new word that was learned with {one.path.name}, which no model can hold; {todo}"
+
+
+def _prompt(applied: Sequence[Applied]) -> str:
+    triggers = [one.lora.metadata.get("modelspec.trigger_phrase", "") for one in applied]
+    return ", ".join(dict.fromkeys(trigger for trigger in triggers if trigger.isprintable() and trigger)) or "a cat"

@@ -1,0 +1,78 @@
+"""What a merged model says of itself: the ModelSpec of its files, and which noise it was trained in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdtune.core.applied import Applied
+from sdtune.core.families import Family
+from sdtune.core.header import read_header
+from sdtune.core.identity import Identity
+from sdtune.errors import ModelError
+
+MARKS = ("v_pred", "ztsnr")
+"""empty tensors by which programs know v prediction, and noise without any signal, in a file"""
+INHERITED = ("modelspec.license", "modelspec.author", "modelspec.resolution", "modelspec.encoder_layer")
+"""what holds of the merged model as of its base"""
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+"""diffusers' name -> ModelSpec's"""
+IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
+"""that reads the original layout"""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How a model was trained, as its configs or its file tell."""
+
+    prediction: str | None
+    """as diffusers names it; None where it is not told, and for flows"""
+    ztsnr: bool
+    """whether its noise goes all the way to zero signal"""
+
+    @property
+    def v_pred(self) -> bool:
+        """Whether it is known to predict v."""
+        return self.prediction == "v_prediction"
+
+
+def noise_of(identity: Identity, configs: Path | None) -> Noise:
+    """Of a folder by its scheduler, of a file by itself."""
+    if identity.source == "file":
+        return Noise(identity.prediction, identity.zero_snr)
+    assert configs, "a folder has configs"
+    scheduler = json.loads((configs / "scheduler" / "scheduler_config.json").read_bytes())
+    is_flow = "Flow" in str(scheduler.get("_class_name"))
+    prediction = None if is_flow else scheduler.get("prediction_type", "epsilon")
+    return Noise(prediction, scheduler.get("rescale_betas_zero_snr") is True)
+
+
+def metadata_of(
+    out: Path, identity: Identity, family: Family, noise: Noise, applied: Sequence[Applied]
+) -> dict[str, str]:
+    """Names and no paths; what it is called, made of and called up by."""
+    told: dict[str, str] = {}
+    if identity.source == "file":
+        of_base = read_header(Path(identity.location), ModelError).metadata
+        told = {key: of_base[key] for key in INHERITED if key in of_base}
+    prediction = PREDICTIONS.get(noise.prediction or "")
+    architectures = {family.architecture(one) for one in ([prediction] if prediction else family.predictions)}
+    if len(architectures) == 1:
+        told["modelspec.architecture"] = architectures.pop()
+    if prediction:
+        told["modelspec.prediction_type"] = prediction
+    triggers = [one.lora.metadata.get("modelspec.trigger_phrase", "") for one in applied]
+    if trigger := ", ".join(dict.fromkeys(filter(None, triggers))):
+        told["modelspec.trigger_phrase"] = trigger
+    told.setdefault("modelspec.resolution", f"{family.resolution}x{family.resolution}")
+    return told | {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.implementation": IMPLEMENTATION if out.suffix == ".safetensors" else "diffusers",
+        "modelspec.title": out.name.removesuffix(".safetensors"),
+        "modelspec.merged_from": ", ".join(
+            [Path(identity.name).name, *(f"{one.path.stem}:{one.strength.usual:g}" for one in applied)]
+        ),
+    }
