@@ -37,7 +37,7 @@ _BITS = {
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
-class _Told(ValueError):
+class _HeaderError(ValueError):
     """What is wrong with a header, in a few words."""
 
 
@@ -82,7 +82,7 @@ def read_header(path: Path, error: type[InputError]) -> Header:
         _check_metadata(metadata)
         places = [_place(name, entry) for name, entry in entries.items()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
-        told = str(problem) if isinstance(problem, _Told) else "its header is not as safetensors writes it"
+        told = str(problem) if isinstance(problem, _HeaderError) else "its header is not as safetensors writes it"
         raise error(f"{path}: a broken safetensors file ({told}); get it again from where it came") from None
     expected = 8 + length + max((end for _, end, _ in places), default=0)
     if size != expected:
@@ -128,16 +128,16 @@ def refuse_pickle(path: Path, error: type[InputError]) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        raise _Told("a name is given twice")
+        raise _HeaderError("a name is given twice")
     return entries
 
 
 def _entries(body: bytes) -> dict[str, Any]:
     """The JSON of a header, unless it is made to take long."""
     if body.count(b'"data_offsets"') > MAX_TENSORS:
-        raise _Told(f"more than {MAX_TENSORS} tensors")
+        raise _HeaderError(f"more than {MAX_TENSORS} tensors")
     if max(body.count(sign) for sign in (b",", b"[", b"{")) > MAX_COMMAS:
-        raise _Told("more in its header than tensors and metadata take")
+        raise _HeaderError("more in its header than tensors and metadata take")
     entries: dict[str, Any] = json.loads(body, object_pairs_hook=_unique)
     return entries
 
@@ -146,25 +146,25 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
     sizes = []
     for name, value in metadata.items():
         if not isinstance(value, str):
-            raise _Told("metadata that is not text")
+            raise _HeaderError("metadata that is not text")
         sizes.append(len(value.encode()))
         if sizes[-1] > MAX_VALUE:
-            raise _Told(f"{name[:80]!a} in its metadata has more than {MAX_VALUE >> 20} MB")
+            raise _HeaderError(f"{name[:80]!a} in its metadata has more than {MAX_VALUE >> 20} MB")
     if sum(sizes) + sum(len(name.encode()) for name in metadata) > MAX_METADATA:
-        raise _Told(f"more than {MAX_METADATA >> 20} MB of metadata")
+        raise _HeaderError(f"more than {MAX_METADATA >> 20} MB of metadata")
 
 
 def _place(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     """Where the tensor's bytes begin and end, counted from the header's end."""
     if not _NAME.fullmatch(name) or ".." in name:
-        raise _Told(f"the tensor name {name[:80]!a}")
+        raise _HeaderError(f"the tensor name {name[:80]!a}")
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _BITS:
-        raise _Told(f"{name} is of type {str(dtype)[:20]!a}")
+        raise _HeaderError(f"{name} is of type {str(dtype)[:20]!a}")
     if len(shape) > 8 or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in shape):
-        raise _Told(f"{name} has an impossible shape")
+        raise _HeaderError(f"{name} has an impossible shape")
     if not (type(begin) is type(end) is int and 0 <= begin <= end):
-        raise _Told(f"{name} lies at an impossible place")
+        raise _HeaderError(f"{name} lies at an impossible place")
     if end - begin != math.prod(shape) * _BITS[dtype] // 8:
-        raise _Told(f"{name} takes {end - begin} bytes, which its shape does not")
+        raise _HeaderError(f"{name} takes {end - begin} bytes, which its shape does not")
     return begin, end, name

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
+from dataclasses import dataclass, replace
 
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 SETTINGS = "lora_adapter_metadata"
 """where diffusers keeps peft's settings in a file's metadata"""
-_KOHYA = {"lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"} | {
-    "lora_te3": "text_encoder_3",
-    "lora_unet": "unet",
+_FLAT = re.compile(r"(lora_unet|lora_transformer|lora_te[123]?|lycoris)_(\w+)")
+_FLAT_PARTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
+_COMFY_ENCODERS = {
+    "text_encoders.clip_l.transformer": "text_encoder",
+    "text_encoders.clip_h.transformer": "text_encoder",
+    "text_encoders.clip_g.transformer": "text_encoder_2",
+    "text_encoders.t5xxl.transformer": "text_encoder_3",
 }
+"""ComfyUI's names of text encoders; clip_h is that of SD2"""
 
 _WITH_UNDERSCORES = """
     down_blocks mid_block up_blocks transformer_blocks to_q to_k to_v to_out proj_in proj_out conv_in conv_out
@@ -24,6 +30,7 @@ _WITH_UNDERSCORES = """
     add_q_proj add_k_proj add_v_proj to_add_out ff_context norm1_context time_text_embed timestep_embedder
     text_embedder context_embedder pos_embed text_model self_attn q_proj k_proj v_proj out_proj text_projection
     token_embedding position_embedding layer_norm1 layer_norm2 final_layer_norm wi_0 wi_1 layer_norm
+    norm_q norm_k norm_added_q norm_added_k relative_attention_bias embed_tokens
 """
 _WORD = re.compile(
     "|".join(sorted(re.split(r"\s+", _WITH_UNDERSCORES.strip()), key=len, reverse=True)) + "|[A-Za-z0-9]+"
@@ -34,6 +41,7 @@ def _numbered_blocks() -> dict[str, str]:
     """{diffusers' path: kohya's name in SDXL's first publication} of the parts of a U-Net with 2 layers a block."""
     names = {
         "conv_in": "input_blocks_0_0",
+        "conv_norm_out": "out_0",
         "conv_out": "out_2",
         "time_embedding.linear_1": "time_embed_0",
         "time_embedding.linear_2": "time_embed_2",
@@ -58,12 +66,87 @@ def _numbered_blocks() -> dict[str, str]:
 _NUMBERED = _numbered_blocks()
 _UNNUMBERED = {name: path for path, name in _NUMBERED.items()}
 _IN_RESNET = {
+    "norm1": "in_layers_0",
+    "norm2": "out_layers_0",
     "conv1": "in_layers_2",
     "conv2": "out_layers_3",
     "time_emb_proj": "emb_layers_1",
     "conv_shortcut": "skip_connection",
 }
 _FROM_RESNET = {name: path for path, name in _IN_RESNET.items()}
+_JOINT = re.compile(r"joint_blocks_(\d{1,2})_(x|context)_block_(\w+)")
+_JOINT_LAYERS = {
+    "x": {
+        "attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+        "attn_proj": ("attn.to_out.0",),
+        "attn_ln_q": ("attn.norm_q",),
+        "attn_ln_k": ("attn.norm_k",),
+        "attn2_qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+        "attn2_proj": ("attn2.to_out.0",),
+        "attn2_ln_q": ("attn2.norm_q",),
+        "attn2_ln_k": ("attn2.norm_k",),
+        "mlp_fc1": ("ff.net.0.proj",),
+        "mlp_fc2": ("ff.net.2",),
+        "adaLN_modulation_1": ("norm1.linear",),
+    },
+    "context": {
+        "attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+        "attn_proj": ("attn.to_add_out",),
+        "attn_ln_q": ("attn.norm_added_q",),
+        "attn_ln_k": ("attn.norm_added_k",),
+        "mlp_fc1": ("ff_context.net.0.proj",),
+        "mlp_fc2": ("ff_context.net.2",),
+        "adaLN_modulation_1": ("norm1_context.linear",),
+    },
+}
+"""layers of SD3's first publication, and diffusers' that are made of equal shares of their outputs"""
+_AROUND_JOINT = {
+    "x_embedder_proj": "pos_embed.proj",
+    "t_embedder_mlp_0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder_mlp_2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder_mlp_0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder_mlp_2": "time_text_embed.text_embedder.linear_2",
+    "final_layer_linear": "proj_out",
+    "final_layer_adaLN_modulation_1": "norm_out.linear",
+}
+
+_ATTENTION = r"to_q|to_k|to_v|to_out\.0"
+_BLOCK = rf"transformer_blocks\.\d{{1,2}}\.(attn[12]\.({_ATTENTION})|ff\.net\.(0\.proj|2)|norm[123])"
+_RESNET = r"resnets\.\d\.(conv[12]|norm[12]|time_emb_proj|conv_shortcut)"
+_UNET = (
+    r"conv_(norm_)?(out)|conv_in|(time|add)_embedding\.linear_[12]|(down|up)_blocks\.[0-3]\.(down|up)samplers\.0\.conv|"
+    rf"(mid_block|(down|up)_blocks\.[0-3])\.({_RESNET}|attentions\.\d\.(norm|proj_in|proj_out|{_BLOCK}))"
+)
+_TRANSFORMER = (
+    r"context_embedder|norm_out\.linear|pos_embed\.proj|proj_out|"
+    r"time_text_embed\.(text|timestep)_embedder\.linear_[12]|transformer_blocks\.\d{1,2}\.("
+    rf"attn2?\.({_ATTENTION}|add_[qkv]_proj|to_add_out|norm_[qk]|norm_added_[qk])|"
+    r"ff(_context)?\.net\.(0\.proj|2)|norm1(_context)?\.linear)"
+)
+_CLIP = (
+    r"text_projection|text_model\.(embeddings\.(token|position)_embedding|final_layer_norm|"
+    r"encoder\.layers\.\d{1,2}\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12]|layer_norm[12]))"
+)
+_T5 = (
+    r"shared|encoder\.(embed_tokens|final_layer_norm|block\.\d{1,2}\.layer\.[01]\."
+    r"(SelfAttention\.(q|k|v|o|relative_attention_bias)|DenseReluDense\.(wi|wi_0|wi_1|wo)|layer_norm))"
+)
+_MODULE = re.compile(
+    rf"unet\.({_UNET})|transformer\.({_TRANSFORMER})|text_encoder(_2)?\.({_CLIP})|text_encoder_3\.({_T5})"
+)
+"""every module of the families that may stand in a LoRA file"""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name in a file means."""
+
+    modules: tuple[str, ...]
+    """more than one: each has an equal share of the outputs, in this order"""
+    form: str | None
+    """kohya ...; None for names with dots, which several forms have"""
+    original: bool = False
+    """whether it is a name of SD3's first publication"""
 
 
 def to_kohya(module: str, prefixes: dict[str, str], numbered: bool) -> str:
@@ -84,23 +167,67 @@ def _number(path: str) -> str:
     raise AssertionError(f"{path} is in no U-Net of SDXL's kind")
 
 
-def from_kohya(name: str) -> str | None:
-    """The module that a name in kohya's form means; None where it is none."""
-    prefix, _, rest = re.match(r"(lora_[a-z0-9]+)?(_?)(.*)", name).groups()  # type: ignore[union-attr]
-    if prefix not in _KOHYA or not rest:
+def named(name: str) -> Named | None:
+    """What a name in any form means; None where it is no module of a family."""
+    found = _flat(name) or _with_dots(name)
+    known = found and found.modules and all(_MODULE.fullmatch(module) for module in found.modules)
+    return found if known else None
+
+
+def _flat(name: str) -> Named | None:
+    """Of names with underscores for dots: lora_unet_..., lora_te_..., OneTrainer's lora_transformer_..., lycoris_..."""
+    match = _FLAT.fullmatch(name)
+    if not match:
         return None
-    part = _KOHYA[prefix]
-    if part == "unet" and rest.startswith("transformer_blocks_"):
-        part = "transformer"
-    if part == "unet":
-        pieces = rest.split("_")
-        for end in range(len(pieces), 0, -1):
-            start = _UNNUMBERED.get(re.sub(r"(output_blocks_\d+)_1_conv$", r"\1_2_conv", "_".join(pieces[:end])))
-            if start:
-                rest = "_".join(pieces[end:])
-                return ".".join(["unet", start, *filter(None, [_FROM_RESNET.get(rest) or _dotted(rest)])])
-    path = _dotted(rest)
-    return f"{part}.{path}" if path else None
+    prefix, rest = match[1], match[2]
+    if prefix == "lycoris":
+        prefix, _, inner = rest.partition("_")
+        if prefix in ("unet", *_FLAT_PARTS) or inner.startswith("transformer_blocks"):
+            rest = inner
+        part = _FLAT_PARTS.get(prefix) or ("text_encoder" if rest.startswith("text_model") else "unet")
+    else:
+        part = _FLAT_PARTS.get(prefix.removeprefix("lora_"), "unet")
+    found = _in_denoiser(rest) if part == "unet" else Named((_in_encoder(part, _dotted(rest)),), "kohya")
+    form = {"lycoris": "LyCORIS", "lora_transformer": "OneTrainer"}.get(match[1], found.form)
+    return replace(found, form=form)
+
+
+def _in_denoiser(name: str) -> Named:
+    """What a name with underscores means in a U-Net or in SD3's transformer."""
+    if joint := _JOINT.fullmatch(name):
+        layers = _JOINT_LAYERS[joint[2]].get(joint[3], ())
+        modules = tuple(f"transformer.transformer_blocks.{joint[1]}.{layer}" for layer in layers)
+        return Named(modules, "kohya (joint blocks)", original=True)
+    if name in _AROUND_JOINT:
+        return Named((f"transformer.{_AROUND_JOINT[name]}",), "kohya (joint blocks)", original=True)
+    pieces = re.sub(r"(output_blocks_\d+)_1_conv$", r"\1_2_conv", name).split("_")
+    for end in range(len(pieces), 0, -1):
+        if start := _UNNUMBERED.get("_".join(pieces[:end])):
+            rest = "_".join(pieces[end:])
+            inner = _FROM_RESNET.get(rest) or _dotted(rest)
+            return Named((f"unet.{start}.{inner}" if inner else f"unet.{start}",), "kohya (numbered blocks)")
+    path = _dotted(name)
+    of_unet = _MODULE.fullmatch(f"unet.{path}")
+    return Named((f"unet.{path}" if of_unet else f"transformer.{path}",), "kohya")
+
+
+def _with_dots(name: str) -> Named | None:
+    """Of names with dots, of whatever form."""
+    for start in ("model.diffusion_model.", "diffusion_model."):
+        if name.startswith(start):
+            return replace(_in_denoiser(name.removeprefix(start).replace(".", "_")), form="ComfyUI")
+    for start, part in _COMFY_ENCODERS.items():
+        if name.startswith(f"{start}."):
+            return Named((_in_encoder(part, name.removeprefix(f"{start}.")),), "ComfyUI")
+    module = from_dotted(modernised(name))
+    return Named((module,), None) if module else None
+
+
+def _in_encoder(part: str, path: str) -> str:
+    """A module of a text encoder, whose path in CLIP begins with text_model."""
+    begins = ("text_model.", "text_projection", "encoder.block.")
+    of_clip = part != "text_encoder_3" and not path.startswith(begins)
+    return f"{part}.text_model.{path}" if of_clip else f"{part}.{path}"
 
 
 def _dotted(name: str) -> str:
@@ -110,18 +237,18 @@ def _dotted(name: str) -> str:
 
 
 def from_dotted(name: str) -> str | None:
-    """The module that a name in peft's or diffusers' form means, of today or of old; None where it is none."""
+    """The module that a name in peft's or diffusers' form of today means; None where it is in no part of a pipeline."""
     name = name.removeprefix("base_model.model.")
-    if name.startswith(("down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out")):
-        name = f"unet.{name}"
-    elif name.startswith("transformer_blocks."):
-        name = f"transformer.{name}"
     part, path = split(name)
-    if part not in PARTS or not path:
+    if part not in PARTS:
+        begins = (("transformer_blocks.", "transformer"), ("encoder.block.", "text_encoder_3"))
+        texts = (("text_model.", "text_encoder"), ("encoder.layers.", "text_encoder"))
+        part = next((one for start, one in (*begins, *texts) if name.startswith(start)), "unet")
+        path = name
+    path = path.removeprefix("base_model.model.")
+    if not path:
         return None
-    if part.startswith("text_encoder") and not path.startswith(("text_model.", "text_projection", "encoder.block.")):
-        path = f"text_model.{path}"
-    return f"{part}.{path}"
+    return _in_encoder(part, path) if part.startswith("text_encoder") else f"{part}.{path}"
 
 
 def modernised(name: str) -> str:
