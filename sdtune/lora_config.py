@@ -1,4 +1,4 @@
-"""What the commands about LoRA files can be told: merge, and lora inspect, convert, resize, extract, diff."""
+"""What the commands about LoRA files can be told: merge, and lora convert, resize, extract."""
 
 from __future__ import annotations
 
@@ -49,17 +49,6 @@ class Merge(Spec):
     overwrite: bool = setting(False, "--overwrite", place=9)
     """Replace what is at --out."""
     memory: Memory = Memory()
-
-
-class LoraInspect(Spec):
-    """Tell what a LoRA file is."""
-
-    lora: Path = setting(..., metavar="LORA", place=0, example="sdtune lora inspect cats.safetensors")
-    """A LoRA file or a run folder."""
-    weights: bool = setting(False, "--weights", "-w", place=1)
-    """Read the weights, too: norm and singular values by block, dead and exploding layers, whether the hash holds."""
-    metadata: bool = setting(False, "--metadata", place=2)
-    """Show all metadata."""
 
 
 class LoraConvert(Spec):
@@ -154,18 +143,3 @@ class LoraExtract(Spec):
     """Names inside the file. auto: what the most programs load."""
     overwrite: bool = setting(False, "--overwrite", place=8)
     """Replace the file at --out."""
-
-
-class LoraDiff(Spec):
-    """Tell what sets two LoRAs apart."""
-
-    first: Path = setting(
-        ..., metavar="FIRST", place=0, example="sdtune lora diff cats.safetensors cats-small.safetensors"
-    )
-    """A LoRA file of any form, or a run folder."""
-    second: Path = setting(
-        ..., metavar="SECOND", place=1, example="sdtune lora diff cats.safetensors cats-small.safetensors"
-    )
-    """Another one."""
-    model: str | None = setting(None, "--model", "-m", place=2, min_length=1)
-    """Base model, for networks whose change depends on it (DoRA, OFT)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -118,15 +119,16 @@ COMMANDS: dict[str, tuple[Callable[[Any, bool], None], str]] = {
     "train-lora": (train_lora, "TrainLora"),
     "sample": (sample, "Sample"),
     "merge": (merge, "Merge"),
-    "lora inspect": (lora_inspect, "LoraInspect"),
+    "lora inspect": (lora_inspect, "inspect_config.LoraInspect"),
     "lora convert": (lora_convert, "LoraConvert"),
     "lora resize": (lora_resize, "LoraResize"),
     "lora extract": (lora_extract, "LoraExtract"),
-    "lora diff": (lora_diff, "LoraDiff"),
+    "lora diff": (lora_diff, "inspect_config.LoraDiff"),
     "runs": (runs, "Runs"),
     "cache": (cache, "CacheFolder"),
 }
-"""name -> what it does, and the class of its settings in config.py; names of two words share the first one"""
+"""name -> what it does, and the class of its settings, in config.py where no other file is named; names of two words
+share the first one"""
 
 
 class Commands(TyperGroup):
@@ -146,11 +148,11 @@ class Commands(TyperGroup):
             return Below(name, name=cmd_name, help=BELOW[name], context_settings=CONTEXT, rich_markup_mode=None)
         if name not in COMMANDS:
             return None
-        from sdtune import config
         from sdtune.cli.flags import built
 
         work, settings = COMMANDS[name]
-        return built(cmd_name, getattr(config, settings), work)
+        place, _, kind = settings.rpartition(".")
+        return built(cmd_name, getattr(import_module(f"sdtune.{place or 'config'}"), kind), work)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command named by the first argument."""

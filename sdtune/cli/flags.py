@@ -25,7 +25,7 @@ from sdtune.choices.spec import (
 )
 from sdtune.cli.alone import with_values
 from sdtune.cli.help import Command
-from sdtune.config import Tables, preset_names, read_preset, resolve
+from sdtune.layers import Tables, preset_names, read_preset, resolve
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 TEXTS = ("prompt", "prompts", "negative", "trigger", "prefix", "suffix", "blacklist", "replace", "text")

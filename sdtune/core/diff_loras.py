@@ -24,7 +24,7 @@ from sdtune.core.lora_updates import Bases, family_for, update_of
 from sdtune.core.low_rank import Product
 from sdtune.core.reports import Progress, Telling
 from sdtune.errors import LoraError
-from sdtune.lora_config import LoraDiff
+from sdtune.inspect_config import LoraDiff
 
 EQUAL = 1e-6
 """of the larger update; what float32 rounds is less"""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdtune.choices.spec import Spec
-from sdtune.config import TrainLora
+
+if TYPE_CHECKING:
+    from sdtune.config import TrainLora
 
 
 def from_home(config: TrainLora) -> TrainLora:

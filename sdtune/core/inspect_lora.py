@@ -11,7 +11,7 @@ from sdtune.core import lora_facts as facts
 from sdtune.core.families import families
 from sdtune.core.header import read_header, what_is
 from sdtune.core.home import expanded
-from sdtune.core.lora_keys import keys_of
+from sdtune.core.lora_keys import family_of, keys_of
 from sdtune.core.lora_metadata import hashes_of, title_of, training_of, trigger_of
 from sdtune.core.lora_names import split
 from sdtune.core.lora_problems import File, problems_of
@@ -19,7 +19,7 @@ from sdtune.core.lora_reports import Inspected
 from sdtune.core.reports import Telling
 from sdtune.core.run_folder import lora_in
 from sdtune.errors import LoraError
-from sdtune.lora_config import LoraInspect
+from sdtune.inspect_config import LoraInspect
 
 
 def inspect_lora(config: LoraInspect) -> Telling[None]:
@@ -28,8 +28,7 @@ def inspect_lora(config: LoraInspect) -> Telling[None]:
     header = read_header(path, LoraError)
     keys = keys_of(path, header)
     modules = facts.modules_of(path, header, keys)
-    sure, said = facts.family_of(modules, header.metadata)
-    file = File(path, keys, modules, header.metadata, sure or said, said)
+    file = File(path, keys, modules, header.metadata, family_of(keys, header), facts.said_family(header.metadata))
     tensors = [key for roles in keys.modules.values() for role, key in roles.items() if role != "alpha"]
     inspected = Inspected(
         path=path,

@@ -15,20 +15,12 @@ from sdtune.core.blocks import block_of
 from sdtune.core.families import families
 from sdtune.core.header import Header
 from sdtune.core.lora_keys import Keys
-from sdtune.core.lora_names import split
 from sdtune.core.lora_reports import BlockFacts
 from sdtune.core.peft_settings import alphas_in
 from sdtune.errors import LoraError
 
 _RANKED = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 """roles whose tensors are [rank, ...]; the first that is there tells the rank"""
-_WIDE = (
-    ("lora_down.weight",),
-    ("hada_w1_b",),
-    *((one, two) for one in ("lokr_w1", "lokr_w1_b") for two in ("lokr_w2", "lokr_w2_b")),
-    ("diff",),
-)
-"""roles whose tensors are [..., in], or together make one (of a Kronecker product the widths multiply)"""
 _FORMATS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
 _ORDER = ("text_encoder", "conv_in", "pos_embed", "time", "add", "context", "down", "mid", "up", "transformer", "")
 """how the names of blocks start, in the order in which they are run"""
@@ -43,8 +35,6 @@ class Module:
     """None where the network has none"""
     alpha: float | None
     """None where the file does not say"""
-    width: int | None
-    """numbers in, of a convolution channels; None where the network's shapes do not tell"""
 
     @property
     def acting(self) -> float | None:
@@ -61,19 +51,14 @@ def modules_of(path: Path, header: Header, keys: Keys) -> dict[str, Module]:
             alpha = settings(name, rank) if rank is not None else None
             if "alpha" in roles:
                 alpha = _number(path, file, header, roles["alpha"])
-            found[name] = Module(keys.kinds[name], rank, alpha, _width(header, roles))
+            found[name] = Module(keys.kinds[name], rank, alpha)
     return found
 
 
-def family_of(modules: Mapping[str, Module], metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The family by shapes and names, where these are sure, and what the metadata says it is."""
-    shapes = {
-        name: (one.rank or 0, one.width or 0) for name, one in modules.items() if one.width or split(name)[0] != "unet"
-    }
+def said_family(metadata: Mapping[str, str]) -> str | None:
+    """The family that the metadata names."""
     said = [metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")]
-    sure = [one.name for one in families().values() if one.recognises_lora(shapes)]
-    told = [one.name for one in families().values() if any(text.startswith(one.marks) for text in said)]
-    return next(iter(sure), None), next(iter(told), None)
+    return next((one.name for one in families().values() if any(text.startswith(one.marks) for text in said)), None)
 
 
 def blocks_of(modules: Mapping[str, Module]) -> tuple[BlockFacts, ...]:
@@ -126,12 +111,6 @@ def dtype_of(header: Header, keys: Sequence[str]) -> str:
 def _place(block: str) -> tuple[int, list[int], str]:
     start = next(place for place, start in enumerate(_ORDER) if block.startswith(start))
     return start, [int(number) for number in re.findall(r"\d+", block)], block
-
-
-def _width(header: Header, roles: Mapping[str, str]) -> int | None:
-    together = next((names for names in _WIDE if all(role in roles for role in names)), None)
-    shapes = [header.shapes[roles[role]] for role in together or ()]
-    return math.prod(shape[1] for shape in shapes) if together and all(len(one) > 1 for one in shapes) else None
 
 
 def _number(path: Path, file: BinaryIO, header: Header, key: str) -> float:

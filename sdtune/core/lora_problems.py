@@ -75,11 +75,13 @@ def _of_form(file: File) -> Iterator[str]:
     family = _family(file)
     if family is None:
         return
-    kohya = file.keys.form.startswith("kohya")
-    if family.lora_form == "kohya" and not kohya:
-        yield f"its names are {file.keys.form}'s, which A1111, Forge and ComfyUI do not load; {_convert(file)} helps"
-    if family.lora_form != "kohya" and kohya:
-        yield f"its names are kohya's, which diffusers does not load for {family.title}; {_convert(file)} helps"
+    form, title = file.keys.form, family.title
+    if family.lora_form == "kohya" and form in ("peft", "diffusers"):
+        yield f"A1111, Forge and ComfyUI do not load its form, {form}; {_convert(file)} writes kohya's"
+    elif family.lora_form == "kohya" and form == "diffusers (old)":
+        yield f"many programs do not load its form, that of diffusers' older scripts; {_convert(file)} writes kohya's"
+    elif family.lora_form != "kohya" and form.startswith("kohya"):
+        yield f"diffusers does not load {form} for {title}; {_convert(file)} writes what it and ComfyUI load"
 
 
 def _of_networks(file: File) -> Iterator[str]:
