@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
@@ -12,13 +11,12 @@ from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.applied import Applied
 from sdtune.core.blending import Part, blended
 from sdtune.core.families import family_named
+from sdtune.core.home import expanded
 from sdtune.core.last_loras import average_of_last
 from sdtune.core.lora import Lora
-from sdtune.core.lora_facts import spread
 from sdtune.core.lora_metadata import title_of, trigger_of
-from sdtune.core.lora_reports import Written
 from sdtune.core.lora_updates import Bases, family_for, in_order
-from sdtune.core.lora_writer import form_of, write
+from sdtune.core.made_lora import write_made
 from sdtune.core.out_file import check_out
 from sdtune.core.reports import Note, Progress, Telling, Warned
 from sdtune.core.truncation import Losses
@@ -37,7 +35,8 @@ _OF_THE_MODEL = (
 
 def merge_loras(config: Merge, applied: Sequence[Applied]) -> Telling[None]:
     """Makes one LoRA file of these, each at its strength, and tells what of each block is lost."""
-    check_out(config.out, config.overwrite, *(one.path for one in applied))
+    out = expanded(config.out)
+    check_out(out, config.overwrite, *(one.path for one in applied))
     bases = Bases(config.model)
     family = family_for({str(one.path): one.lora for one in applied}, bases)
     yield Note("; ".join(f"{_title(one)} at {one.strength}" for one in applied))
@@ -51,22 +50,8 @@ def merge_loras(config: Merge, applied: Sequence[Applied]) -> Telling[None]:
         raise LoraError("nothing is left of the LoRAs at these strengths; give others: cats.safetensors:0.8")
     embeddings = yield from _embeddings(applied)
     lora = Lora(modules, family, _metadata(applied), biases, embeddings)
-    dtype = write(config.out, lora, config.form, config.dtype or "fp16")
-    yield Written(
-        out=config.out,
-        made=_made(config, len(applied)),
-        family=family or "sd1 or sd2",
-        form=form_of(lora, config.form),
-        dtype=dtype,
-        modules=len({*modules, *biases}),
-        rank=spread(module.rank for module in modules.values()),
-        size=config.out.stat().st_size,
-        blocks=losses.blocks(),
-        lost=losses.whole(),
-        try_next=shlex.join(
-            ["sdtune", "sample", "--prompt", trigger_of(lora.metadata) or "TEXT", "--lora", str(config.out)]
-        ),
-    )
+    made = _made(config, len(applied))
+    yield from write_made(out, lora, config.form, config.dtype or "fp16", made, losses)
 
 
 def _averaged(applied: Sequence[Applied], last: int, bases: Bases) -> Telling[list[Applied]]:
@@ -139,7 +124,7 @@ def _metadata(applied: Sequence[Applied]) -> dict[str, str]:
     """What is true of the sum: names, strengths, trigger phrases; nothing of the trainings."""
     told: dict[str, str | None] = {
         "modelspec.title": " + ".join(_title(one) for one in applied),
-        "modelspec.merged_from": "; ".join(f"{_title(one)} at {one.strength}" for one in applied),
+        "modelspec.merged_from": ", ".join(f"{one.path.stem}:{one.strength.usual:g}" for one in applied),
         "modelspec.trigger_phrase": _joined(trigger_of(one.lora.metadata) for one in applied),
         "modelspec.tags": _joined(one.lora.metadata.get("modelspec.tags") for one in applied),
     }
