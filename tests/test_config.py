@@ -17,6 +17,12 @@ from sdtune.choices.spec import Spec, words_of
 from sdtune.config import (
     CacheFolder,
     Caption,
+    LoraConvert,
+    LoraDiff,
+    LoraExtract,
+    LoraInspect,
+    LoraResize,
+    Merge,
     Prepare,
     Sample,
     Tables,
@@ -32,6 +38,7 @@ from sdtune.errors import ConfigError
 from tests.choices.settings import everywhere, tables
 
 DATA: Tables = {"data": {"folder": "pictures"}}
+OF_LORAS = [Merge, LoraInspect, LoraConvert, LoraResize, LoraExtract, LoraDiff]
 
 
 def problems(*layers: Tables, spec: type[Spec] = TrainLora) -> list[str]:
@@ -102,7 +109,7 @@ def test_a_layer_that_says_everything_has_the_last_word(first: Tables, second: T
 # ---- TOML
 
 
-@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare, CacheFolder])
+@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare, CacheFolder, *OF_LORAS])
 @given(data=st.data())
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_settings_come_back_from_their_own_toml(spec: type[Spec], data: st.DataObject) -> None:
@@ -330,7 +337,7 @@ def test_one_spoilt_setting_gives_a_config_or_a_config_error_of_it(config: Table
 # ---- the classes
 
 
-@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare, Caption, CacheFolder])
+@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare, Caption, CacheFolder, *OF_LORAS])
 def test_every_setting_has_its_help_and_a_flag_of_its_own(spec: type[Spec]) -> None:
     flags: list[str] = []
     for path, field in everywhere(spec):

@@ -12,11 +12,12 @@ import pytest
 
 from sdtune.cli import commands
 from sdtune.cli.app import main
-from sdtune.config import Sample, TrainLora
+from sdtune.config import LoraDiff, LoraInspect, Sample, TrainLora
 from sdtune.core.reports import Note, Report
 from sdtune.errors import TrainingError
 
-NAMES = ", ".join(commands.COMMANDS)
+NAMES = ", ".join(dict.fromkeys(name.split()[0] for name in commands.COMMANDS))
+OF_LORA = "inspect, convert, resize, extract, diff"
 Ran = tuple[int, str, list[str]]
 
 
@@ -60,6 +61,13 @@ def test_the_commands_of_the_first_page(told: dict[str, Any], capsys: pytest.Cap
     assert run(capsys, "sample", "--prompt", "a", "--prompt", "b") == (0, "", [])
     assert isinstance(told["config"], Sample)
     assert told["config"].prompt == ("a", "b")
+
+
+def test_commands_of_two_words(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "lora", "inspect", "cats.safetensors", "-w", "--json") == (0, "", [])
+    assert told == {"config": LoraInspect(lora=Path("cats.safetensors"), weights=True), "as_json": True}
+    assert run(capsys, "lora", "diff", "a", "b", "--model", "sdxl") == (0, "", [])
+    assert told["config"] == LoraDiff(first=Path("a"), second=Path("b"), model="sdxl")
 
 
 def test_a_flag_is_the_path_in_a_toml_file(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +178,19 @@ def test_text_in_utf8_is_read_in_any_locale(told: dict[str, Any], capsys: pytest
             "--fodler: no such option of sdtune train-lora; see sdtune train-lora --help",
         ),
         ([""], f"the name of the command is empty; choose one of {NAMES}"),
+        (["lora"], f"sdtune lora: say what to do; choose one of {OF_LORA}"),
+        (["lora", ""], f"the name of the command is empty; choose one of {OF_LORA}"),
+        (["lora", "zzz"], f"lora zzz: no such command; choose one of {OF_LORA}"),
+        (["lora", "inspct", "x"], "lora inspct: no such command; did you mean sdtune lora inspect?"),
+        (["lora", "lora"], f"lora lora: no such command; choose one of {OF_LORA}"),
+        (["inspect", "x"], f"inspect: no such command; choose one of {NAMES}"),
+        (["lora inspect", "x"], f"lora inspect: no such command; choose one of {NAMES}"),
+        (["lora", "--helo"], "--helo: no such option of sdtune lora; did you mean --help?"),
+        (
+            ["lora", "inspect", "x", "--weihgts"],
+            "--weihgts: no such option of sdtune lora inspect; did you mean --weights?",
+        ),
+        (["lora", "inspect", "a", "b"], "got unexpected extra argument (b); see sdtune lora inspect --help"),
         (["train-lora", "a", "b"], "got unexpected extra argument (b); see sdtune train-lora --help"),
         (["train-lora", "x", "--rank"], "option '--rank' requires an argument; see sdtune train-lora --help"),
         (
@@ -195,6 +216,8 @@ def test_what_is_needed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for words, start in (
         (["train-lora"], "sdtune: data.folder: not given"),
         (["sample"], "sdtune: prompt (--prompt): not"),
+        (["lora", "inspect"], "sdtune: lora: not given"),
+        (["lora", "diff", "a.safetensors"], "sdtune: second: not given"),
     ):
         code, _, (line,) = run(capsys, *words)
         assert code == 2

@@ -9,11 +9,10 @@ import sys
 
 import pytest
 
-from sdtune.choices.spec import Spec
+from sdtune import config
 from sdtune.cli.app import main
 from sdtune.cli.commands import COMMANDS
 from sdtune.cli.flags import flags_of
-from sdtune.config import CacheFolder, Caption, Sample, TrainLora
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "PIL", "accelerate", "bitsandbytes", "rich")
 
@@ -30,7 +29,9 @@ def test_what_needs_no_work_imports_nothing_heavy() -> None:
 import sys
 from sdtune.cli.app import main
 for words in ("--help", "--version", "train-lora --help", "sample --help-all", "train-lora", "x", "",
-              "train-lora x --rank 0", "train-lora x --rnak 8", "train-lora x -p mini --loss.c 3"):
+              "train-lora x --rank 0", "train-lora x --rnak 8", "train-lora x -p mini --loss.c 3",
+              "merge --help", "lora", "lora --help", "lora x", "lora inspect --help", "lora inspect",
+              "lora convert --help", "lora resize --help-all", "lora extract --help", "lora diff --help"):
     main(words.split())
 print(sorted(set(sys.argv[1].split(",")) & set(sys.modules)), file=sys.stderr)
 """
@@ -54,6 +55,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, "--help")
     assert all(re.search(rf"^  {name} +\w", out, re.MULTILINE) for name in COMMANDS)
     assert shown(capsys) == shown(capsys, "-h") == out
+    below = shown(capsys, "lora", "--help")
+    assert all(re.search(rf"^  {name[5:]} +\w", below, re.MULTILINE) for name in COMMANDS if name.startswith("lora "))
+    assert "train-lora" not in below
     assert shown(capsys, "sample", "-h") == shown(capsys, "sample", "--help")
 
 
@@ -61,19 +65,18 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"sdtune \d+\.\d+\.\d+\n", shown(capsys, "--version"))
 
 
-@pytest.mark.parametrize(
-    ("name", "spec"), [("caption", Caption), ("train-lora", TrainLora), ("sample", Sample), ("cache", CacheFolder)]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_help_shows_every_day_and_help_all_everything(
-    name: str, spec: type[Spec], columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    short, everything = shown(capsys, name, "--help"), shown(capsys, name, "--help-all")
+    short, everything = shown(capsys, *name.split(), "--help"), shown(capsys, *name.split(), "--help-all")
+    spec = getattr(config, COMMANDS[name][1].rpartition(".")[2])
     for out in (short, everything):
         assert max(map(len, out.splitlines())) <= columns
         assert "\x1b" not in out
-        assert not re.search(r"<(bool|str|int|float)>|\[default|None|\.\.\]", out)
+        assert not re.search(r"<(bool|str|int|float)>|\[default|None|(?<!\.)\.\.\]", out)
     for flag in flags_of(spec):
         assert flag.long in everything or flag.argument
         if flag.words.place is None:
@@ -110,7 +113,10 @@ def completed(line: str, **more: str) -> list[str]:
 
 
 def test_a_shell_completes_commands_flags_kinds_and_presets() -> None:
-    assert completed("sdtune ") == list(COMMANDS)
+    assert completed("sdtune ") == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    assert completed("sdtune lora ") == ["inspect", "convert", "resize", "extract", "diff"]
+    assert completed("sdtune lora in") == ["inspect"]
+    assert completed("sdtune lora convert x --form ") == ["auto", "kohya", "peft", "diffusers"]
     optimizers = ["adamw8bit", "adamw", "prodigy", "adamw-schedulefree", "lion8bit", "adafactor"]
     assert completed("sdtune train-lora x --optimizer ") == optimizers
     assert completed("sdtune train-lora x --optimizer adamw8") == ["adamw8bit"]
