@@ -18,6 +18,7 @@ from transformers import AddedToken
 
 from sdtune.core.families import Family
 from sdtune.core.header import read_header
+from sdtune.core.lora import Lora
 from sdtune.core.run_folder import safe_name, write_atomically
 from sdtune.core.safetensors_bytes import serialised
 from sdtune.errors import ConfigError, LoraError
@@ -55,7 +56,7 @@ def check_word(pipe: Any, family: Family, word: str, init: str | None = None) ->
         ids = tokenizer(word, add_special_tokens=False).input_ids
         if not ids:
             raise ConfigError(f'token.word (--new-token): "{word}" has nothing to read; give a word, such as sks-cat')
-        if len(ids) == 1:
+        if len(ids) == 1 or word in tokenizer.get_vocab():  # the beginning of a longer word may be a token, too
             raise ConfigError(
                 f'token.word (--new-token): the model knows "{word}" already; give a new word, such as {word}-new'
             )
@@ -118,23 +119,42 @@ def load_embedding(pipe: Any, family: Family, path: Path) -> str:
     if set(tensors) != set(names.values()):
         told = ", ".join(sorted(tensors)[:4]) or "nothing"
         raise LoraError(f"{path}: no embedding for {family.title}, as it holds {told}; choose one that was made for it")
-    rows = {part: torch.atleast_2d(tensors[name]).float() for part, name in names.items()}
+    word = header.metadata.get(WORD) or path.stem
+    _teach(pipe, family, word, {part: tensors[name] for part, name in names.items()}, str(path))
+    return word
+
+
+def embeddings_into(pipe: Any, family: Family, lora: Lora) -> list[str]:
+    """Teaches the pipeline the words that are bundled with a LoRA; returns them."""
+    for word, rows in lora.embeddings.items():
+        where = f'"{word}", bundled with the LoRA'
+        missing = sorted(set(family.clips) - set(rows))
+        if missing:
+            told = f"no embedding for {family.title}, as it has none for its {' and '.join(missing)}"
+            raise LoraError(f"{where}: {told}; choose the model that the LoRA was made for")
+        _teach(pipe, family, word, rows, where)
+    return list(lora.embeddings)
+
+
+def _teach(pipe: Any, family: Family, word: str, given: Mapping[str, Tensor], where: str) -> None:
+    """A word with its vectors {part: [vectors, width]}, or [width] of one; `where` they were found tells an error."""
+    rows = {part: torch.atleast_2d(given[part]).float() for part in family.clips}
     for part, value in rows.items():
         width = getattr(pipe, part).config.hidden_size
         if value.ndim != 2 or value.shape[1] != width:
             told = f"its vectors are {value.shape[-1]} wide, and the model's {width}"
-            raise LoraError(f"{path}: no embedding for this model: {told}; choose one that was made for it")
+            raise LoraError(f"{where}: no embedding for this model: {told}; choose one that was made for it")
         if not value.isfinite().all():
-            raise LoraError(f"{path}: holds values that are no numbers; the file is broken, choose another")
+            raise LoraError(f"{where}: holds values that are no numbers; the file is broken, choose another")
     counts = {len(value) for value in rows.values()}
     if len(counts) > 1 or not 1 <= max(counts) <= MOST:
-        raise LoraError(f"{path}: holds {' and '.join(map(str, sorted(counts)))} vectors; choose another file")
-    word = header.metadata.get(WORD) or path.stem
+        raise LoraError(f"{where}: holds {' and '.join(map(str, sorted(counts)))} vectors; choose another file")
     if has_word(pipe, family, word):
-        raise LoraError(f'{path}: "{word}" was taught by another embedding already; give one of them')
+        raise LoraError(f'{where}: "{word}" was taught by another embedding already; give one of them')
+    if any(word in tokenizer.get_vocab() for tokenizer in _tokenizers(pipe, family).values()):
+        raise LoraError(f'{where}: the model knows "{word}" itself; give it a name that is no word, such as {word}-new')
     add_word(pipe, family, word, *counts)
     put(pipe, family, word, rows)
-    return word
 
 
 def _tokenizers(pipe: Any, family: Family) -> dict[str, Any]:
