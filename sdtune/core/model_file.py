@@ -81,7 +81,8 @@ def load_file(identity: Identity, family: Family, dtype: torch.dtype, without: C
     header = read_header(path, ModelError)
     configs = configs_of_file(identity, family)
     check_configs(configs, family)
-    optional = [part for part in family.optional_parts if part not in ("text_encoder_3", "tokenizer_3")]
+    t5 = ("text_encoder_3", "tokenizer_3") if any(".t5xxl." in key for key in header.shapes) else ()
+    optional = [part for part in family.optional_parts if part not in t5]
     parts: dict[str, Any] = dict.fromkeys((*optional, *without))
     shape = {"in_channels": channels} if (channels := channels_in_file(header)) else {}
     told: dict[str, Any] = {"config": str(configs), "local_files_only": True}
