@@ -28,7 +28,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 _WIDER: dict[Precision, tuple[Precision, ...]] = {"fp32": (), "fp16": ("bf16", "fp32"), "bf16": ("fp32",)}
 """what else is tried where values are too large"""
 _HOLDING: dict[str, Precision] = {"F8_E4M3": "fp16", "F8_E5M2": "fp16", "F16": "fp16", "BF16": "bf16"}
-_VECTORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+_VECTORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 """what A1111 and ComfyUI call a new word's vectors in a LoRA file"""
 _REMEDY = "choose kohya's form, or make it a plain LoRA with sdtune lora resize"
 
