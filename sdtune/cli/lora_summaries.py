@@ -9,8 +9,11 @@ from sdtune.cli.summaries import counted, in_bytes, line
 
 LISTED = 12
 """modules, or settings of metadata, in a list; --json has them all"""
+DOUBLE = 1e-12
 LETTERS = 60
 """of a value where two stand beside each other"""
+OF_ONE_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
+"""metadata that says nothing of what the LoRA is"""
 LONGEST = 300
 """letters of a value of metadata, unless it is asked for in JSON"""
 
@@ -99,16 +102,14 @@ def differing(report: Any) -> Iterator[str]:
             for one in report.blocks
         ]
         yield from table(("block", "modules", "first", "second", "apart", "cosine"), rows)
-    if not report.metadata:
-        return
-    yield ""
-    for name in list(report.metadata)[:LISTED]:
+    said = [name for name in report.metadata if name not in OF_ONE_FILE]
+    if said:
+        yield ""
+    for name in said[:LISTED]:
         first, second = (_shortened(one, LETTERS) if one is not None else "-" for one in report.metadata[name])
-        yield name
-        yield f"    {first}"
-        yield f"    {second}"
-    if len(report.metadata) > LISTED:
-        yield f"and {len(report.metadata) - LISTED} more that differ in the metadata; --json lists them all"
+        yield from (name, f"    {first}", f"    {second}")
+    if len(said) > LISTED:
+        yield f"and {len(said) - LISTED} more that differ in the metadata; --json lists them all"
 
 
 def titled(family: str) -> str:
@@ -119,8 +120,8 @@ def titled(family: str) -> str:
 
 
 def share(of: float) -> str:
-    """ "12 %", "0.024 %", "2e-06 %", and "0 %" of nothing."""
-    return f"{100 * of:.0f} %" if of >= 0.1 or of == 0 else f"{100 * of:.2g} %"
+    """ "12 %", "0.024 %", "2e-06 %", and "0 %" of nothing or of what double precision leaves."""
+    return f"{100 * of:.0f} %" if of >= 0.1 or of < DOUBLE else f"{100 * of:.2g} %"
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
@@ -170,4 +171,4 @@ def _shortened(text: str, most: int) -> str:
     """A picture by its size; of other long text the beginning."""
     if text.startswith("data:image/"):
         return f"{text.partition(';')[0].removeprefix('data:')}, {in_bytes(len(text) * 3 / 4)}"
-    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} letters; --json has them all)"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} letters)"

@@ -16,7 +16,7 @@ from sdtune.core.families import families
 from sdtune.core.header import Header
 from sdtune.core.lora_keys import Keys
 from sdtune.core.lora_reports import BlockFacts
-from sdtune.core.peft_settings import alphas_in
+from sdtune.core.lora_settings import told_alphas
 from sdtune.errors import LoraError
 
 _RANKED = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
@@ -44,7 +44,7 @@ class Module:
 
 def modules_of(path: Path, header: Header, keys: Keys) -> dict[str, Module]:
     """Every module, in the order of their names."""
-    found, settings = {}, alphas_in(path, header)
+    found, settings = {}, told_alphas(path, header)
     with path.open("rb") as file:
         for name, roles in sorted(keys.modules.items()):
             rank = next((header.shapes[roles[role]][0] for role in _RANKED if role in roles), None)

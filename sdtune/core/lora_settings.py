@@ -15,15 +15,27 @@ from sdtune.errors import LoraError
 
 def alphas(path: Path, header: Header) -> Callable[[str, int], float]:
     """(module, rank) -> alpha, for modules without a tensor of their own: from peft's settings, else the rank."""
-    settings = _settings(path, header)
+    told = told_alphas(path, header)
 
     def alpha(module: str, rank: int) -> float:
+        value = told(module, rank)
+        return rank if value is None else value
+
+    return alpha
+
+
+def told_alphas(path: Path, header: Header) -> Callable[[str, int], float | None]:
+    """The same, None where peft's settings say nothing of it."""
+    settings = _settings(path, header)
+
+    def alpha(module: str, rank: int) -> float | None:
         part, inside = names.split(module)
-        usual = settings.get(f"{part}.lora_alpha", rank)
         patterns = settings.get(f"{part}.alpha_pattern") or {}
         fitting = [value for end, value in patterns.items() if f".{inside}".endswith("." + end.lstrip("^"))]
-        value = float(fitting[0] if fitting else usual)
-        return value * math.sqrt(rank) if settings.get(f"{part}.use_rslora") else value
+        told = fitting[0] if fitting else settings.get(f"{part}.lora_alpha")
+        if told is None:
+            return None
+        return float(told) * math.sqrt(rank) if settings.get(f"{part}.use_rslora") else float(told)
 
     return alpha
 
