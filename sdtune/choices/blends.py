@@ -1,7 +1,8 @@
 """Blends: how several LoRAs become one.
 
-Each adds s_i D_i to the weights of a module, with a strength s_i; of a plain LoRA D_i = up_i @ down_i. Blends of
-factors give the two factors of the sum, so that it has a low rank; blends of updates give the sum itself, [out, in].
+Each adds s_i D_i to the weights of a module, with a strength s_i; of a plain LoRA D_i = up_i @ down_i, both with the
+root of alpha / rank. Blends of factors give the two factors of the sum, so that it has a low rank; blends of updates
+give the sum itself, [out, in].
 """
 
 from __future__ import annotations

@@ -36,9 +36,11 @@ class Product:
 
     @classmethod
     def of(cls, module: LoraModule, strength: float = 1.0) -> Product:
-        """What a plain LoRA adds at this strength."""
+        """What a plain LoRA adds at this strength; the root of strength x alpha / rank is on both sides."""
         scale = strength * module.alpha / module.rank
-        return cls(scale * module.up.double().flatten(1), module.down.double().flatten(1))
+        root = math.sqrt(abs(scale))
+        left = math.copysign(root, scale) * module.up.double().flatten(1)
+        return cls(left, root * module.down.double().flatten(1))
 
     @property
     def rank(self) -> int:

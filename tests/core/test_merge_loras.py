@@ -1,0 +1,278 @@
+"""LoRAs made one: exactly what they are together, or told how far from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdtune.choices.blends import DARE, TIES, Concat, Linear
+from sdtune.core import lora_file
+from sdtune.core.adapters import LoraModule
+from sdtune.core.adapters.difference import Difference
+from sdtune.core.applied import Applied
+from sdtune.core.header import read_header
+from sdtune.core.lora import Lora, load_into
+from sdtune.core.merge_loras import merge_loras
+from sdtune.core.reports import Note
+from sdtune.errors import LoraError, OutputError
+from sdtune.lora_config import Merge
+from tests import tiny
+from tests.core.some_loras import agree, apart, applied, loha, lora, summed, told, updates
+
+QUERY = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def config(out: Path, **options: Any) -> Merge:
+    return Merge(given=("a", "b"), out=out, **({"dtype": "fp32"} | options))
+
+
+def two(folder: Path, family: str = "sd1", first: float = 0.7, second: float = -0.4) -> list[Applied]:
+    """Of different ranks, alphas and strengths, one of them negative."""
+    return [
+        applied(folder / "a.safetensors", lora(family, 4, 2.0, 0), first),
+        applied(folder / "b.safetensors", lora(family, 3, 3.0, 1), second),
+    ]
+
+
+def test_the_sum_is_what_they_are_together(family_name: str, tmp_path: Path) -> None:
+    loras, out = two(tmp_path, family_name), tmp_path / "c.safetensors"
+    written = told(merge_loras(config(out), loras))
+    agree(updates(out), summed(loras))
+    assert (written.lost, written.blocks, written.rank) == (None, (), "7")
+    assert (written.family, written.dtype, written.size) == (family_name, "fp32", out.stat().st_size)
+
+
+def test_a_model_draws_with_the_sum_as_with_both(tmp_path: Path) -> None:
+    loras, out = two(tmp_path), tmp_path / "c.safetensors"
+    told(merge_loras(config(out), loras))
+    stacked, merged = tiny.pipeline("sd1"), tiny.pipeline("sd1")
+    for number, one in enumerate(loras):
+        load_into(stacked, one.lora, one.strength.usual, f"lora{number}")
+    load_into(merged, lora_file.read(out))
+    x_t, words = torch.randn(1, 4, 8, 8), torch.randn(1, 7, tiny.WIDTH)
+    with torch.no_grad():
+        both, one, base = (
+            pipe.unet(x_t, torch.tensor([500]), encoder_hidden_states=words).sample
+            for pipe in (stacked, merged, tiny.pipeline("sd1"))
+        )
+    assert (both - base).abs().max() > 1e-3
+    assert torch.allclose(one, both, atol=1e-5)
+
+
+def test_blocks_have_their_strengths_and_modules_of_one_alone_are_kept(tmp_path: Path) -> None:
+    whole, part = lora("sd1", seed=0), lora("sd1", seed=1)
+    part = replace(part, modules={name: one for name, one in part.modules.items() if "mid_block" in name})
+    loras = [
+        applied(tmp_path / "a.safetensors", whole, 1.0, {"text_encoder": 0.0, "mid_block": 0.5}),
+        applied(tmp_path / "b.safetensors", part, 2.0),
+    ]
+    out = tmp_path / "c.safetensors"
+    told(merge_loras(config(out), loras))
+    expected = {name: one for name, one in summed(loras).items() if not name.startswith("text_encoder")}
+    agree(updates(out), expected)
+
+
+def test_more_than_a_layer_can_have_is_told_exactly_in_fewer(tmp_path: Path) -> None:
+    """Layers are 32 wide, so that three of rank 16 are more than they can tell apart."""
+    loras = [applied(tmp_path / f"{n}.safetensors", lora("sd1", 16, 8.0, n)) for n in range(3)]
+    out = tmp_path / "c.safetensors"
+    written = told(merge_loras(config(out), loras))
+    agree(updates(out), summed(loras), 1e-5)
+    assert written.lost is None
+    modules = lora_file.read(out).modules
+    assert all(one.rank is not None and one.rank <= min(48, *one.shape) for one in modules.values())
+    assert modules[QUERY].rank == 32
+
+
+@pytest.mark.parametrize("method", [Concat(), TIES(density=0.5), DARE(drop=0.3, seed=5)])
+def test_what_a_lower_rank_loses_is_what_is_told(method: Any, tmp_path: Path) -> None:
+    loras, out = two(tmp_path), tmp_path / "c.safetensors"
+    exact = tmp_path / "exact.safetensors"
+    told(merge_loras(config(exact, method=method, rank=1024), loras))
+    written = told(merge_loras(config(out, method=method, rank=2), loras))
+    mine, theirs = updates(out), updates(exact)
+    assert written.rank == "2"
+    assert written.lost == pytest.approx(apart(mine, theirs), rel=1e-3)
+    assert 0.05 < written.lost < 1
+    for block in written.blocks:
+        names = [name for name in theirs if block.block in name]
+        lost = apart({name: mine[name] for name in names}, {name: theirs[name] for name in names})
+        assert (block.modules, block.rank) == (len(names), 2)
+        assert block.lost == pytest.approx(lost, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", [TIES(), DARE()])
+def test_sums_without_a_low_rank_get_the_largest_given(method: Any, tmp_path: Path) -> None:
+    written = told(merge_loras(config(tmp_path / "c.safetensors", method=method), two(tmp_path)))
+    assert written.rank == "4"
+    assert written.lost is not None
+
+
+def by_hand(values: list[list[float]]) -> Lora:
+    """A LoRA that adds this to one module."""
+    return Lora({QUERY: LoraModule(torch.eye(2), torch.tensor(values), 2.0)}, "sd1", {})
+
+
+def test_ties_is_what_the_paper_says(tmp_path: Path) -> None:
+    """Half of four numbers are kept: 4 and -3 of one, 2 and 5 of the other; where they disagree, the larger wins."""
+    loras = [
+        applied(tmp_path / "a.safetensors", by_hand([[4.0, -3.0], [1.0, 0.5]]), 1.0),
+        applied(tmp_path / "b.safetensors", by_hand([[2.0, 5.0], [0.1, -1.0]]), 1.0),
+    ]
+    out = tmp_path / "c.safetensors"
+    told(merge_loras(config(out, method=TIES(density=0.5)), loras))
+    (update,) = updates(out).values()
+    assert torch.allclose(update, torch.tensor([[3.0, 5.0], [0.0, 0.0]]), atol=1e-5)
+    loras[1] = applied(loras[1].path, loras[1].lora, 0.5)  # -3 beats 2.5 now
+    told(merge_loras(config(out, method=TIES(density=0.5), overwrite=True), loras))
+    (update,) = updates(out).values()
+    assert torch.allclose(update, torch.tensor([[2.5, -3.0], [0.0, 0.0]]), atol=1e-5)
+
+
+def test_dare_drops_some_and_makes_up_for_it(tmp_path: Path) -> None:
+    same = by_hand([[1.0, 1.0], [1.0, 1.0]])
+    kept = torch.zeros(4)
+    for seed in range(60):
+        out = tmp_path / f"{seed}.safetensors"
+        told(merge_loras(config(out, method=DARE(drop=0.75, seed=seed)), [applied(tmp_path / "a.safetensors", same)]))
+        (update,) = updates(out).values()
+        assert all(min(abs(value), abs(value - 4)) < 1e-4 for value in update.flatten().tolist())
+        kept += update.flatten() / 60
+    assert 0.6 < kept.mean() < 1.4
+
+
+def test_dare_of_nothing_dropped_is_the_sum(tmp_path: Path) -> None:
+    loras, out = two(tmp_path), tmp_path / "c.safetensors"
+    told(merge_loras(config(out, method=DARE(drop=0.0), rank=7), loras))
+    agree(updates(out), summed(loras), 1e-4)
+
+
+def test_linear_adds_matrices(tmp_path: Path) -> None:
+    first, second = lora("sd1", 4, 2.0, 0), lora("sd1", 4, 4.0, 1)
+    loras = [applied(tmp_path / "a.safetensors", first, 0.7), applied(tmp_path / "b.safetensors", second, -0.4)]
+    out = tmp_path / "c.safetensors"
+    written = told(merge_loras(config(out, method=Linear()), loras))
+    assert (written.rank, written.lost) == ("4", None)
+    for name, update in updates(out).items():
+        one, other = loras[0].lora.modules[name], loras[1].lora.modules[name]
+        assert isinstance(one, LoraModule)
+        assert isinstance(other, LoraModule)
+        up = (0.7**0.5 * one.up * one.alpha**0.5 - 0.4**0.5 * other.up * other.alpha**0.5).flatten(1)
+        down = (0.7**0.5 * one.down * one.alpha**0.5 + 0.4**0.5 * other.down * other.alpha**0.5).flatten(1)
+        expected = up @ down / 4
+        assert torch.linalg.vector_norm(update - expected) < 1e-5 * torch.linalg.vector_norm(expected)
+
+
+def test_linear_of_one_is_that_one_at_its_strength(tmp_path: Path) -> None:
+    loras, out = [applied(tmp_path / "a.safetensors", lora("sd1"), -0.5)], tmp_path / "c.safetensors"
+    told(merge_loras(config(out, method=Linear()), loras))
+    agree(updates(out), summed(loras))
+
+
+def test_other_networks_and_differences_are_added_exactly(tmp_path: Path) -> None:
+    plain, other = lora("sd1", seed=0), loha("sd1")
+    norm, bias = torch.linspace(0, 1, 32), torch.linspace(-1, 1, 32)
+    conv = next(name for name in plain.modules if name.endswith("conv1"))
+    plain = replace(
+        plain,
+        modules={**plain.modules, "unet.mid_block.resnets.0.norm1": Difference(norm, "w_norm")},
+        biases={conv: bias, "unet.mid_block.resnets.0.norm1": bias},
+    )
+    loras = [applied(tmp_path / "a.safetensors", plain, 0.5), applied(tmp_path / "b.safetensors", other, 0.8)]
+    out = tmp_path / "c.safetensors"
+    *reports, _ = merge_loras(config(out), loras)
+    agree(updates(out), summed(loras))
+    again = lora_file.read(out)
+    assert torch.allclose(again.biases[conv], 0.5 * bias)
+    assert {one.kind for one in again.modules.values()} == {"LoRA", "difference"}
+    assert any("LoHa becomes a plain LoRA" in one.text for one in reports if isinstance(one, Note))
+    assert isinstance(kernel := again.modules[conv], LoraModule)
+    assert kernel.down.ndim == 4
+
+
+def test_names_and_words_are_joined_and_nothing_is_said_of_trainings(tmp_path: Path) -> None:
+    told_of = {"ss_steps": "100", "ss_learning_rate": "1e-4", "modelspec.prediction_type": "epsilon"}
+    loras = [
+        applied(
+            tmp_path / f"{name}.safetensors",
+            lora("sd1", metadata=told_of | {"modelspec.title": name, "modelspec.trigger_phrase": trigger}),
+            strength,
+        )
+        for name, trigger, strength in (("cats", "zzcat, photo", 0.7), ("style", "photo, ink", 0.4))
+    ]
+    out = tmp_path / "c.safetensors"
+    written = told(merge_loras(config(out), loras))
+    metadata = read_header(out, LoraError).metadata
+    assert metadata["modelspec.title"] == "cats + style"
+    assert metadata["modelspec.merged_from"] == "cats:0.7, style:0.4"
+    assert metadata["modelspec.trigger_phrase"] == "zzcat, photo, ink"
+    assert metadata["modelspec.prediction_type"] == "epsilon"
+    assert not {"ss_steps", "ss_learning_rate"} & metadata.keys()
+    assert str(tmp_path) not in str(metadata)
+    assert written.made == "2 LoRAs added"
+
+
+@pytest.mark.parametrize("method", [Concat(), TIES(), DARE()])
+def test_the_same_merge_gives_the_same_bytes(method: Any, tmp_path: Path) -> None:
+    loras, out = two(tmp_path), tmp_path / "c.safetensors"
+    files = []
+    for _ in range(2):
+        told(merge_loras(config(out, method=method, dtype=None, rank=3, overwrite=True), loras))
+        files.append(out.read_bytes())
+    assert files[0] == files[1]
+    assert set(read_header(out, LoraError).dtypes.values()) <= {"F16", "F32"}
+
+
+def run(folder: Path, steps: tuple[int, ...] = (10, 20, 30)) -> Path:
+    """A run folder with LoRAs of these steps, the last of them finished, and the best beside them."""
+    folder.mkdir()
+    (folder / "run.toml").write_text('[data]\nfolder = "cats"\n')
+    for step in steps:
+        name = "cats" if step == steps[-1] else f"cats-step-{step}"
+        applied(folder / f"{name}.safetensors", lora("sd1", seed=step, metadata={"ss_steps": str(step)}))
+    applied(folder / "cats-best.safetensors", lora("sd1", seed=20, metadata={"ss_steps": "20"}))
+    return folder / "cats.safetensors"
+
+
+def test_the_last_ones_of_a_run_are_averaged(tmp_path: Path) -> None:
+    path, out = run(tmp_path / "run"), tmp_path / "c.safetensors"
+    of_run = applied(path, lora("sd1", seed=30), 0.5)
+    *reports, written = merge_loras(config(out, last=2, rank=8), [of_run])
+    first, second = (updates(lora("sd1", seed=step)) for step in (20, 30))
+    mean = {name: 0.5 * (first[name] + second[name]) / 2 for name in first}
+    lost = apart(updates(out), mean)
+    (said,) = [one.text for one in reports if isinstance(one, Note) and "average" in one.text]
+    assert "steps 20, 30" in said
+    assert f"{100 * lost:.2g} % of it is lost" in said, "each has rank 4, and their mean 8"
+    assert written.rank == "4"
+
+
+def test_more_than_a_run_has_is_refused(tmp_path: Path) -> None:
+    path = run(tmp_path / "run")
+    with pytest.raises(LoraError, match="has 3 LoRAs of different steps, fewer than --last 4"):
+        told(merge_loras(config(tmp_path / "c.safetensors", last=4), [applied(path, lora("sd1"))]))
+    with pytest.raises(LoraError, match="lies in no run folder"):
+        told(merge_loras(config(tmp_path / "c.safetensors", last=2), two(tmp_path)))
+
+
+def test_what_cannot_be_made_one_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "c.safetensors"
+    sd1, sdxl = two(tmp_path)[0], applied(tmp_path / "x.safetensors", lora("sdxl"))
+    with pytest.raises(LoraError, match="give those of one family"):
+        told(merge_loras(config(out), [sd1, sdxl]))
+    with pytest.raises(LoraError, match=r"has rank 3, but .* has 4"):
+        told(merge_loras(config(out, method=Linear()), two(tmp_path)))
+    with pytest.raises(LoraError, match="is a LoHa, whose matrices cannot be added"):
+        told(merge_loras(config(out, method=Linear()), [sd1, applied(tmp_path / "h.safetensors", loha("sd1"))]))
+    narrow = {QUERY: LoraModule(torch.ones(1, 4), torch.ones(8, 1), 1.0)}
+    with pytest.raises(LoraError, match="give LoRAs for one model"):
+        told(merge_loras(config(out), [sd1, applied(tmp_path / "n.safetensors", Lora(narrow, "sd1"))]))
+    with pytest.raises(LoraError, match="nothing is left"):
+        told(merge_loras(config(out), two(tmp_path, first=0, second=0)))
+    assert not out.exists()
+    with pytest.raises(OutputError, match="is what the work begins with"):
+        told(merge_loras(config(sd1.path), [sd1]))
