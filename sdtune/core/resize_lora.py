@@ -74,7 +74,7 @@ def _resized(
         if tuple(base.shape) != tuple(update.shape):
             shapes = f"{tuple(update.shape)}, but in {config.model} it is {tuple(base.shape)}"
             raise LoraError(f"{path}: changes {name} as {shapes}; choose the model that it was made for")
-        found, values = filtered(found, base, config.filter_memorisation)
+        found, values = filtered(found.first(found.significant()), base, config.filter_memorisation)
     kept = found.first(limits.count(found))
     number = len(kept.values)
     gone = torch.cat([values[:number] - kept.values, values[number:]])
