@@ -334,10 +334,13 @@ class Limits(Spec):
 class Save(Spec):
     """The LoRA file, and the checkpoints that a run is resumed from."""
 
-    form: Literal["auto", "kohya", "peft"] = "auto"
-    """Names inside the file. auto: what the most programs load, kohya's (sd3: diffusers')."""
+    form: Literal["auto", "kohya", "peft", "diffusers", "both"] = "auto"
+    """Names inside the file. auto: what the most programs load, kohya's (sd3: diffusers'); both: at the end also
+    NAME-peft.safetensors."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
     """Numbers in the file."""
+    thumbnail: bool = True
+    """Keep a small picture of the last sample in the file, which some programs show beside its name."""
     minutes: float = Field(10.0, ge=0)
     """From one checkpoint to the next; 0: only where `every` says so, at stops and at the end."""
     every: int | None = setting(None, "--save-every", metavar="N", place=25, ge=1)

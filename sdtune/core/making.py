@@ -153,7 +153,7 @@ def make(of: Outline, run: RunFolder, peers: Peers) -> Telling[Made]:
     add_lora(net, config, family)
     accelerator = accelerator_for(config, memory.MIXED[base.dtype])
     training = Training(config, accelerator, family, of.process, net, fed.batches, fed.lessons, peers)
-    facts = facts_of(config, run.name, base.identity, of.process.prediction, len(of.seen), of.images)
+    facts = facts_of(config, run.name, base.identity, of.process.prediction, of.seen, of.images)
     results = Results(config, family, pipe, net, fed, run, prompts, usual[0], facts, fingerprint(net))
     count = len(fed.held_out), len(fed.watched)
     protocol = protocol_for(config.validation, of.steps, of.images, *count) if fed.held_out else None

@@ -16,6 +16,7 @@ from sdtune.config import TrainLora
 from sdtune.core import lora_file
 from sdtune.core.data.encode import as_looked_at
 from sdtune.core.data.folder import Example
+from sdtune.core.data.images import open_image
 from sdtune.core.data.inputs_sheet import chosen, inputs_sheet
 from sdtune.core.data.masks import mask_for
 from sdtune.core.data.seen import Seen
@@ -30,6 +31,8 @@ from sdtune.core.lora import at_strength, from_peft
 from sdtune.core.reports import Saved, Telling, Warned
 from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import growing_sheet, sheet
+from sdtune.core.thumbnail import thumbnail_of
+from sdtune.core.written_metadata import tag_frequency
 from sdtune.errors import DataError, LoraError
 from sdtune.tables import Masking
 
@@ -73,12 +76,27 @@ class Results:
         """Writes the LoRA as it stands after so many steps; returns what the user should know of it."""
         save, live = self.config.save, self.fed.live
         parts = live.parts if live and self.config.text.train else None
-        lora = from_peft(self.net, self.family, self.facts | {"ss_steps": str(step)}, text_encoders=parts)
-        used = lora_file.write(path, lora, form=save.form, dtype=save.dtype)
+        finished = path == self.run.lora
+        facts = self.facts | {"ss_steps": str(step)} | self._thumbnail(step if finished else step - 1)
+        lora = from_peft(self.net, self.family, facts, text_encoders=parts)
+        used = lora_file.write(path, lora, "auto" if save.form == "both" else save.form, save.dtype)
+        if save.form == "both" and finished:
+            lora_file.write(self.run.lora_of_peft, lora, "peft", save.dtype)
         if live and self.config.token.word:
             word = self.config.token.word
             save_embedding(embedding_path(self.run.embeddings, word), self.family, word, live.embeddings())
         return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
+
+    def _thumbnail(self, step: int) -> dict[str, str]:
+        """The newest sample of the first steps, small.
+
+        Of the finished LoRA that may be the last step's; others are saved before their own step is drawn, or after it
+        where a run was stopped and goes on.
+        """
+        drawn = self.run.last_sample(step) if self.config.save.thumbnail and self.prompts else None
+        with contextlib.suppress(DataError):  # a picture that someone has changed
+            return {"modelspec.thumbnail": thumbnail_of(open_image(drawn))} if drawn else {}
+        return {}
 
     def steps_of(self, lora: Path) -> int | None:
         """The step after which a LoRA was saved; None where nobody can tell."""
@@ -173,13 +191,16 @@ def drawn_every(config: TrainLora, steps: int) -> int:
 
 
 def facts_of(
-    config: TrainLora, name: str, identity: Identity, prediction: str, images: int, images_a_step: int
+    config: TrainLora, name: str, identity: Identity, prediction: str, seen: Sequence[Seen], images_a_step: int
 ) -> dict[str, str]:
     """What the LoRA's metadata tells of its training, in kohya's names; no path, no date, no machine."""
+    shown = [(text, one.example.repeats) for one in seen for text in one.example.captions if not one.example.prior]
+    tags = tag_frequency(name, shown)
     facts = {
         "ss_output_name": name,
         "ss_sd_model_name": identity.name,
-        "ss_num_train_images": str(images),
+        "ss_num_train_images": str(len(seen)),
+        "ss_tag_frequency": tags,
         "ss_seed": str(config.seed),
         "ss_learning_rate": f"{config.optimizer.lr:g}",
         "ss_optimizer": config.optimizer.kind,

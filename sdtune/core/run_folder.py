@@ -25,6 +25,7 @@ EMBEDDINGS = "embeddings"
 NAME_BYTES = 100  # file systems take 255, and numbers and endings are added
 UNFINISHED = re.compile(r"(.+)-step-(\d+)")
 BEST = "-best"
+FIRST_SAMPLE = re.compile(r"step-(\d+)-1\.png")
 QUARANTINE = "quarantine"
 """folder of broken checkpoints"""
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
@@ -153,10 +154,13 @@ class RunFolder:
 
     def last_sample(self, step: int) -> Path | None:
         """The first prompt's newest sample of the steps up to this one, which the LoRA has drawn."""
-        found = [
-            path for path in self.sample(0, 1).parent.glob("step-??????-1.png") if 0 < int(path.stem[5:11]) <= step
-        ]
-        return max(found, default=None)
+        found = {
+            int(told[1]): path
+            for path in self.sample(0, 1).parent.glob("step-*-1.png")
+            if (told := FIRST_SAMPLE.fullmatch(path.name))
+        }
+        newest = max((one for one in found if 0 < one <= step), default=None)
+        return found[newest] if newest else None
 
     def partial(self, step: int) -> Path:
         """The LoRA after so many steps, of a run that was stopped or around its best."""

@@ -138,7 +138,7 @@ def test_without_captions(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs")
     for caption in data.glob("*.txt"):
         caption.write_bytes(b"\xff\xfe\0")  # which nobody reads
-    told = {"task": "unconditional", "optimizer": {"lr": 0.1}}
+    told = {"task": "unconditional", "optimizer": {"lr": 0.1}, "save": {"thumbnail": False}}
     reports, trained = run(settings(tiny_models["sd1"], data, tmp_path / "run", **told))
     assert "4 images, whose captions are not read" in notes(reports)
     settled = tomllib.loads((tmp_path / "run/run.toml").read_text())

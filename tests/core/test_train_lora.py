@@ -18,10 +18,15 @@ from torch import Tensor
 from sdtune.config import Sample, TrainLora, resolve
 from sdtune.core import training
 from sdtune.core.checkpoint import Checkpoints
+from sdtune.core.data.images import open_image
 from sdtune.core.header import read_header
+from sdtune.core.lora_names import SETTINGS
+from sdtune.core.lora_reader import read
 from sdtune.core.making import usual_steps
 from sdtune.core.reports import Drawn, Note, Progress, Report, Step, Trained, Warned
+from sdtune.core.run_folder import lora_in
 from sdtune.core.sample import sample
+from sdtune.core.thumbnail import thumbnail_of
 from sdtune.core.train_lora import train_lora
 from sdtune.errors import ConfigError, LoraError, OutputError, TrainingError
 from tests import pictures
@@ -116,13 +121,39 @@ def test_seed_and_settings_decide_the_bytes(
     assert plain.lora.read_bytes() != changed.lora.read_bytes()
 
 
-def test_samples_change_nothing_in_the_lora(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+def test_samples_change_nothing_in_the_lora_but_its_thumbnail(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     data = pictures.folder(tmp_path / "discs")
-    _, drawn = run(settings(tiny_models["sd1"], data, tmp_path / "drawn", network={"dropout": 0.3}))
-    _, silent = run(
-        settings(tiny_models["sd1"], data, tmp_path / "silent", network={"dropout": 0.3}, samples={"off": True})
-    )
+    told: dict[str, Any] = {"network": {"dropout": 0.3}, "save": {"thumbnail": False}}
+    _, drawn = run(settings(tiny_models["sd1"], data, tmp_path / "drawn", **told))
+    _, silent = run(settings(tiny_models["sd1"], data, tmp_path / "silent", **told, samples={"off": True}))
     assert drawn.lora.read_bytes() == silent.lora.read_bytes()
+
+
+def test_the_lora_shows_its_last_sample_and_its_most_frequent_tags(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    for caption in data.glob("*.txt"):
+        caption.write_text("disc, red")
+    _, trained = run(settings(tiny_models["sd1"], data, tmp_path / "run"))
+    told = read_header(trained.lora, LoraError).metadata
+    first, last = (thumbnail_of(open_image(tmp_path / f"run/samples/step-{n:06d}-1.png")) for n in (0, 3))
+    assert told["modelspec.thumbnail"] == last != first
+    assert json.loads(told["ss_tag_frequency"]) == {"discs": {"disc": 4, "red": 4}}
+    assert str(tmp_path) not in trained.lora.read_bytes().decode("latin-1")
+
+
+def test_both_forms_are_left_where_they_are_asked_for(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    data = pictures.folder(tmp_path / "discs")
+    config = settings(tiny_models["sd1"], data, tmp_path / "run", save={"form": "both"}, samples={"off": True})
+    _, trained = run(config)
+    other = read(tmp_path / "run/discs-peft.safetensors")
+    assert SETTINGS in other.metadata
+    mine = read(trained.lora)
+    assert SETTINGS not in mine.metadata
+    assert mine.modules.keys() == other.modules.keys()
+    assert all(value.delta().equal(other.modules[name].delta()) for name, value in mine.modules.items())
+    assert lora_in(tmp_path / "run") == trained.lora
 
 
 @pytest.mark.parametrize(
