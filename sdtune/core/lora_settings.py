@@ -53,7 +53,7 @@ def _settings(path: Path, header: Header) -> dict[str, Any]:
         told = json.loads(text)
     except (ValueError, RecursionError):
         told = None
-    if isinstance(told, dict) and names.SETTINGS not in header.metadata:
+    if isinstance(told, dict) and not any(names.split(key)[0] in names.PARTS for key in told):
         told = {f"{part}.{key}": value for part in names.PARTS for key, value in told.items()}
     if not isinstance(told, dict) or not all(_is_of_peft(key, value) for key, value in told.items()):
         raise LoraError(f"{place} is not what peft writes; get the file again")

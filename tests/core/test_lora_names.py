@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from sdtune.core import lora_names
 from sdtune.core.families import family_named
@@ -36,7 +35,9 @@ from tests import tiny
     ],
 )
 def test_names_of_sdxl_as_the_world_writes_them(kohya: str, module: str) -> None:
-    assert lora_names.from_kohya(kohya) == module
+    named = lora_names.named(kohya)
+    assert named
+    assert named.modules == (module,)
     assert lora_names.to_kohya(module, family_named("sdxl").kohya_prefixes, numbered=True) == kohya
 
 
@@ -46,15 +47,44 @@ def test_every_layer_has_a_kohya_name_of_its_own_that_leads_back(family_name: st
     seen = set()
     for part in (family.denoiser, *family.text_encoders):
         for path, layer in getattr(pipe, part).named_modules() if getattr(pipe, part) else ():
-            if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            if not any(True for _ in layer.parameters(recurse=False)):
                 continue
             module = lora_names.from_dotted(f"{part}.{path}")
             assert module
             name = lora_names.to_kohya(module, family.kohya_prefixes, numbered)
             seen.add(name)
-            if part == "transformer" and not path.startswith("transformer_blocks"):
-                continue  # in kohya's form only its blocks can be told from a U-Net
-            assert lora_names.from_kohya(name) == module
+            for spelt in (name, module, f"{part}.{path}"):
+                named = lora_names.named(spelt)
+                assert named, spelt
+                assert named.modules == (module,)
             layers = dict(getattr(pipe, part).named_modules())
             assert layers[lora_names.in_model(module, layers)] is layer
     assert len(seen) > 20
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_unet_double_blocks_0_img_attn_qkv",
+        "lora_unet_joint_blocks_0_x_block_attn_qkw",
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_qq",
+        "lora_unet_input_blocks_99_1_proj_in",
+        "lora_unet_out_2_5",
+        "lora_unet_",
+        "lora_te4_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te_text_model_encoder_layers_0_mlp_fc3",
+        "lora_te1_encoder_block_0_layer_0_SelfAttention_q",
+        "lora_prior_unet_mid_block_attentions_0_proj_in",
+        "unet.down_blocks.4.attentions.0.proj_in",
+        "unet.down_blocks.0.attentions.0.proj_in.more",
+        "transformer.single_transformer_blocks.0.attn.to_q",
+        "transformer.unet.conv_in",
+        "text_encoder_3.text_model.encoder.layers.0.mlp.fc1",
+        "text_encoders.clip_x.transformer.text_model.encoder.layers.0.mlp.fc1",
+        "model.layers.0.self_attn.q_proj",
+        "conv_in ",
+        "",
+    ],
+)
+def test_names_of_no_module_are_none(name: str) -> None:
+    assert lora_names.named(name) is None
