@@ -11,9 +11,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sdtune.core.embedding import add_word, embedding_path, load_embedding, save_embedding
+from sdtune.core.embedding import (
+    add_word,
+    check_word,
+    embedding_path,
+    embeddings_into,
+    load_embedding,
+    save_embedding,
+)
 from sdtune.core.families import family_named
-from sdtune.errors import LoraError
+from sdtune.core.lora import Lora
+from sdtune.errors import ConfigError, LoraError
 from tests import tiny
 
 VECTORS = 2
@@ -137,3 +145,41 @@ def test_broken_files(tmp_path: Path) -> None:
     save_file({"clip_l": torch.full((1, 32), torch.nan), "clip_g": torch.ones(1, 64)}, path)
     with pytest.raises(LoraError, match="no numbers"):
         load_embedding(pipe, family, path)
+
+
+def test_words_bundled_with_a_lora_are_read_as_those_in_files(family_name: str, tmp_path: Path) -> None:
+    family = family_named(family_name)
+    from_file, bundled = tiny.pipeline(family_name), tiny.pipeline(family_name)
+    load_embedding(from_file, family, saved(tmp_path / "it.safetensors", family_name))
+    words = {"sks-cat": rows(bundled, family_name), "zwx": rows(bundled, family_name, 1)}
+    assert embeddings_into(bundled, family, Lora({}, family_name, embeddings=words)) == ["sks-cat", "zwx"]
+    expected = read(from_file, family_name, PROMPT)
+    assert all(torch.equal(value, expected[name]) for name, value in read(bundled, family_name, PROMPT).items())
+    assert embeddings_into(bundled, family, Lora({}, family_name)) == []
+
+
+@pytest.mark.parametrize(
+    ("rows_of", "told"),
+    [
+        ({"text_encoder": (2, 32)}, "no embedding for Stable Diffusion XL, as it has none for its text_encoder_2"),
+        ({"text_encoder": (2, 32), "text_encoder_2": (2, 32)}, "its vectors are 32 wide, and the model's 64"),
+        ({"text_encoder": (2, 32), "text_encoder_2": (3, 64)}, "holds 2 and 3 vectors"),
+    ],
+)
+def test_bundled_words_that_do_not_fit(rows_of: dict[str, tuple[int, ...]], told: str) -> None:
+    words = {"sks-cat": {part: torch.ones(shape) for part, shape in rows_of.items()}}
+    with pytest.raises(LoraError, match=f'"sks-cat", bundled with the LoRA: .*{told}'):
+        embeddings_into(tiny.pipeline("sdxl"), family_named("sdxl"), Lora({}, "sdxl", embeddings=words))
+
+
+@pytest.mark.parametrize("word", ["app", "apple</w>"])
+def test_a_word_that_is_a_token_itself_is_refused(word: str) -> None:
+    """The tokenizer would give it the token's own number, and the vectors would stand where they are not looked for."""
+    pipe, family = tiny.pipeline("sd1"), family_named("sd1")
+    assert word in pipe.tokenizer.get_vocab()
+    lora = Lora({}, "sd1", embeddings={word: rows(pipe, "sd1")})
+    with pytest.raises(LoraError, match=f'the model knows "{word}" itself'):
+        embeddings_into(pipe, family, lora)
+    with pytest.raises(ConfigError, match=f'the model knows "{word}" already'):
+        check_word(pipe, family, word)
+    assert not pipe.tokenizer.get_added_vocab().keys() & {word, f"{word}_1"}
