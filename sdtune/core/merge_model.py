@@ -69,9 +69,15 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         yield from _write_folder(config.out, mixture, identity, family, configs, noise, metadata)
     sizes = {name: Slot(kind, mixture.weights.shapes[name]).bytes for name, kind in mixture.dtypes.items()}
     of_denoiser = sum(size for name, size in sizes.items() if name.startswith(f"{family.denoiser}."))
-    verify = config.verify if config.verify is not None else of_denoiser < SMALL and not packed
-    if verify:
+    denoised = None
+    if config.verify or (config.verify is None and of_denoiser < SMALL and not packed):
         yield Note("the merged model and the base with its LoRAs are asked for a prediction each")
+        try:
+            denoised = prediction_difference(identity, applied, config.out, device)
+        except ModelError as problem:
+            if config.verify:
+                raise
+            yield Note(f"no prediction was measured: {problem}")
     yield Merged(
         config.out,
         "original" if is_file(config.out) else "diffusers",
@@ -81,7 +87,7 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         len(mixture.changed),
         len({name.rpartition(".")[0] for name in sizes if name.endswith(".weight") and not name.startswith("vae.")}),
         mixture.difference,
-        prediction_difference(identity, applied, config.out, device) if verify else None,
+        denoised,
         time.monotonic() - began,
         f"sdtune sample --model {in_command(config.out)} --prompt {shlex.quote(_prompt(applied))}",
     )

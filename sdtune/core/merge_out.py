@@ -66,6 +66,8 @@ def making_folder(out: Path) -> Iterator[Path]:
         _put(made, place)
     except OSError as problem:
         raise _unwritable(out, problem) from None
+    except SdtuneError as problem:
+        raise type(problem)(*(line.replace(str(made), str(out)) for line in problem.problems)) from None
     finally:
         if made.exists():
             disk.remove(made)

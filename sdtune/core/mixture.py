@@ -58,20 +58,19 @@ class Mixture:
         return name not in self.changes and self.dtypes[name] == self.weights.dtypes[name]
 
     def made(self, name: str) -> Tensor:
-        """One of the model's tensors, in its precision."""
+        """One of the model's tensors: as stored where nothing becomes of it, else in float32, not yet rounded."""
         base = self.weights.read(name)
-        dtype = TORCH_DTYPES[self.dtypes[name]]
         if name not in self.changes:
-            return base.to(dtype)
+            return base if self.is_untouched(name) or not base.is_floating_point() else base.float()
         rows = base.float().reshape(flat(base.shape))
         updates = [(change.strength, change.adapter.delta(rows)) for change in self.changes[name]]
         exact = rows.clone()
         for strength, update in updates:
             exact.add_(update, alpha=strength)
-        rounded = exact.to(dtype)
+        rounded = exact.to(TORCH_DTYPES[self.dtypes[name]])
         if rounded.isfinite().all():
             self.difference = max(self.difference, layer_difference(rows, updates, rounded))
-        return rounded.reshape(base.shape)
+        return exact.reshape(base.shape)
 
     def _put(self, one: Applied) -> None:
         for module, adapter in one.lora.modules.items():

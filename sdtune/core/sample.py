@@ -6,6 +6,7 @@ import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -17,9 +18,9 @@ from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.data.cache import Store
 from sdtune.core.data.conditioning import LONGEST, encode_captions, let_go, reading_for
 from sdtune.core.drawing import Wish, draw
-from sdtune.core.embedding import load_embedding
-from sdtune.core.families import family_named
-from sdtune.core.lora import check_family, load_into
+from sdtune.core.embedding import embeddings_into, load_embedding
+from sdtune.core.families import Family, family_named
+from sdtune.core.lora import check_family, load_all
 from sdtune.core.picture_file import Names, parameters, save_png
 from sdtune.core.reports import Drawn, Note, Saved, Telling
 from sdtune.core.run_folder import embeddings_beside, write_atomically
@@ -59,11 +60,10 @@ def sample(config: Sample) -> Telling[None]:
     if not model.is_here(identity):
         yield Note("the model is fetched from the hub: some GB, kept for later")
     pipe = model.load(identity, dtype)
-    for number, one in enumerate(applied):
-        try:
-            load_into(pipe, one.lora, one.strength if one.strength.blocks else one.strength.usual, f"lora{number}")
-        except LoraError as problem:
-            raise LoraError(f"{one.path}: {problem}") from None
+    load_all(pipe, applied)
+    for one in applied:
+        for bundled in _words_of(one, pipe, family):
+            yield Note(f'new word: "{bundled}" (bundled with {one.path.name})')
     for path in sorted({path for one in applied for path in embeddings_beside(one.path)}):
         word = load_embedding(pipe, family, path)
         yield Note(f'new word: "{word}" ({path.name})')
@@ -124,6 +124,14 @@ def _settings_of_run(applied: Sequence[Applied], asked: str | None) -> RunSettin
                     break
                 raise LoraError(f"{settings}: cannot be read; say with --model what the LoRA was trained on") from None
     return RunSettings()
+
+
+def _words_of(one: Applied, pipe: Any, family: Family) -> list[str]:
+    """The words that are bundled with a LoRA, which the pipeline knows from now on."""
+    try:
+        return embeddings_into(pipe, family, one.lora)
+    except LoraError as problem:
+        raise LoraError(f"{one.path}: {problem}") from None
 
 
 def _told(one: Applied) -> str:
