@@ -51,10 +51,16 @@ def problems_of(file: File) -> Iterator[str]:
 def of_weights(dead: Sequence[str], exploding: Sequence[str], modules: int, times: float) -> Iterator[str]:
     """What the weights themselves tell."""
     if dead:
-        yield f"{len(dead)} of {_counted(modules, 'module')} add nothing: {_named(dead)}"
+        yield f"{len(dead)} of {_counted(modules, 'module')} add nothing ({_named(dead)}); nothing was learned there"
     if exploding:
-        told = f"change their weights over {times:g} times as strongly as the median does: {_named(exploding)}"
-        yield f"{_counted(len(exploding), 'module')} {told}; train with a lower --lr, or use it at a lower strength"
+        one = len(exploding) == 1
+        who = (
+            f"1 module changes its weights over {times:g} times"
+            if one
+            else (f"{len(exploding)} modules change their weights over {times:g} times")
+        )
+        told = f"{who} as strongly as the median does ({_named(exploding)})"
+        yield f"{told}; train with a lower --lr, or use it at a lower strength"
 
 
 def of_hash(file: File, name: str) -> str:
@@ -115,7 +121,7 @@ def _of_alpha(file: File) -> Iterator[str]:
         yield f"{told}, and so acts too strongly; {_convert(file)} puts it into the weights"
     zero = [name for name, one in ranked.items() if one.alpha == 0]
     if zero:
-        yield f"alpha is 0 in {_counted(len(zero), 'module')}, which so add nothing: {_named(zero)}"
+        yield f"alpha is 0 in {_counted(len(zero), 'module')}, so that nothing is added there: {_named(zero)}"
 
 
 def _of_words(file: File) -> Iterator[str]:
