@@ -203,18 +203,16 @@ def _of_part(lora: Lora, part: str) -> dict[str, LoraModule]:
 
 def _narrowed(path: Path, tensors: Mapping[str, Tensor], dtype: Precision) -> tuple[dict[str, Tensor], Precision]:
     """The tensors in this precision, or in the first that all of their values fit into; alpha in float32."""
-    for key, value in tensors.items():
-        if not torch.isfinite(value).all():
-            told = f"{path}: not saved, as {key} holds what is no number"
-            raise TrainingError(f"{told}: the training broke down; lower the learning rate")
     for taken in (dtype, *_WIDER[dtype]):
         narrow = {
             key: value.detach().cpu().to(torch.float32 if key.endswith(".alpha") else DTYPES[taken])
             for key, value in tensors.items()
         }
-        if all(bool(torch.isfinite(value).all()) for value in narrow.values()):
-            break
-    return narrow, taken
+        broken = [key for key, value in narrow.items() if not torch.isfinite(value).all()]
+        if not broken:
+            return narrow, taken
+    told = f"{path}: not saved, as {broken[0]} holds what is no number"
+    raise TrainingError(f"{told}: the training broke down; lower the learning rate")
 
 
 def _peft_config(lora: Lora) -> dict[str, str]:
