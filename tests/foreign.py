@@ -17,6 +17,16 @@ from tests import original
 Tensors = dict[str, torch.Tensor]
 
 
+def of(name: str, **shapes: tuple[int, ...]) -> Tensors:
+    """Ones for the roles of a module; __ stands for a dot."""
+    return {f"{name}.{role.replace('__', '.')}": torch.ones(shape) for role, shape in shapes.items()}
+
+
+def plain(name: str, width: int = 8) -> Tensors:
+    """A LoRA of one module with so many inputs."""
+    return of(name, lora_down__weight=(4, width), lora_up__weight=(8, 4))
+
+
 @dataclass(frozen=True)
 class Matrices:
     """What a LoRA adds to one layer."""
@@ -74,7 +84,7 @@ def _kohya(name: str, one: Matrices, *, alpha: bool = True) -> Tensors:
     return found | {f"{name}.alpha": torch.tensor(one.alpha)} if alpha else found
 
 
-def _with_underscores(prefixes: dict[str, str]) -> Callable[[Loras], Tensors]:
+def with_underscores(prefixes: dict[str, str]) -> Callable[[Loras], Tensors]:
     """Paths of diffusers with underscores for dots."""
 
     def write(loras: Loras) -> Tensors:
@@ -156,7 +166,7 @@ def kohya_joint(loras: Loras) -> Tensors:
     inside, texts = _apart(loras)
     for name, one in _of_first_publication(inside).items():
         found |= _kohya(f"lora_unet_{name.replace('.', '_')}", one)
-    return found | _with_underscores({"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"})(texts)
+    return found | with_underscores({"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"})(texts)
 
 
 def comfyui(loras: Loras) -> Tensors:
@@ -177,7 +187,7 @@ def comfyui(loras: Loras) -> Tensors:
     return found
 
 
-def _dotted(letters: tuple[str, str], prefix: str = "{part}.", *, alpha: bool = True) -> Callable[[Loras], Tensors]:
+def dotted(letters: tuple[str, str], prefix: str = "{part}.", *, alpha: bool = True) -> Callable[[Loras], Tensors]:
     def write(loras: Loras) -> Tensors:
         found: Tensors = {}
         for module, one in loras.items():
@@ -224,89 +234,6 @@ def linear_layers(loras: Loras) -> Tensors:
 def flattened(write: Callable[[Loras], Tensors]) -> Callable[[Loras], Tensors]:
     """The same with text encoders as transformers names them since 5.6: without text_model."""
     return lambda loras: {re.sub(r"text_model[._]", "", key): value for key, value in write(loras).items()}
-
-
-SD1 = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-SDXL = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
-SD3 = {"transformer": "lora_transformer_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
-LYCORIS = {"unet": "lycoris_", "transformer": "lycoris_", "text_encoder": "lycoris_"}
-KOHYA, NUMBERED, JOINT = "kohya", "kohya (numbered blocks)", "kohya (joint blocks)"
-
-
-@dataclass(frozen=True)
-class Form:
-    """A form of the world: of which family, written how, and what a reader should call it."""
-
-    family: str
-    write: Callable[[Loras], Tensors]
-    form: str
-    alphas: bool = True
-    """whether it can tell alpha at all; without, it is the rank"""
-    text_encoders: tuple[str, ...] = ("text_encoder",)
-    layers: str = ".*"
-    in_diffusers: bool = False
-    """whether diffusers reads it, too, whole"""
-
-
-BOTH = ("text_encoder", "text_encoder_2")
-ATTENTION = r"attn\d?\.|self_attn|mlp"
-FORMS = {
-    "kohya, SD1": Form("sd1", _with_underscores(SD1), KOHYA, in_diffusers=True),
-    "kohya, SD2": Form("sd2", _with_underscores(SD1), KOHYA),
-    "kohya, SD1 by blocks' numbers": Form("sd1", kohya_numbered, NUMBERED),
-    "kohya, SDXL": Form("sdxl", kohya_numbered, NUMBERED, text_encoders=BOTH, in_diffusers=True),
-    "kohya, SDXL by diffusers' blocks": Form("sdxl", _with_underscores(SDXL), KOHYA, text_encoders=BOTH),
-    "kohya, text encoder flattened": Form("sd1", flattened(_with_underscores(SD1)), KOHYA),
-    "kohya, SD3": Form("sd3", kohya_joint, JOINT, text_encoders=BOTH),
-    "OneTrainer, SD3": Form("sd3", _with_underscores(SD3), "OneTrainer", text_encoders=BOTH),
-    "SimpleTuner, SD1": Form("sd1", _with_underscores(LYCORIS), "LyCORIS"),
-    "SimpleTuner, SD3": Form("sd3", _with_underscores(LYCORIS), "LyCORIS", text_encoders=()),
-    "LyCORIS in sd-scripts' manner": Form(
-        "sdxl",
-        _with_underscores({part: name.replace("lora", "lycoris") for part, name in SDXL.items()}),
-        "LyCORIS",
-        text_encoders=BOTH,
-    ),
-    "ComfyUI, SD1": Form("sd1", comfyui, "ComfyUI"),
-    "ComfyUI, SDXL": Form("sdxl", comfyui, "ComfyUI", text_encoders=BOTH),
-    "ComfyUI, SD3": Form("sd3", comfyui, "ComfyUI", text_encoders=BOTH),
-    "diffusers, SD1": Form("sd1", _dotted(AB, alpha=False), "diffusers", alphas=False, in_diffusers=True),
-    "diffusers, SDXL": Form(
-        "sdxl", _dotted(AB, alpha=False), "diffusers", alphas=False, text_encoders=BOTH, in_diffusers=True
-    ),
-    "diffusers, SD3": Form(
-        "sd3", _dotted(AB, alpha=False), "diffusers", alphas=False, text_encoders=BOTH, in_diffusers=True
-    ),
-    "diffusers with alpha": Form("sd3", _dotted(AB), "diffusers", text_encoders=BOTH),
-    "diffusers, flattened": Form("sdxl", flattened(_dotted(AB)), "diffusers", text_encoders=BOTH),
-    "diffusers without a prefix, U-Net": Form("sd1", _dotted(AB, ""), "diffusers", text_encoders=()),
-    "diffusers without a prefix, SD3": Form("sd3", _dotted(AB, ""), "diffusers", text_encoders=(), layers="blocks"),
-    "peft, bare": Form(
-        "sd1", _dotted(AB, "base_model.model.", alpha=False), "peft", alphas=False, text_encoders=()
-    ),
-    "peft, bare, SD3": Form(
-        "sd3", _dotted(AB, "base_model.model.", alpha=False), "peft", False, text_encoders=(), layers="blocks"
-    ),
-    "peft by parts": Form("sdxl", _dotted(AB, "{part}.base_model.model."), "diffusers", text_encoders=BOTH),
-    "peft with the adapter's name": Form(
-        "sd1", _dotted((".lora_A.default.weight", ".lora_B.default.weight"), "base_model.model."), "peft",
-        text_encoders=(),
-    ),
-    "diffusers of 2024": Form("sd1", linear_layers, "diffusers (old)", alphas=False),
-    "diffusers of 2023": Form("sd1", old_diffusers, "diffusers (old)", alphas=False),
-    "diffusers of 2023, attention": Form(
-        "sdxl", old_diffusers, "diffusers (old)", False, text_encoders=BOTH, layers=ATTENTION, in_diffusers=True
-    ),
-}  # fmt: skip
-
-
-def made(form: Form, pipe: Any) -> Loras:
-    """What a file of this form tells of a pipeline."""
-    family_parts = ["transformer" if form.family == "sd3" else "unet", *form.text_encoders]
-    found = loras(pipe, family_parts, layers=form.layers)
-    if form.in_diffusers and form.alphas:  # which reads one alpha for all modules of a part
-        found = {module: replace(one, alpha=2.0) for module, one in found.items()}
-    return found if form.alphas else {module: replace(one, alpha=len(one.down)) for module, one in found.items()}
 
 
 def saved(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:

@@ -91,7 +91,7 @@ def read_header(path: Path, error: type[InputError]) -> Header:
     for begin, after, name in sorted(places):
         if begin != end:
             told = "lies in another tensor" if begin < end else "begins after a hole"
-            raise error(f"{path}: a broken safetensors file ({name} {told}); get it again from where it came")
+            raise error(f"{path}: a broken safetensors file ({name[:80]} {told}); get it again from where it came")
         end = after
     return Header(
         {name: tuple(entry["shape"]) for name, entry in entries.items()},
@@ -158,13 +158,14 @@ def _place(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     """Where the tensor's bytes begin and end, counted from the header's end."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise _HeaderError(f"the tensor name {name[:80]!a}")
+    short = name[:80]
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in _BITS:
-        raise _HeaderError(f"{name} is of type {str(dtype)[:20]!a}")
+        raise _HeaderError(f"{short} is of type {str(dtype)[:20]!a}")
     if len(shape) > 8 or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in shape):
-        raise _HeaderError(f"{name} has an impossible shape")
+        raise _HeaderError(f"{short} has an impossible shape")
     if not (type(begin) is type(end) is int and 0 <= begin <= end):
-        raise _HeaderError(f"{name} lies at an impossible place")
+        raise _HeaderError(f"{short} lies at an impossible place")
     if end - begin != math.prod(shape) * _BITS[dtype] // 8:
-        raise _HeaderError(f"{name} takes {end - begin} bytes, which its shape does not")
+        raise _HeaderError(f"{short} takes {end - begin} bytes, which its shape does not")
     return begin, end, name

@@ -67,12 +67,14 @@ _WHOLE = (
 _BESIDE = frozenset({"alpha", "lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2", "rescale"}) | _MAGNITUDE
 """roles that may be left out; the others are together one of the sets above"""
 
+_BIAS = "bias"
 _OLD = {
     f"{between}{word}.weight": role
     for between in (".lora.", ".lora_linear_layer.", "_lora.")
     for word, role in (("down", "lora_down.weight"), ("up", "lora_up.weight"))
 }
-_ENDS = {f".{role}": role for network in NETWORKS.values() for role in network.roles | BIASES} | _OLD
+_ENDS = {f".{role}": role for network in NETWORKS.values() for role in network.roles} | _OLD
+_ENDS |= {f".{role}": _BIAS for role in BIASES}
 _ENDS |= {
     f".lora_{letter}{adapter}{weight}": role
     for letter, role in (("A", "lora_down.weight"), ("B", "lora_up.weight"))
@@ -82,6 +84,7 @@ _ENDS |= {
 _ENDS |= {f".lora_magnitude_vector{end}": "lora_magnitude_vector" for end in (".weight", ".default", ".default.weight")}
 """how keys end in every form, and the roles that these ends mean; bare lora_A is what Mochi's programs write"""
 _END = re.compile("(?:" + "|".join(re.escape(end) for end in sorted(_ENDS)) + ")$")
+_LONGEST_END = max(map(len, _ENDS))
 _WORD = re.compile(r"bundle_emb\.([^.]+)\.(.+)")
 _WORD_PARTS = {
     "string_to_param.*": "text_encoder",
@@ -131,7 +134,7 @@ def keys_of(path: Path, header: Header) -> Keys:
             if not _is_bundled(path, header, key, embeddings):
                 unknown.append(key)
             continue
-        end = _END.search(key)
+        end = _END.search(key, len(key) - _LONGEST_END)
         name = key[: end.start()] if end else ""
         if name not in meant:
             meant[name] = names.named(name)
@@ -151,12 +154,14 @@ def keys_of(path: Path, header: Header) -> Keys:
             if named.original:
                 originals.add(module)
     if unknown:
-        told = f"{unknown[0]}" + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+        told = unknown[0][:100] + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
         stranger = what_else(header.shapes)
         what = f"not a LoRA of a kind that sdtune reads (it does not know {told}); choose another file"
         raise LoraError(f"{path}: {stranger or what}")
-    biases = {module: roles.pop(role) for module, roles in places.items() for role in BIASES & roles.keys()}
+    biases = {module: roles.pop(_BIAS) for module, roles in places.items() if _BIAS in roles}
     modules = {module: roles for module, roles in places.items() if roles}
+    if not modules and not biases:
+        raise LoraError(f"{path}: new words alone ({', '.join(embeddings)[:80]}), not a LoRA; choose another file")
     for module, roles in modules.items():
         _check(path, header, module, roles)
     keys = Keys(

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 SETTINGS = "lora_adapter_metadata"
 """where diffusers keeps peft's settings in a file's metadata"""
+LONGEST = 120
+"""letters of a module's name, whatever the form; the longest known has under 100"""
 _FLAT = re.compile(r"(lora_unet|lora_transformer|lora_te[123]?|lycoris)_(\w+)")
 _FLAT_PARTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
 _COMFY_ENCODERS = {
@@ -169,6 +171,8 @@ def _number(path: str) -> str:
 
 def named(name: str) -> Named | None:
     """What a name in any form means; None where it is no module of a family."""
+    if len(name) > LONGEST:
+        return None
     found = _flat(name) or _with_dots(name)
     known = found and found.modules and all(_MODULE.fullmatch(module) for module in found.modules)
     return found if known else None
@@ -201,7 +205,7 @@ def _in_denoiser(name: str) -> Named:
     if name in _AROUND_JOINT:
         return Named((f"transformer.{_AROUND_JOINT[name]}",), "kohya (joint blocks)", original=True)
     pieces = re.sub(r"(output_blocks_\d+)_1_conv$", r"\1_2_conv", name).split("_")
-    for end in range(len(pieces), 0, -1):
+    for end in range(min(len(pieces), 5), 0, -1):  # no block's name has more
         if start := _UNNUMBERED.get("_".join(pieces[:end])):
             rest = "_".join(pieces[end:])
             inner = _FROM_RESNET.get(rest) or _dotted(rest)

@@ -45,21 +45,23 @@ _OTHERS = {
 }
 
 
+_LOOKED_AT, _LONGEST = 4096, 200
+"""keys that are looked at, and letters of them: more than any known file needs, and no work to speak of"""
+
+
 def what_else(shapes: Shapes) -> str | None:
     """What a file with these tensors is, and what to do; None where nobody knows."""
     if any(family.recognises(shapes) for family in families().values()):
         return "a whole model, not a LoRA; give it with --model"
-    if any(_OF_LORA.search(key) for key in shapes):
-        if family := _first(_FAMILIES, shapes):
-            return _for(family)
-        if network := _first(_NETWORKS, shapes):
-            return f"{network}, which sdtune does not read; choose a LoRA, DoRA, LoHa, LoKr or OFT"
-        return None
-    if network := _first(_NETWORKS, shapes):
+    keys = [key for key in shapes if len(key) <= _LONGEST]
+    keys = keys[:: len(keys) // _LOOKED_AT + 1]
+    is_lora = any(map(_OF_LORA.search, keys))
+    if is_lora and (family := _first(_FAMILIES, keys)):
+        return _for(family)
+    if network := _first(_NETWORKS, keys):
         return f"{network}, which sdtune does not read; choose a LoRA, DoRA, LoHa, LoKr or OFT"
-    if other := _first(_OTHERS, shapes):
-        return f"{other}, not a LoRA; choose another file"
-    return None
+    other = None if is_lora else _first(_OTHERS, keys)
+    return other and f"{other}, not a LoRA; choose another file"
 
 
 def other_family(widths: Mapping[str, int]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import subprocess
 import sys
 import warnings
@@ -20,8 +19,8 @@ from sdtune.core.header import read_header
 from sdtune.core.lora_keys import Keys, keys_of
 from sdtune.core.lora_reader import read
 from sdtune.errors import LoraError
-from tests import foreign, tiny
-from tests.foreign import FORMS
+from tests import foreign, foreign_forms, tiny
+from tests.foreign_forms import FORMS
 
 DOWN, UP = torch.ones(4, 8), torch.ones(8, 4)
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
@@ -36,16 +35,10 @@ def keys(path: Path, tensors: foreign.Tensors, metadata: dict[str, str] | None =
     return keys_of(path, read_header(foreign.saved(path, tensors, metadata), LoraError))
 
 
-def refusal(path: Path, tensors: foreign.Tensors) -> str:
-    with pytest.raises(LoraError) as told:
-        keys(path, tensors)
-    return str(told.value).removeprefix(f"{path}: ")
-
-
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_gives_exactly_its_modules_and_changes(name: str, pipes: dict[str, Any], tmp_path: Path) -> None:
     form = FORMS[name]
-    made = foreign.made(form, pipes[form.family])
+    made = foreign_forms.made(form, pipes[form.family])
     path = foreign.saved(tmp_path / "lora.safetensors", form.write(made))
     lora = read(path)
     assert lora.modules.keys() == made.keys()
@@ -61,7 +54,7 @@ def test_every_form_gives_exactly_its_modules_and_changes(name: str, pipes: dict
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.in_diffusers])
 def test_diffusers_reads_the_same_out_of_the_forms_that_it_knows(name: str, tmp_path: Path) -> None:
     form, pipe = FORMS[name], tiny.pipeline(FORMS[name].family)
-    made = foreign.made(form, pipe)
+    made = foreign_forms.made(form, pipe)
     path = foreign.saved(tmp_path / "lora.safetensors", form.write(made))
     mine = read(path).modules
     with warnings.catch_warnings():
@@ -81,34 +74,13 @@ def test_diffusers_reads_the_same_out_of_the_forms_that_it_knows(name: str, tmp_
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_without_alpha_means_that_it_is_the_rank(name: str, pipes: dict[str, Any], tmp_path: Path) -> None:
     form = FORMS[name]
-    made = foreign.made(dataclasses.replace(form, layers="to_q|q_proj", alphas=False), pipes[form.family])
+    made = foreign_forms.made(dataclasses.replace(form, layers="to_q|q_proj", alphas=False), pipes[form.family])
     tensors = {key: value for key, value in form.write(made).items() if not key.endswith(".alpha")}
     if any("qkv" in key for key in tensors):
         return  # its q is a third of a fused one
     read_modules = read(foreign.saved(tmp_path / "lora.safetensors", tensors)).modules
     for module, one in made.items():
         torch.testing.assert_close(read_modules[module].delta(), one.delta, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("stabilised", [False, True])
-@pytest.mark.parametrize("where", ["inside", "inside by part", "beside"])
-def test_alphas_of_peft_stand_in_its_settings(
-    where: str, stabilised: bool, pipes: dict[str, Any], tmp_path: Path
-) -> None:
-    made = foreign.loras(pipes["sd1"], ["unet"], layers="attn")
-    prefix = "{part}." if where == "inside by part" else "base_model.model."
-    path = tmp_path / "adapter_model.safetensors"
-    settings = foreign.peft_settings(made, part="unet" if where == "inside by part" else None, stabilised=stabilised)
-    inside = {lora_names.SETTINGS: settings} if where != "beside" else None
-    foreign.saved(path, foreign._dotted(foreign.AB, prefix, alpha=False)(made), inside)
-    if where == "beside":
-        (tmp_path / "adapter_config.json").write_text(settings)
-    modules = read(path).modules
-    assert modules.keys() == made.keys()
-    for module, one in made.items():
-        expected = one.delta * (math.sqrt(3) if stabilised else 1)
-        torch.testing.assert_close(modules[module].delta(), expected, rtol=1e-6, atol=1e-6)
-    assert keys_of(path, read_header(path, LoraError)).form == ("diffusers" if where == "none" else "peft")
 
 
 # ---- networks by their roles, under any form's names
@@ -134,9 +106,7 @@ def test_networks_are_told_by_their_roles(network: str, name: str, tmp_path: Pat
     path, module = tmp_path / "lora.safetensors", "unet.mid_block.attentions.0.proj_in"
     found = keys(path, tensors)
     assert found.kinds == {module: network.split(" ")[0].strip(",")}
-    assert found.modules[module].items() | set() == {
-        (role, f"{name}.{role}") for role in NETWORKS[network] if role != "diff_b"
-    }
+    assert found.modules[module] == {role: f"{name}.{role}" for role in NETWORKS[network] if role != "diff_b"}
     assert found.biases == ({module: f"{name}.diff_b"} if network == "difference" else {})
     lora = read(path)
     assert lora.modules[module].kind == found.kinds[module]
@@ -212,91 +182,25 @@ def test_bundled_words_come_along(word: str, rests: list[str], parts: list[str],
         torch.testing.assert_close(lora.embeddings[word][part], vectors[rest])
 
 
-# ---- what is refused
-
-
-def of(name: str, **shapes: tuple[int, ...]) -> foreign.Tensors:
-    return {f"{name}.{role.replace('__', '.')}": torch.ones(shape) for role, shape in shapes.items()}
-
-
-def plain(name: str, width: int = 8) -> foreign.Tensors:
-    return of(name, lora_down__weight=(4, width), lora_up__weight=(8, 4))
-
-
-BLOCK = "transformer_blocks.0.attn.to_q"
-
-
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        (plain("lora_unet_double_blocks_0_img_attn_qkv"), "a LoRA for Flux, which sdtune does not draw with; choose"),
-        (plain("transformer.single_transformer_blocks.0.attn.to_q"), "a LoRA for Flux"),
-        (plain(f"transformer.{BLOCK}", 3072), "a LoRA for Flux or Qwen-Image"),
-        (plain("transformer.transformer_blocks.0.img_mlp.net.2"), "a LoRA for Qwen-Image"),
-        (plain("lora_unet_double_blocks_0_img_mod_linear"), "a LoRA for HunyuanVideo"),
-        (plain("lora_unet_blocks_0_cross_attn_k"), "a LoRA for Wan"),
-        (plain("diffusion_model.blocks.0.self_attn.q"), "a LoRA for Wan"),
-        (plain("diffusion_model.layers.0.attention.qkv"), "a LoRA for Z-Image or Lumina"),
-        (plain("unet.down_blocks.0.motion_modules.0.proj_in"), "a LoRA for AnimateDiff"),
-        (plain("lora_prior_unet_x"), "a LoRA for Stable Cascade"),
-        (plain("base_model.model.model.layers.0.self_attn.q_proj"), "a LoRA for a language model"),
-        (plain("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", 1280), "a LoRA for the SDXL refiner"),
-        (of(NAME, weight=(8, 1), on_input=()), "an (IA)3, which sdtune does not read"),
-        (of(NAME, a1__weight=(4, 8), a2__weight=(8, 4), b1__weight=(4, 8), b2__weight=(8, 4)), "a GLoRA"),
-        (of(f"base_model.model.{BLOCK}", oft_R__weight=(2, 3)), "an OFT of PEFT"),
-        ({"first_stage_model.encoder.conv_in.weight": UP}, "a VAE, not a LoRA"),
-        ({"control_model.input_blocks.0.0.weight": UP}, "a ControlNet, not a LoRA"),
-        ({"emb_params": UP}, "a textual inversion, not a LoRA"),
-        ({"clip_l": UP, "clip_g": UP}, "a textual inversion, not a LoRA"),
-        ({"down_blocks.0.resnets.0.conv1.weight": UP}, "a denoiser alone, not a LoRA"),
-        ({"text_model.encoder.layers.0.mlp.fc1.weight": UP}, "a text encoder alone, not a LoRA"),
-        ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": UP}, "a whole model, not a LoRA; give it"),
-        (plain(NAME) | {f"{NAME}.foo": UP, f"{NAME}.bar": UP}, f"(it does not know {NAME}.bar and 1 more)"),
-        (plain(NAME) | {"bundle_emb.cat.foo": UP}, "(it does not know bundle_emb.cat.foo)"),
-        (plain(NAME) | plain("unet.mid_block.attentions.0.proj_in"), "names unet.mid_block.attentions.0.proj_in twice"),
-        (plain(NAME) | plain("lora_unet_middle_block_1_proj_in"), "names unet.mid_block.attentions.0.proj_in twice"),
-        (plain(NAME) | {f"{NAME}.lora_A.weight": DOWN}, "twice"),
+        (foreign.plain("lora_unet_joint_blocks_0_x_block_attn_qkv"), "does not make 3 equal layers; get it again"),
         (
-            {f"{NAME}.lora_down.weight": DOWN, "unet.mid_block.attentions.0.proj_in.lora_up.weight": UP},
-            "twice",
-        ),
-        (
-            plain(f"transformer.{BLOCK}") | plain("lora_unet_joint_blocks_0_x_block_attn_qkv"),
-            f"names transformer.{BLOCK} twice",
-        ),
-        (plain(NAME) | of(NAME, hada_w1_a=(8, 4)), "has hada_w1_a and lora_down.weight and lora_up.weight alone"),
-        (of(NAME, lora_down__weight=(4, 8)), "has lora_down.weight alone; the file is not whole, get it again"),
-        (of(NAME, lokr_w1=(2, 2), lokr_w2_a=(2, 2)), "has lokr_w1 and lokr_w2_a alone"),
-        (of(NAME, dora_scale=(8, 1)), "has dora_scale alone"),
-        (of(NAME, alpha=()), "has alpha alone"),
-        (plain(NAME) | of(NAME, alpha=(2,)), "has an alpha of 2 numbers"),
-        (plain(NAME) | {"bundle_emb.cat.clip_l": torch.ones(2, 2, 2)}, "its word cat have shape (2, 2, 2)"),
-        (plain(NAME) | {"bundle_emb.cat.clip_l": UP, "bundle_emb.cat.emb_params": UP}, "holds the word cat twice"),
-    ],
-)  # fmt: skip
-def test_what_is_no_lora_of_ours_is_named(tensors: foreign.Tensors, told: str, tmp_path: Path) -> None:
-    said = refusal(tmp_path / "x.safetensors", tensors)
-    assert told in said
-    assert "; " in said
-    assert "\n" not in said
-
-
-@pytest.mark.parametrize(
-    ("tensors", "told"),
-    [
-        (plain("lora_unet_joint_blocks_0_x_block_attn_qkv"), "does not make 3 equal layers; get it again"),
-        (
-            of("lora_unet_joint_blocks_0_x_block_attn_qkv", oft_blocks=(3, 2, 2)),
+            foreign.of("lora_unet_joint_blocks_0_x_block_attn_qkv", oft_blocks=(3, 2, 2)),
             "is a OFT of several layers in one, which cannot be told apart",
         ),
-        (plain(NAME) | {f"{NAME}.alpha": torch.tensor(1e30)}, "has an alpha of 1e+30, which nobody trains with"),
-        (of("transformer.norm_out.linear", lora_down__weight=(4, 8), lora_up__weight=(7, 4)), ""),
         (
-            of("lora_unet_final_layer_adaLN_modulation_1", lora_down__weight=(4, 8), lora_up__weight=(7, 4)),
+            foreign.plain(NAME) | {f"{NAME}.alpha": torch.tensor(1e30)},
+            "has an alpha of 1e+30, which nobody trains with",
+        ),
+        (foreign.of("transformer.norm_out.linear", lora_down__weight=(4, 8), lora_up__weight=(7, 4)), ""),
+        (
+            foreign.of("lora_unet_final_layer_adaLN_modulation_1", lora_down__weight=(4, 8), lora_up__weight=(7, 4)),
             "has 7 outputs, which have no halves",
         ),
         (
-            of("lora_unet_joint_blocks_0_x_block_attn_qkv", diff_b=(7,)),
+            foreign.of("lora_unet_joint_blocks_0_x_block_attn_qkv", diff_b=(7,)),
             "has 7 values, which are no equal shares; get it again",
         ),
     ],
@@ -330,7 +234,7 @@ def test_every_precision_of_floats_is_read_as_it_is(dtype: torch.dtype, tmp_path
 
 
 def test_keys_are_told_without_torch(tmp_path: Path) -> None:
-    path = foreign.saved(tmp_path / "x.safetensors", plain(NAME), {"a": json.dumps({"b": 1})})
+    path = foreign.saved(tmp_path / "x.safetensors", foreign.plain(NAME), {"a": json.dumps({"b": 1})})
     script = f"""
 import sys
 from pathlib import Path
