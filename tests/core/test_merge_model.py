@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from sdtune.config import Sample, resolve
 from sdtune.core import lora_file
-from sdtune.core.adapters import Adapter, LoraModule
+from sdtune.core.adapters import Adapter, LoraModule, adapters
 from sdtune.core.adapters.base import flat
 from sdtune.core.applied import Applied
 from sdtune.core.blocks import Strength
@@ -167,8 +167,8 @@ def compare(base: Path, applied: list[Applied], out: Path) -> None:
 def test_two_are_added_as_they_stack(tiny_models: dict[str, Path], files: dict[str, Path], tmp_path: Path) -> None:
     other = written(random_lora(tiny_models["sd1"], seed=1), tmp_path / "other.safetensors")
     given = [f"{files['sd1']}:0.5", f"{files['sd1']}:0.25", f"{other}:-0.4"]
-    merged(tiny_models["sd1"], *given, out=tmp_path / "three")
-    merged(tiny_models["sd1"], f"{files['sd1']}:0.75", f"{other}:-0.4", out=tmp_path / "two")
+    merged(tiny_models["sd1"], *given, out=tmp_path / "three", verify=False)
+    merged(tiny_models["sd1"], f"{files['sd1']}:0.75", f"{other}:-0.4", out=tmp_path / "two", verify=False)
     both = [weights_of(tmp_path / name) for name in ("three", "two")]
     for name in both[0].shapes:
         torch.testing.assert_close(both[0].read(name), both[1].read(name), rtol=1e-5, atol=1e-5)
@@ -177,10 +177,50 @@ def test_two_are_added_as_they_stack(tiny_models: dict[str, Path], files: dict[s
     compare(tiny_models["sd1"], applied, tmp_path / "three")
 
 
+def test_every_network_changes_the_base_as_if_it_were_alone(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    """Also where the change depends on the weights: DoRA's and OFT's."""
+    base, inside = tiny_models["sd1"], "unet.mid_block.attentions.0.transformer_blocks.0"
+    draws = torch.Generator().manual_seed(5)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draws) / 4
+
+    width = tiny.WIDTH
+    pair = {"lora_down.weight": numbers(2, width), "lora_up.weight": numbers(width, 2)}
+    kernels = {"lora_down.weight": numbers(2, width, 3, 3), "lora_up.weight": numbers(width, 2, 1, 1)}
+    hada = {
+        f"hada_w{n}_{side}": numbers(*shape) for n in "12" for side, shape in (("a", (width, 2)), ("b", (2, width)))
+    }
+    told: dict[str, tuple[str, dict[str, torch.Tensor]]] = {
+        f"{inside}.attn1.to_q": ("DoRA", pair | {"dora_scale": numbers(1, width).abs() + 0.5}),
+        f"{inside}.attn1.to_k": ("LoHa", hada),
+        f"{inside}.attn1.to_v": ("LoKr", {"lokr_w1": numbers(4, 4), "lokr_w2": numbers(8, 8)}),
+        f"{inside}.attn2.to_q": ("OFT", {"oft_blocks": numbers(4, 8, 8)}),
+        f"{inside}.attn2.to_out.0": ("difference", {"diff": numbers(width, width)}),
+        f"{inside}.norm1": ("difference", {"w_norm": numbers(width)}),
+        "unet.mid_block.resnets.0.conv1": ("DoRA", kernels | {"dora_scale": numbers(width, 1, 1, 1).abs() + 0.5}),
+    }
+    modules = {name: adapters()[kind].from_tensors(tensors, None) for name, (kind, tensors) in told.items()}
+    one = written(Lora(modules, "sd1"), tmp_path / "a.safetensors")
+    for out in (tmp_path / "merged", tmp_path / "merged.safetensors"):
+        report = result(merged(base, f"{one}:0.5", f"{one}:0.3", out=out))
+        before, after = weights_of(base), weights_of(out)
+        for name, adapter in modules.items():
+            was = before.read(f"{name}.weight")
+            change = 0.8 * adapter.delta(was.reshape(flat(was.shape))).reshape(was.shape)
+            torch.testing.assert_close(after.read(f"{name}.weight"), was + change, rtol=1e-5, atol=1e-5)
+        assert report.changed == len(modules)
+        assert report.layers < 1e-5
+        assert report.denoised is not None
+        assert report.denoised < 1e-5
+    lora = lora_file.read(one)
+    compare(base, [Applied(one, lora, Strength(0.5)), Applied(one, lora, Strength(0.3))], tmp_path / "merged")
+
+
 def test_the_check_sees_what_is_not_the_same(
     tiny_models: dict[str, Path], files: dict[str, Path], tmp_path: Path
 ) -> None:
-    merged(tiny_models["sdxl"], files["sdxl"], out=tmp_path / "merged.safetensors")
+    merged(tiny_models["sdxl"], files["sdxl"], out=tmp_path / "merged.safetensors", verify=False)
     lora = lora_file.read(files["sdxl"])
     text = replace(lora, modules={name: one for name, one in lora.modules.items() if name.startswith("text_encoder_2")})
     identity, cpu = identify(str(tiny_models["sdxl"])), torch.device("cpu")
@@ -193,7 +233,7 @@ def test_blocks_have_strengths_of_their_own(
     tiny_models: dict[str, Path], files: dict[str, Path], tmp_path: Path
 ) -> None:
     told = "0.8:text_encoder=0,unet.up_blocks.1=0.5,M00=-1"
-    merged(tiny_models["sdxl"], f"{files['sdxl']}:{told}", out=tmp_path / "merged")
+    merged(tiny_models["sdxl"], f"{files['sdxl']}:{told}", out=tmp_path / "merged", verify=False)
     lora = lora_file.read(files["sdxl"])
     before, after = weights_of(tiny_models["sdxl"]), weights_of(tmp_path / "merged")
     seen = set()
@@ -213,7 +253,7 @@ def test_blocks_have_strengths_of_their_own(
 def test_it_draws_as_the_base_with_its_lora(
     tiny_models: dict[str, Path], files: dict[str, Path], tmp_path: Path
 ) -> None:
-    merged(tiny_models["sd1"], f"{files['sd1']}:0.6", out=tmp_path / "merged")
+    merged(tiny_models["sd1"], f"{files['sd1']}:0.6", out=tmp_path / "merged", verify=False)
     drawn = []
     for name, told in (
         ("beside", {"model": str(tiny_models["sd1"]), "lora": [f"{files['sd1']}:0.6"]}),
