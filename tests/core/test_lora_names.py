@@ -62,6 +62,40 @@ def test_every_layer_has_a_kohya_name_of_its_own_that_leads_back(family_name: st
     assert len(seen) > 20
 
 
+ATTENTION = "text_encoder_3.encoder.block.3.layer.0.SelfAttention.q"
+FEED_FORWARD = "text_encoder_3.encoder.block.3.layer.1.DenseReluDense.wi_0"
+BLOCK = "transformer.transformer_blocks.7"
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("lora_te3_encoder_block_3_layer_0_SelfAttention_q", [ATTENTION]),
+        ("lora_te3_encoder_block_3_layer_1_DenseReluDense_wi_0", [FEED_FORWARD]),
+        ("text_encoders.t5xxl.transformer.encoder.block.3.layer.1.DenseReluDense.wi_0", [FEED_FORWARD]),
+        (ATTENTION, [ATTENTION]),
+        ("base_model.model.encoder.block.3.layer.0.SelfAttention.q", [ATTENTION]),
+        ("lora_te2_text_projection", ["text_encoder_2.text_projection"]),
+        ("text_encoders.clip_h.transformer.text_model.final_layer_norm", ["text_encoder.text_model.final_layer_norm"]),
+        ("base_model.model.text_model.encoder.layers.0.mlp.fc1", ["text_encoder.text_model.encoder.layers.0.mlp.fc1"]),
+        ("model.diffusion_model.input_blocks.0.0", ["unet.conv_in"]),
+        ("lora_unet_output_blocks_2_1_conv", ["unet.up_blocks.0.upsamplers.0.conv"]),
+        ("lora_unet_in_layers_2", None),
+        ("lora_unet_joint_blocks_7_x_block_attn2_qkv", [f"{BLOCK}.attn2.to_{letter}" for letter in "qkv"]),
+        ("lora_unet_joint_blocks_7_context_block_attn_qkv", [f"{BLOCK}.attn.add_{letter}_proj" for letter in "qkv"]),
+        ("lora_unet_joint_blocks_7_context_block_attn_ln_k", [f"{BLOCK}.attn.norm_added_k"]),
+        ("diffusion_model.joint_blocks.7.x_block.mlp.fc1", [f"{BLOCK}.ff.net.0.proj"]),
+        ("diffusion_model.t_embedder.mlp.2", ["transformer.time_text_embed.timestep_embedder.linear_2"]),
+        ("lora_transformer_transformer_blocks_7_norm1_context_linear", [f"{BLOCK}.norm1_context.linear"]),
+        ("lycoris_transformer_blocks_7_ff_context_net_2", [f"{BLOCK}.ff_context.net.2"]),
+        ("lycoris_transformer_transformer_blocks_7_ff_net_2", [f"{BLOCK}.ff.net.2"]),
+    ],
+)
+def test_names_of_every_part(name: str, modules: list[str] | None) -> None:
+    named = lora_names.named(name)
+    assert (list(named.modules) if named else None) == modules
+
+
 @pytest.mark.parametrize(
     "name",
     [
