@@ -39,7 +39,9 @@ def written(report: Any) -> Iterator[str]:
         yield line("lost", f"{share(report.lost)} of the update")
     if report.blocks:
         rows = [(one.block, one.modules, one.before, one.rank, share(one.lost)) for one in report.blocks]
+        yield ""
         yield from table(("block", "modules", "rank", "now", "lost"), rows)
+        yield ""
     if report.try_next:
         yield line("try next", report.try_next)
 
