@@ -7,6 +7,7 @@ bitsandbytes (Dettmers et al. 2023, arXiv:2305.14314): 4 bits with a quant_state
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,25 +67,41 @@ def packed_weights(header: Header, read: Read) -> tuple[dict[str, Packed], set[s
 
 
 def _four_bits(weight: str, state_key: str, header: Header, read: Read) -> Packed:
-    """Blocks of 4 bits that count in a table, each block with a largest value, which may be packed in its turn."""
-    names = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
-    beside = (state_key, *(key for name in names if (key := f"{weight}.{name}") in header.shapes))
+    """Blocks of 4 bits that count in a table, each block with a largest value, which may be packed in its turn.
+
+    bitsandbytes' own way on the CPU is not taken: version 0.50 errs where a row does not end with a block.
+    """
+    tables = {name: f"{weight}.{name}" for name in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")}
+    there = {name: key for name, key in tables.items() if key in header.shapes}
     try:
         told = json.loads(read(state_key).numpy().tobytes())
-        shape, dtype = tuple(int(n) for n in told["shape"]), _NAMES[told["dtype"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        shape, dtype, block = tuple(int(n) for n in told["shape"]), _NAMES[told["dtype"]], int(told["blocksize"])
+        offset, outer = float(told.get("nested_offset", 0)), int(told.get("nested_blocksize", 0))
+        nested = "nested_absmax" in there
+        count = math.prod(shape)
+        blocks = math.ceil(count / block)
+        expected = {"absmax": (blocks,), "quant_map": (16,)}
+        if nested:
+            expected |= {"nested_absmax": (math.ceil(blocks / outer),), "nested_quant_map": (256,)}
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         raise PackingError(f"{state_key} does not tell how its weight is packed") from None
+    fits = {name: header.shapes[key] for name, key in there.items()} == expected
+    if not fits or math.prod(header.shapes[weight]) != math.ceil(count / 2) or header.dtypes[weight] != "U8":
+        raise PackingError(f"{state_key} does not fit its weight")
 
     def unpack(read: Read) -> Tensor:
         import torch
-        from bitsandbytes.functional import QuantState, dequantize_4bit
 
-        state = QuantState.from_dict({key: read(key) for key in beside}, torch.device("cpu"))
-        state.dtype = torch.float32
-        values: Tensor = dequantize_4bit(read(weight), state)
-        return values.reshape(shape)
+        both = read(weight).reshape(-1)
+        numbers = torch.stack([both >> 4, both & 15], 1).reshape(-1)[:count]
+        largest = read(there["absmax"])
+        if nested:
+            table, scale = read(there["nested_quant_map"]).float(), read(there["nested_absmax"]).float()
+            largest = table[largest.int()] * scale.repeat_interleave(outer)[: len(largest)] + offset
+        values = read(there["quant_map"]).float()[numbers.int()]
+        return (values * largest.float().repeat_interleave(block)[:count]).reshape(shape)
 
-    return Packed(shape, dtype, beside, unpack)
+    return Packed(shape, dtype, (state_key, *there.values()), unpack)
 
 
 def _eight_bits(stem: str, header: Header, read: Read) -> Packed:
@@ -96,10 +113,7 @@ def _eight_bits(stem: str, header: Header, read: Read) -> Packed:
         raise PackingError(f"{weight} is packed in the order of a certain card")
 
     def unpack(read: Read) -> Tensor:
-        from bitsandbytes.functional import int8_vectorwise_dequant
-
-        values: Tensor = int8_vectorwise_dequant(read(weight), read(scale).float())
-        return values
+        return read(weight).float() * (read(scale).float() / 127).reshape(-1, 1)
 
     return Packed(header.shapes[weight], "F16", tuple(key for key in (scale, order) if key in header.shapes), unpack)
 
