@@ -27,17 +27,28 @@ def alphas(path: Path, header: Header) -> Callable[[str, int], float]:
 def told_alphas(path: Path, header: Header) -> Callable[[str, int], float | None]:
     """The same, None where peft's settings say nothing of it."""
     settings = _settings(path, header)
+    patterns = {part: _by_path(settings.get(f"{part}.alpha_pattern") or {}) for part in names.PARTS}
 
     def alpha(module: str, rank: int) -> float | None:
         part, inside = names.split(module)
-        patterns = settings.get(f"{part}.alpha_pattern") or {}
-        fitting = [value for end, value in patterns.items() if f".{inside}".endswith("." + end.lstrip("^"))]
-        told = fitting[0] if fitting else settings.get(f"{part}.lora_alpha")
+        pieces = inside.split(".")
+        ends = (".".join(pieces[start:]) for start in range(len(pieces)))
+        fitting = [patterns[part][end] for end in ends if end in patterns[part]]
+        usual = settings.get(f"{part}.lora_alpha", settings.get(f"{part}.alpha"))  # alpha: of its LoHa and LoKr
+        told = min(fitting)[1] if fitting else usual
         if told is None:
             return None
         return float(told) * math.sqrt(rank) if settings.get(f"{part}.use_rslora") else float(told)
 
     return alpha
+
+
+def _by_path(patterns: dict[str, float]) -> dict[str, tuple[int, float]]:
+    """{the end of a module's path: (place among the patterns, alpha)}; peft takes the first that fits."""
+    found: dict[str, tuple[int, float]] = {}
+    for place, (end, value) in enumerate(patterns.items()):
+        found.setdefault(end.lstrip("^"), (place, value))
+    return found
 
 
 def _settings(path: Path, header: Header) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def _small(file: Path) -> str:
 def _is_of_peft(key: str, value: Any) -> bool:
     """Whether a setting is of the kind that peft writes, as far as alpha needs it."""
     setting = key.rpartition(".")[2]
-    if setting == "lora_alpha":
+    if setting in ("lora_alpha", "alpha"):
         return _is_number(value)
     if setting == "alpha_pattern":
         return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))

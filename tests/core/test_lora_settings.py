@@ -74,3 +74,27 @@ def test_settings_that_peft_does_not_write(settings: str, where: str, tmp_path: 
         (tmp_path / "adapter_config.json").write_text(settings.replace("unet.", ""))
     with pytest.raises(LoraError, match="is not what peft writes; get the file again"):
         read(path)
+
+
+def test_the_first_pattern_that_fits_counts(tmp_path: Path) -> None:
+    settings = {
+        "unet.lora_alpha": 2,
+        "unet.alpha_pattern": {"attn1.to_k": 3, "to_k": 5, "^mid_block.attn": 7, "o_q": 9},
+    }
+    block = "unet.mid_block.attentions.0.transformer_blocks.0"
+    tensors = {}
+    for layer in ("attn1.to_k", "attn2.to_k", "attn1.to_q"):
+        name = f"{block}.{layer}"
+        tensors |= {f"{name}.lora_A.weight": torch.ones(4, 8), f"{name}.lora_B.weight": torch.ones(8, 4)}
+    path = foreign.saved(tmp_path / "x.safetensors", tensors, {lora_names.SETTINGS: json.dumps(settings)})
+    alphas = {name.removeprefix(f"{block}."): float(one.tensors()["alpha"]) for name, one in read(path).modules.items()}
+    assert alphas == {"attn1.to_k": 3, "attn2.to_k": 5, "attn1.to_q": 2}
+
+
+def test_a_loha_of_peft_tells_alpha_under_a_name_of_its_own(tmp_path: Path) -> None:
+    name = f"base_model.model.{BARE}"
+    factors = {"hada_w1_a": (6, 4), "hada_w1_b": (4, 8), "hada_w2_a": (6, 4), "hada_w2_b": (4, 8)}
+    foreign.saved(tmp_path / "adapter_model.safetensors", foreign.of(name, **factors))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "alpha": 8, "peft_type": "LOHA"}))
+    (one,) = read(tmp_path / "adapter_model.safetensors").modules.values()
+    torch.testing.assert_close(one.delta(), torch.full((6, 8), 2.0 * 4 * 4))
