@@ -9,7 +9,6 @@ from pydantic import Field
 
 from sdtune.choices.blends import Blend, Concat
 from sdtune.choices.spec import Spec, setting
-from sdtune.tables import Memory
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 Form = Literal["auto", "kohya", "peft", "diffusers"]
@@ -44,11 +43,12 @@ class Merge(Spec):
     model: str | None = setting(None, "--model", "-m", place=7, min_length=1)
     """Base model of LoRAs whose change depends on it (DoRA, OFT), where none is given to put them into."""
     verify: bool | None = setting(None, "--verify", place=8)
-    """Draw with the merged model and with the base and its LoRAs, and tell the difference. Not given: where that takes
-    little (a denoiser of under 1 GB). That each layer answers alike is measured in any case."""
+    """Ask the merged model, and the base with its LoRAs beside it, for a prediction each, and tell the difference. Not
+    given: where that takes little (a denoiser of under 1 GB). What rounding does to each layer is told in any case."""
     overwrite: bool = setting(False, "--overwrite", place=9)
     """Replace what is at --out."""
-    memory: Memory = Memory()
+    device: Literal["auto", "cuda", "cpu"] = setting("auto", "--device", place=10)
+    """Where to ask for predictions; auto: the CUDA card where there is one."""
 
 
 class LoraConvert(Spec):
@@ -100,8 +100,8 @@ class LoraResize(Spec):
     ratio: float | None = setting(None, "--ratio", place=4, gt=1, le=1e6)
     """Keep of each module the singular values that are at most so many times smaller than its largest: 20."""
     filter_memorisation: float | None = setting(None, "--filter-memorisation", metavar="X", place=5, ge=0, le=1)
-    """Damp what is likely to be copies of training images: directions of the update that the base's principal ones
-    explain least; 0: none, 1: all of them gone. Needs --model."""
+    """Damp what is likely to be copies of training images: directions of each module's update that lie least in those
+    in which its base weights do most; 0: none, 1: the least one wholly. Needs --model."""
     model: str | None = setting(None, "--model", "-m", place=6, min_length=1)
     """Base model, for the filter and for networks whose change depends on it (DoRA, OFT)."""
     dtype: Dtype | None = setting(None, "--dtype", place=7)

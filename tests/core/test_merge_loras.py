@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from sdtune.choices.blends import DARE, TIES, Concat, Linear
-from sdtune.core import lora_file
-from sdtune.core.adapters import LoraModule
+from sdtune.core import lora_file, model
+from sdtune.core.adapters import LoraModule, adapters
 from sdtune.core.adapters.difference import Difference
 from sdtune.core.applied import Applied
 from sdtune.core.header import read_header
 from sdtune.core.lora import Lora, load_into
 from sdtune.core.merge_loras import merge_loras
 from sdtune.core.reports import Note
+from sdtune.core.weights import open_weights
 from sdtune.errors import LoraError, OutputError
 from sdtune.lora_config import Merge
 from tests import tiny
@@ -192,6 +193,27 @@ def test_other_networks_and_differences_are_added_exactly(tmp_path: Path) -> Non
     assert any("LoHa becomes a plain LoRA" in one.text for one in reports if isinstance(one, Note))
     assert isinstance(kernel := again.modules[conv], LoraModule)
     assert kernel.down.ndim == 4
+
+
+def test_changes_that_depend_on_the_base_need_it(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    weights = open_weights(model.identify(str(tiny_models["sd1"])))
+    plain, doras, expected = lora("sd1", 4), {}, {}
+    for name, one in plain.modules.items():
+        base = weights.read(f"{name}.weight").flatten(1)
+        ones = [1] * (weights.read(f"{name}.weight").ndim - 2)
+        magnitude = 1.2 * base.norm(dim=1).reshape(-1, 1, *ones)
+        tensors = {role: value for role, value in one.tensors().items() if role != "alpha"}
+        doras[name] = adapters()["DoRA"].from_tensors(tensors | {"dora_scale": magnitude}, 2.0)
+        expected[name] = 0.5 * doras[name].delta(base) + one.delta()
+    out = tmp_path / "c.safetensors"
+    loras = [
+        applied(tmp_path / "d.safetensors", replace(plain, modules=doras), 0.5),
+        applied(tmp_path / "a.safetensors", plain),
+    ]
+    with pytest.raises(LoraError, match="is a DoRA, whose change depends on the model; give it with --model"):
+        told(merge_loras(config(out), loras))
+    assert told(merge_loras(config(out, model=str(tiny_models["sd1"])), loras)).lost is None
+    agree(updates(out), expected)
 
 
 def test_names_and_words_are_joined_and_nothing_is_said_of_trainings(tmp_path: Path) -> None:
