@@ -33,6 +33,7 @@ from sdtune.core.tensor_file import TORCH_DTYPES, Slot, writing
 from sdtune.core.weights import open_weights
 from sdtune.errors import ModelError
 from sdtune.lora_config import Merge
+from sdtune.tables import Memory
 
 PHASE = "merging"
 SMALL = 10**9
@@ -49,7 +50,7 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         check_family(one.lora, family, one.path)
     place = None if identity.source == "hub" else Path(identity.location)
     check_place(config.out, config.overwrite, place, [one.path for one in applied])
-    device = memory.device_for(config.memory)
+    device = memory.device_for(Memory(device=config.device))
     yield Note(f"model: {identity.name} ({family.title})" + "".join(_told(one) for one in applied))
     for line in _words(applied):
         yield Warned(line)
