@@ -46,30 +46,34 @@ def carried_over(metadata: Mapping[str, str]) -> dict[str, str]:
     return {
         key: shareable(value)
         for key, value in metadata.items()
-        if key not in _OF_THE_FILE and not _OF_THE_MACHINE.search(key)
+        if key not in _OF_THE_FILE and not _tells_of_the_machine(key)
     }
 
 
 def shareable(text: str) -> str:
     """The same text, or JSON, in which paths are their last names."""
-    if text.startswith("data:"):  # a picture, whose letters may look like one
+    if text.startswith("data:image/"):  # a picture, whose letters may look like one
         return text
     if text.lstrip()[:1] in ("{", "["):
         try:
             told = json.loads(text)
+            cleaned = _walked(told)
         except (ValueError, RecursionError):
             return _named(text)
-        cleaned = _walked(told)
         return text if cleaned == told else json.dumps(cleaned, ensure_ascii=False)
     return _named(text)
 
 
 def _walked(told: Any) -> Any:
     if isinstance(told, dict):
-        return {shareable(key): _walked(value) for key, value in told.items() if not _OF_THE_MACHINE.search(key)}
+        return {shareable(key): _walked(value) for key, value in told.items() if not _tells_of_the_machine(key)}
     if isinstance(told, list):
         return [_walked(one) for one in told]
     return shareable(told) if isinstance(told, str) else told
+
+
+def _tells_of_the_machine(key: str) -> bool:
+    return _OF_THE_MACHINE.search(key[-64:]) is not None
 
 
 def _named(text: str) -> str:

@@ -75,6 +75,12 @@ def test_keys_that_name_people_machines_or_the_file_itself_are_left_out() -> Non
     assert carried_over(gone | kept) == kept
 
 
+@pytest.mark.parametrize("many", ["_", "/", "\\", "/a ", " /a", "a:/", "~", "[", '{"a":', "\\\\a"])
+def test_long_and_deep_nonsense_is_looked_at_in_one_pass(many: str) -> None:
+    text = many * 200_000
+    assert carried_over({text: text}) == {text: shareable(text)}
+
+
 def test_what_is_carried_over_says_so_once_for_all() -> None:
     told = {"ss_dataset_dirs": '{"/home/CANARY/cats": 1}', "a": "/home/CANARY/cats"}
     once = carried_over(told)
