@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sdtune.core import original_sd3, original_text, original_unet, original_vae
@@ -49,7 +49,8 @@ def pieces(family: Family, shapes: Shapes) -> list[Piece]:
         if missing:
             raise ModelError(f"{missing[0]}: missing beside {name}; download the model again")
         made[piece.key] = piece
-    return list(made.values())
+    copies = original_text.copies(family, made)
+    return [*made.values(), *(replace(made[source], key=key) for key, source in copies.items())]
 
 
 def pieces_of_file(family: Family, shapes: Shapes) -> list[Piece]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -76,6 +77,22 @@ def rooms_of_file(family: Family, shapes: Shapes) -> list[Room]:
             found += _plain_rooms(
                 encoder, encoder.prefix.removesuffix(encoder.older or "") if older else encoder.prefix
             )
+    return found
+
+
+def copies(family: Family, keys: Collection[str]) -> dict[str, str]:
+    """{key: which it copies} of the layer of SD2's OpenCLIP that nothing reads, where a file would end before it.
+
+    stable-diffusion.cpp loads no file without (its issue 28); any other program takes it, and reads it no more.
+    """
+    found: dict[str, str] = {}
+    for encoder in _ENCODERS[family.name]:
+        stem = f"{encoder.prefix}transformer.resblocks."
+        if encoder.open_clip and not encoder.projects:
+            layers = numbers(keys, rf"{re.escape(stem)}(\d+)\.")
+            last, unread = f"{stem}{_RELEASED_LAYERS - 2}.", f"{stem}{_RELEASED_LAYERS - 1}."
+            if len(layers) == _RELEASED_LAYERS - 1:
+                found |= {unread + key.removeprefix(last): key for key in keys if key.startswith(last)}
     return found
 
 

@@ -258,7 +258,7 @@ def _released(model: str) -> tuple[str, dict[str, Any]]:
     ("model", "counts"),
     [
         ("sd15", {DENOISER: 686, "first_stage_model.": 248, "cond_stage_model.transformer.text_model.": 196}),
-        ("sd21", {DENOISER: 686, "first_stage_model.": 248, "cond_stage_model.model.": 280}),
+        ("sd21", {DENOISER: 686, "first_stage_model.": 248, "cond_stage_model.model.": 292}),
         (
             "sdxl",
             {
@@ -319,6 +319,17 @@ def test_the_last_layer_of_sd2_that_nothing_reads_is_left_out(projects: bool) ->
     assert max(int(name.split(".")[4]) for name in found if ".layers." in name) == layers - 2
     assert sum(name.startswith(last) for name in found) == 16
     assert not any("text_projection" in name for name in found)
+
+
+def test_a_layer_that_others_ask_for_is_a_copy_of_the_last_that_is_read() -> None:
+    config = tiny._text_config(num_hidden_layers=23, hidden_size=4, intermediate_size=4)
+    weights = named({"text_encoder": CLIPTextModel(config)})
+    tensors = as_file("sd2", weights)
+    stem = "cond_stage_model.model.transformer.resblocks."
+    last = {key.removeprefix(f"{stem}23."): value for key, value in tensors.items() if key.startswith(f"{stem}23.")}
+    assert len(last) == 12
+    same(last, {name: tensors[f"{stem}22.{name}"] for name in last})
+    same(as_diffusers("sd2", tensors), weights)
 
 
 def test_what_diffusers_does_not_know_is_left_out(family_name: str) -> None:
