@@ -30,7 +30,7 @@ sdtune lora convert a-peft.safetensors --out a-kohya.safetensors --json > kohya.
 sdtune lora diff runs/a a-kohya.safetensors --json > same.jsonl
 sdtune lora diff runs/a small.safetensors > diff.txt
 sdtune lora extract mini merged/ --rank 4 --dtype fp32 --out extracted.safetensors --json > extracted.jsonl
-draw() { sdtune sample --prompt "a red apple" --steps 4 --seed 3 "$@" > log.txt; }
+draw() { sdtune sample --prompt "a red apple" --steps 4 --seed 3 --guidance 2 "$@" > log.txt; }
 draw --model mini --lora runs/a:0.8 --out stacked.png
 draw --model merged --out merged.png
 draw --model mini --lora extracted.safetensors --out extracted.png
