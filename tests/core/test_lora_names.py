@@ -24,6 +24,8 @@ from tests import tiny
         ),
         ("lora_unet_output_blocks_2_2_conv", "unet.up_blocks.0.upsamplers.0.conv"),
         ("lora_unet_output_blocks_8_0_skip_connection", "unet.up_blocks.2.resnets.2.conv_shortcut"),
+        ("lora_unet_input_blocks_1_0_in_layers_0", "unet.down_blocks.0.resnets.0.norm1"),
+        ("lora_unet_input_blocks_1_0_out_layers_0", "unet.down_blocks.0.resnets.0.norm2"),
         ("lora_unet_input_blocks_0_0", "unet.conv_in"),
         ("lora_unet_out_2", "unet.conv_out"),
         ("lora_unet_time_embed_2", "unet.time_embedding.linear_2"),

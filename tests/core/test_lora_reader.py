@@ -27,6 +27,7 @@ ENTRY = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
         ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", (4, 1024), "sd2"),
         ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", (4, 2048), "sdxl"),
         ("lora_te2_text_model_encoder_layers_0_mlp_fc1", (4, 1280), "sdxl"),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_k", (4, 640), "sdxl"),
         ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k", (4, 640), None),
     ],
 )

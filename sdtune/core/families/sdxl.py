@@ -53,10 +53,10 @@ class SDXL(UNetFamily):
 
     @override
     def recognises_lora(self, shapes: Shapes) -> bool:
-        return caption_widths(shapes) == {2048} or (
-            any(module.startswith("text_encoder_2.") for module in shapes)
-            and not any(module.startswith("transformer.") for module in shapes)
-        )
+        deeper = any(module.startswith("unet.") and ".transformer_blocks.1." in module for module in shapes)
+        second = any(module.startswith("text_encoder_2.") for module in shapes)
+        of_sd3 = any(module.startswith("transformer.") for module in shapes)
+        return caption_widths(shapes) == {2048} or deeper or (second and not of_sd3)
 
     @override
     def architecture(self, prediction: str) -> str:
