@@ -1,4 +1,4 @@
-"""What a LoRA file's metadata tells, in words: title, trigger phrase, training, hashes; kohya's, ModelSpec's and others'.
+"""What a LoRA file's metadata tells, in words: title, trigger phrase, training, hashes.
 
 Kohya's programs write ss_* (sd-scripts, library/train_util.py), ModelSpec is at github.com/Stability-AI/ModelSpec, and
 ai-toolkit keeps its steps in training_info.

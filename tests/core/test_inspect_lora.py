@@ -32,6 +32,8 @@ from tests import foreign
 from tests.cli.test_help import HEAVY
 from tests.core.adapters.examples import examples
 from tests.core.loras import trained
+from tests.foreign_forms import FORMS
+from tests.foreign_forms import made as made_of
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 WORDS = {"modelspec.trigger_phrase": "ohwx"}
@@ -81,12 +83,12 @@ def test_the_header_tells_what_the_weights_are(family_name: str, form: Any, tmp_
     )
 
 
-@pytest.mark.parametrize("name", foreign.FORMS)
+@pytest.mark.parametrize("name", FORMS)
 def test_of_every_form_of_the_world(name: str, tmp_path: Path) -> None:
     from tests import tiny
 
-    form = foreign.FORMS[name]
-    made = foreign.made(form, tiny.pipeline(form.family))
+    form = FORMS[name]
+    made = made_of(form, tiny.pipeline(form.family))
     path = foreign.saved(tmp_path / "cats.safetensors", form.write(made))
     header = read_header(path, LoraError)
     modules = modules_of(path, header, keys_of(path, header))
