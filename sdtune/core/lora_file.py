@@ -3,10 +3,11 @@
 from sdtune.core.adapters import LoraModule
 from sdtune.core.lora import Lora, check_family, from_peft, load_into
 from sdtune.core.lora_reader import read
-from sdtune.core.lora_writer import DTYPES, Precision, write
+from sdtune.core.lora_writer import DTYPES, Form, Precision, write
 
 __all__ = [
     "DTYPES",
+    "Form",
     "Lora",
     "LoraModule",
     "Precision",
