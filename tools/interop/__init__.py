@@ -1,0 +1,1 @@
+"""Whether other programs load what sdtune writes, at the released models' real shapes."""
