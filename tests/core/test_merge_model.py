@@ -326,6 +326,8 @@ def test_a_file_says_what_its_folder_predicts(family: str, prediction: str, tmp_
     identity = identify(str(out))
     assert (identity.family, identity.prediction, identity.zero_snr) == (family, prediction, True)
     shutil.copytree(base, tmp_path / "room")
+    config |= {"rescale_betas_zero_snr": False, "prediction_type": "sample"}  # the file knows better
+    (tmp_path / "room" / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     shutil.move(out, tmp_path / "room")
     back = tmp_path / "back"
     merged(tmp_path / "room" / out.name, f"{lora}:-1", out=back, verify=False)
@@ -344,6 +346,11 @@ def test_models_for_inpainting(family: str, layout: str, tmp_path: Path) -> None
     assert told.denoised is not None
     assert told.denoised < 1e-5
     assert load(identify(str(out)), torch.float32).unet.config.in_channels == 9
+    if layout == "file":
+        plain = tiny.saved(family, tmp_path / "plain")
+        shutil.copy(out, plain)
+        merged(plain / out.name, f"{lora}:-1", out=tmp_path / "back", verify=False)
+        assert load(identify(str(tmp_path / "back")), torch.float32).unet.config.in_channels == 9
 
 
 def test_a_folder_has_all_that_the_base_has_but_weights_of_others(files: dict[str, Path], tmp_path: Path) -> None:
