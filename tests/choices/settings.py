@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -21,9 +23,22 @@ paths = texts.filter(str.strip).map(lambda text: str(Path(text)))
 
 def tables(spec: type[Spec]) -> st.SearchStrategy[dict[str, Any]]:
     """Tables as a TOML file gives them: some settings given, others not."""
-    needed = {name: values(field) for name, field in spec.model_fields.items() if needs(field)}
-    free = {name: values(field) for name, field in spec.model_fields.items() if not needs(field)}
-    return st.fixed_dictionaries(needed, optional=free)
+    allowed = {name: values(field).filter(partial(_passes, spec, name)) for name, field in spec.model_fields.items()}
+    needed = {name for name, field in spec.model_fields.items() if needs(field)}
+    optional = {name: value for name, value in allowed.items() if name not in needed}
+    return st.fixed_dictionaries({name: allowed[name] for name in needed}, optional=optional)
+
+
+def _passes(spec: type[Spec], name: str, value: Any) -> bool:
+    """Whether the class's own checks of a field let the value pass: of folds they do not let 1."""
+    checks = [one for one in spec.__pydantic_decorators__.field_validators.values() if name in one.info.fields]
+    try:
+        for check in checks:
+            if check.info.mode == "after" and len(signature(check.func).parameters) == 1:  # of this field alone
+                check.func(value)
+    except ValueError:
+        return False
+    return True
 
 
 def needs(field: FieldInfo) -> bool:
