@@ -46,6 +46,8 @@ class InvokeAI(Program):
             self._patcher = importlib.import_module(f"{patches}.layer_patcher").LayerPatcher
             self._sd = importlib.import_module(f"{patches}.lora_conversions.sd_lora_conversion_utils")
             self._sdxl = importlib.import_module(f"{patches}.lora_conversions.sdxl_lora_conversion_utils")
+            dora: Any = importlib.import_module(f"{patches}.layers.dora_layer")
+        dora.cast_to_device = lambda tensor, _: tensor  # lies among the unused; all is on the CPU
 
     @override
     def changes(self, path: Path, released: Released, modules: Collection[str], weight: Weight) -> Changes:
