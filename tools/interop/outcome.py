@@ -94,7 +94,8 @@ def outcome(program: Program, path: Path, subject: Subject, form: str, released:
             continue
         if found is not None:
             due = STRENGTH * subject.delta(module, found[0])
-            differences.append(float((found[1] - due).abs().max() / due.abs().max()))
+            size = due.abs().max().clamp(min=torch.finfo(due.dtype).tiny)  # a module may add nothing
+            differences.append(float((found[1] - due).abs().max() / size))
     right = [one for one in differences if one <= CLOSE]
     return Outcome(
         program=program.name,
