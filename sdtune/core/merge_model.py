@@ -20,7 +20,7 @@ from sdtune.core.identity import Identity
 from sdtune.core.lora import check_family
 from sdtune.core.lora_reports import Merged
 from sdtune.core.merge_check import prediction_difference
-from sdtune.core.merge_out import check_place, check_room, is_file, making_folder
+from sdtune.core.merge_out import check_place, check_room, clear_up, is_file, making
 from sdtune.core.merged_folder import copy_configs, file_of
 from sdtune.core.merged_metadata import MARKS, Noise, metadata_of, noise_of
 from sdtune.core.mixture import NAMES, Mixture
@@ -49,6 +49,8 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
     for one in applied:
         check_family(one.lora, family, one.path)
     place = None if identity.source == "hub" else Path(identity.location)
+    if cleared := clear_up(config.out):
+        yield Note(cleared)
     check_place(config.out, config.overwrite, place, [one.path for one in applied])
     device = memory.device_for(Memory(device=config.device))
     yield Note(f"model: {identity.name} ({family.title})" + "".join(_told(one) for one in applied))
@@ -104,7 +106,7 @@ def _write_file(
     marks = {key: Slot("F32", (0,)) for key in MARKS if key not in kept and getattr(noise, key)}
     slots |= {**kept, **marks}
     check_room(out, sum(slot.bytes for slot in slots.values()))
-    with writing(out, slots, metadata) as file:
+    with making(out) as made, writing(made, slots, metadata) as file:
         for number, piece in enumerate(pieces, 1):
             value = joined(piece, mixture.made)
             untouched = all(mixture.is_untouched(name) for name in piece.names)
@@ -135,7 +137,8 @@ def _write_folder(
     for part, size in sizes.items():
         if size > LARGE:
             yield Note(f"{part} is one file of {size / 1e9:.0f} GB")
-    with making_folder(out) as folder:
+    with making(out) as folder:
+        folder.mkdir()
         dtypes = {part: _torch_name(Counter(slot.dtype for slot in inside.values())) for part, inside in slots.items()}
         copy_configs(configs, folder, dtypes, _changes(identity, noise))
         number = 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sdtune.core import disk
+from sdtune.core import disk, unfinished
 from sdtune.core.header import refuse_pickle, what_is
 from sdtune.core.out_file import SUFFIX, check_out
 from sdtune.core.run_folder import must_be_writable
@@ -51,43 +50,24 @@ def check_room(out: Path, size: int) -> None:
         )
 
 
+def clear_up(out: Path) -> str | None:
+    """Removes what a killed merge into the same place has left; returns what was done, in words."""
+    try:
+        return unfinished.clear_up(out)
+    except ValueError:  # a name that nothing can have
+        return None
+    except OSError as problem:
+        raise _unwritable(out, problem) from None
+
+
 @contextlib.contextmanager
-def making_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which takes its place when the block ends well, else it is gone."""
-    place = Path(os.path.realpath(out))
+def making(out: Path) -> Iterator[Path]:
+    """Where to write a file or a folder, which takes the place of `out` when the block ends well, else it is gone."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name[:20]}-"))
+        with unfinished.making(out) as made:
+            yield made
     except OSError as problem:
         raise _unwritable(out, problem) from None
-    try:
-        yield made
-        made.chmod(0o777 & ~_umask())
-        _put(made, place)
-    except OSError as problem:
-        raise _unwritable(out, problem) from None
-    except SdtuneError as problem:
-        raise type(problem)(*(line.replace(str(made), str(out)) for line in problem.problems)) from None
-    finally:
-        if made.exists():
-            disk.remove(made)
-
-
-def _put(made: Path, place: Path) -> None:
-    """The new folder in the place of the old one, which stays until then."""
-    disk.sync_folder(made)
-    if not place.exists():
-        disk.move(made, place)
-        return
-    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name[:20]}-old-")) / place.name
-    place.rename(old)
-    try:
-        disk.move(made, place)
-    except BaseException:
-        old.rename(place)
-        old.parent.rmdir()
-        raise
-    disk.remove(old.parent)
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:
@@ -112,9 +92,3 @@ def _unwritable(out: Path, problem: Exception) -> SdtuneError:
         return SdtuneError(f"{out}: {DISK_FULL}")
     told = getattr(problem, "strerror", None) or problem
     return OutputError(f"{ascii(str(out))[1:-1]}: cannot be written ({told}); give another place with --out")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
