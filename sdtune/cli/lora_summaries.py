@@ -33,7 +33,7 @@ def written(report: Any) -> Iterator[str]:
     """Of sdtune.core.lora_reports.Written."""
     yield line("LoRA", f"{report.out}, {in_bytes(report.size)}")
     yield line("made", report.made)
-    modules = f"{counted(report.modules, 'module')} of rank {report.rank}"
+    modules = counted(report.modules, "module") + ("" if report.rank == "-" else f" of rank {report.rank}")
     yield line("is", f"{titled(report.family)}, {report.form} form, {report.dtype}, {modules}")
     if report.lost is not None:
         yield line("lost", f"{share(report.lost)} of the update")
@@ -50,7 +50,7 @@ def inspected(report: Any) -> Iterator[str]:
     """Of sdtune.core.lora_reports.Inspected."""
     yield line("file", f"{report.path}, {in_bytes(report.size)}")
     yield line("title", report.title)
-    yield line("family", titled(report.family) if report.family else "Stable Diffusion 1.x or 2.x")
+    yield line("family", titled(report.family))
     yield line("form", f"{report.form}, {report.dtype}")
     if report.networks:
         yield line("network", f"{', '.join(report.networks)}; rank {report.rank}, alpha {report.alpha}")
@@ -114,11 +114,11 @@ def differing(report: Any) -> Iterator[str]:
         yield f"and {len(said) - LISTED} more that differ in the metadata; --json lists them all"
 
 
-def titled(family: str) -> str:
-    """ "sd1" -> "Stable Diffusion 1.x"."""
+def titled(family: str | None) -> str:
+    """ "sd1" -> "Stable Diffusion 1.x"; None is of a LoRA that may be for either of the first two."""
     from sdtune.core.families import family_named
 
-    return family_named(family).title
+    return family_named(family).title if family else "Stable Diffusion 1.x or 2.x"
 
 
 def share(of: float) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from shlex import quote
+from dataclasses import replace
 
 from sdtune.core.adapters.dora import DoraModule
 from sdtune.core.data.images import open_image
-from sdtune.core.header import Header, read_header
+from sdtune.core.header import read_header
 from sdtune.core.home import expanded
 from sdtune.core.inspect_lora import place_of
 from sdtune.core.lora import Lora
 from sdtune.core.lora_keys import keys_of
 from sdtune.core.lora_reader import read
-from sdtune.core.lora_reports import Written
-from sdtune.core.lora_writer import form_of, precision_of, write
+from sdtune.core.lora_writer import form_of, precision_of
+from sdtune.core.made_lora import write_made
 from sdtune.core.out_file import check_out
-from sdtune.core.reports import Note, Telling, Warned
+from sdtune.core.reports import Note, Telling
 from sdtune.core.thumbnail import thumbnail_of
+from sdtune.core.truncation import Losses
 from sdtune.errors import LoraError
 from sdtune.lora_config import LoraConvert
 
@@ -32,29 +32,13 @@ def convert_lora(config: LoraConvert) -> Telling[None]:
     header = read_header(path, LoraError)
     before = keys_of(path, header).form
     lora = read(path)
-    lora = Lora(lora.modules, lora.family, {**lora.metadata, **told}, lora.biases, lora.embeddings)
-    dtype = config.dtype or precision_of(dtypes_in(header))
-    form = form_of(lora, config.form)
-    used = write(out, lora, config.form, dtype)
-    if used != dtype:
-        yield Warned(f"written in {used}, as its values are too large for {dtype}")
-    elif not config.dtype and any(one in FP8 for one in header.dtypes.values()):
-        yield Note(f"written in {used}, which holds its numbers of 8 bits exactly and which all programs read")
-    if form != config.form != "auto":
-        yield Note(f"LoRAs for {lora.family} are written in the {form} form alone, as no other is read right")
+    lora = replace(lora, metadata={**lora.metadata, **told})
+    dtype = config.dtype or precision_of(header)
+    if not config.dtype and any(one in FP8 for one in header.dtypes.values()):
+        yield Note(f"written in {dtype}, which holds its numbers of 8 bits exactly and which all programs read")
     for line in said_of_networks(lora):
         yield Note(line)
-    yield Written(
-        out=out,
-        made=f"{before} to {form}",
-        family=lora.family or "sd1 or sd2",
-        form=form,
-        dtype=used,
-        modules=len(lora.modules),
-        rank=ranks_of(lora),
-        size=out.stat().st_size,
-        try_next=f"sdtune lora inspect {quote(str(out))}",
-    )
+    yield from write_made(out, lora, config.form, dtype, f"{before} to {form_of(lora, config.form)}", Losses())
 
 
 def metadata_of(config: LoraConvert) -> dict[str, str]:
@@ -66,11 +50,6 @@ def metadata_of(config: LoraConvert) -> dict[str, str]:
         "modelspec.thumbnail": thumbnail_of(open_image(expanded(config.thumbnail))) if config.thumbnail else None,
     }
     return {key: value for key, value in told.items() if value is not None}
-
-
-def dtypes_in(header: Header) -> Collection[str]:
-    """Of the weights, whose precision is kept; alphas take little and are told apart."""
-    return {dtype for key, dtype in header.dtypes.items() if not key.endswith(".alpha")}
 
 
 def said_of_networks(lora: Lora) -> list[str]:
@@ -93,11 +72,3 @@ def said_of_networks(lora: Lora) -> list[str]:
             "sdtune lora resize makes a plain LoRA of it"
         )
     return told
-
-
-def ranks_of(lora: Lora) -> str:
-    """ "16", or "3-16"."""
-    ranks = sorted({value.rank for value in lora.modules.values() if value.rank is not None})
-    if not ranks:
-        return "none"
-    return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"

@@ -52,12 +52,13 @@ class Written:
     out: Path
     made: str
     """in a few words: "2 LoRAs added", "rank 16 to 4", "extracted" """
-    family: str
+    family: str | None
+    """None where it may be sd1 or sd2"""
     form: str
     dtype: str
     modules: int
     rank: str
-    """ "16", or "3-16" where modules have different ones"""
+    """ "16", or "3-16" where modules have different ones; "-" where none has one"""
     size: int
     """bytes"""
     blocks: tuple[Truncated, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 from sdtune.core import lora_names as names
 from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.families import Family, family_named
+from sdtune.core.header import Header
 from sdtune.core.lora import Lora
 from sdtune.core.lora_reader import read
 from sdtune.core.run_folder import write_atomically
@@ -33,9 +34,9 @@ _VECTORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_
 _REMEDY = "choose kohya's form, or make it a plain LoRA with sdtune lora resize"
 
 
-def precision_of(dtypes: Collection[str]) -> Precision:
-    """The least that holds all numbers of a file whose tensors are of these types, as safetensors writes them."""
-    found = {_HOLDING.get(dtype, "fp32") for dtype in dtypes}
+def precision_of(header: Header) -> Precision:
+    """The least that holds all numbers of a file's weights; alphas take little and are kept apart."""
+    found = {_HOLDING.get(dtype, "fp32") for key, dtype in header.dtypes.items() if not key.endswith(".alpha")}
     return found.pop() if len(found) == 1 else "fp32"
 
 

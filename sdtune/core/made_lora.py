@@ -25,7 +25,7 @@ def write_made(out: Path, lora: Lora, form: Form, dtype: Precision, made: str, l
     yield Written(
         out=out,
         made=made,
-        family=lora.family or "sd1 or sd2",
+        family=lora.family,
         form=taken,
         dtype=used,
         modules=len({*lora.modules, *lora.biases}),

@@ -11,7 +11,6 @@ import torch
 from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.adapters.difference import Difference
 from sdtune.core.blending import rank_of
-from sdtune.core.convert_lora import dtypes_in
 from sdtune.core.header import read_header
 from sdtune.core.home import expanded
 from sdtune.core.inspect_lora import place_of
@@ -55,7 +54,7 @@ def resize_lora(config: LoraResize) -> Telling[None]:
     made = f"rank {before} to {after}" if before != after else f"rank {after}"
     if config.filter_memorisation:
         made += f", memorisation filtered by {config.filter_memorisation:g}"
-    dtype = config.dtype or precision_of(dtypes_in(read_header(path, LoraError)))
+    dtype = config.dtype or precision_of(read_header(path, LoraError))
     smaller = replace(lora, modules=modules, family=family)
     yield from write_made(out, smaller, config.form, dtype, made, losses)
 

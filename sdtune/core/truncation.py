@@ -53,5 +53,6 @@ class Losses:
 
 
 def _share(losses: Iterable[Loss]) -> float:
-    norm, gone = (math.hypot(*kind) for kind in zip(*((one.norm, one.gone) for one in losses), strict=True))
+    ones = list(losses)
+    norm, gone = math.hypot(*(one.norm for one in ones)), math.hypot(*(one.gone for one in ones))
     return gone / norm if norm else 0.0

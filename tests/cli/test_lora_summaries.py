@@ -95,6 +95,8 @@ def test_a_file_that_was_made() -> None:
     ]
     exact = dataclasses.replace(WRITTEN, blocks=(), lost=None, try_next="")
     assert len(list(written(exact))) == 3
+    bare = dataclasses.replace(exact, family=None, rank="-", modules=1)
+    assert list(written(bare))[2] == "is          Stable Diffusion 1.x or 2.x, kohya form, fp16, 1 module"
 
 
 def test_a_file_that_is_looked_at() -> None:

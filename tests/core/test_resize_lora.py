@@ -96,6 +96,13 @@ def test_norms_and_biases_stay_as_they_are(tmp_path: Path) -> None:
     assert torch.equal(again.modules["unet.mid_block.resnets.0.norm1"].delta().flatten(), norm)
 
 
+def test_biases_alone_stay_and_nothing_is_lost(tmp_path: Path) -> None:
+    bias = torch.linspace(0, 1, 32)
+    _, after, written = resized(tmp_path, Lora({}, "sd1", {}, {"unet.conv_in": bias}), rank=1)
+    assert torch.equal(lora_file.read(after).biases["unet.conv_in"], bias)
+    assert (written.modules, written.rank, written.lost) == (1, "-", None)
+
+
 def test_a_module_that_adds_nothing_stays_one(tmp_path: Path) -> None:
     plain = lora("sd1", 4)
     name, one = next(iter(plain.modules.items()))
