@@ -7,8 +7,9 @@ give the sum itself, [out, in].
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,7 +19,33 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
-class Concat(Spec):
+class OfFactors(Spec):
+    """Two factors of the sum, out of those of the LoRAs."""
+
+    of_one_rank: ClassVar[bool] = False
+    """whether the LoRAs have to be plain ones of the same rank"""
+
+    @abstractmethod
+    def factors(
+        self, ups: Sequence[Tensor], downs: Sequence[Tensor], strengths: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """(up, down), out of up_i [out, rank] and down_i [rank, in]."""
+
+
+class OfUpdates(Spec):
+    """The sum itself, out of the LoRAs' updates."""
+
+    @property
+    def start(self) -> int:
+        """Of random draws."""
+        return 0
+
+    @abstractmethod
+    def summed(self, updates: Sequence[Tensor], strengths: Sequence[float], draws: Sequence[Generator]) -> Tensor:
+        """[out, in], out of D_i [out, in], with a generator for each."""
+
+
+class Concat(OfFactors):
     """Their updates are added exactly, ranks side by side: the same as using all of them at once."""
 
     kind: Literal["concat"] = "concat"
@@ -32,10 +59,11 @@ class Concat(Spec):
         return torch.cat([s * up for s, up in zip(strengths, ups, strict=True)], 1), torch.cat(list(downs))
 
 
-class Linear(Spec):
-    """Their matrices are added, not their updates, so ranks must agree (arithmetic of checkpoints of one training)."""
+class Linear(OfFactors):
+    """Their matrices are added, not their updates, so ranks must agree: for checkpoints of one training."""
 
     kind: Literal["linear"] = "linear"
+    of_one_rank: ClassVar[bool] = True
 
     def factors(
         self, ups: Sequence[Tensor], downs: Sequence[Tensor], strengths: Sequence[float]
@@ -46,7 +74,7 @@ class Linear(Spec):
         return up, down
 
 
-class TIES(Spec):
+class TIES(OfUpdates):
     """The largest changes alone, those of the sign that wins (Yadav et al. 2023, arXiv:2306.01708)."""
 
     kind: Literal["ties"] = "ties"
@@ -70,7 +98,7 @@ class TIES(Spec):
         return update * (sizes >= sizes.flatten().kthvalue(update.numel() - kept + 1).values)
 
 
-class DARE(Spec):
+class DARE(OfUpdates):
     """Numbers are dropped at random and the others made larger for it (Yu et al. 2023, arXiv:2311.03099)."""
 
     kind: Literal["dare"] = "dare"
@@ -78,6 +106,11 @@ class DARE(Spec):
     """Share of each update's numbers that is dropped."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Start of the draws."""
+
+    @property
+    def start(self) -> int:
+        """The seed."""
+        return self.seed
 
     def summed(self, updates: Sequence[Tensor], strengths: Sequence[float], draws: Sequence[Generator]) -> Tensor:
         """The sum of s_i m_i D_i / (1 - drop), where m_i is 0 with probability `drop`, else 1."""

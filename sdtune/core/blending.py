@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdtune.choices.blends import DARE, TIES, Blend, Concat, Linear
+from sdtune.choices.blends import Blend, OfFactors, OfUpdates
 from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.adapters.difference import Difference
 from sdtune.core.draws import generator
@@ -50,15 +50,15 @@ def blended(blend: Blend, module: str, parts: Sequence[Part], rank: int | None) 
     """
     adapters = [part.adapter for part in parts]
     _must_be_alike(module, parts)
-    by_factors = isinstance(blend, Concat | Linear)
+    by_factors = isinstance(blend, OfFactors)
     whole = any(isinstance(one, Difference) for one in adapters) and by_factors and rank is None
     if whole or not is_matrix(adapters[0]):
         return _added(parts)
-    if isinstance(blend, TIES | DARE):
+    if isinstance(blend, OfUpdates):
         total: Product | Tensor = _summed(blend, module, parts)
         most = rank or max((one.rank or 0 for one in adapters), default=0) or USUAL
     else:
-        if isinstance(blend, Linear):
+        if blend.of_one_rank:
             _must_be_plain(module, parts)
         products = [_product(part.update()) for part in parts]
         strengths = [part.strength for part in parts]
@@ -102,10 +102,9 @@ def _product(update: Product | Tensor) -> Product:
     return found.first(found.significant()).product()
 
 
-def _summed(blend: TIES | DARE, module: str, parts: Sequence[Part]) -> Tensor:
+def _summed(blend: OfUpdates, module: str, parts: Sequence[Part]) -> Tensor:
     updates = [one.matrix() if isinstance(one := part.update(), Product) else one for part in parts]
-    seed = blend.seed if isinstance(blend, DARE) else 0
-    drawn = [generator("blend", seed, module, number) for number in range(len(parts))]
+    drawn = [generator("blend", blend.start, module, number) for number in range(len(parts))]
     return blend.summed(updates, [part.strength for part in parts], drawn)
 
 
@@ -124,7 +123,7 @@ def _must_be_plain(module: str, parts: Sequence[Part]) -> None:
     for part in parts:
         if not isinstance(part.adapter, LoraModule):
             raise LoraError(
-                f"{part.told}: {module} is a {part.adapter.kind}, whose matrices cannot be added; use --method concat"
+                f"{part.told}: {module} is {part.adapter.one}, whose matrices cannot be added; use --method concat"
             )
         if part.adapter.rank != first.adapter.rank:
             raise LoraError(

@@ -65,10 +65,20 @@ def said_of_networks(lora: Lora) -> list[str]:
         told.append(
             f"a DoRA: {how}, and diffusers leaves the magnitudes out; sdtune merge puts it into a model exactly"
         )
-    others = sorted({value.kind for value in lora.modules.values()} - {"LoRA", "DoRA"})
-    if others:
+    kinds = {value.kind for value in lora.modules.values()}
+    if others := sorted(kinds & {"LoHa", "LoKr"}):
         told.append(
-            f"{' and '.join(others)}: A1111, Forge and ComfyUI read it, and diffusers does not; "
+            f"{' and '.join(others)}: ComfyUI, Forge and InvokeAI read it, and diffusers does not; "
             "sdtune lora resize makes a plain LoRA of it"
+        )
+    if "OFT" in kinds:
+        told.append(
+            "an OFT: ComfyUI reads it, right at strength 1 alone, and Forge, InvokeAI and diffusers do not; "
+            "sdtune merge puts it into a model exactly"
+        )
+    if "difference" in kinds:
+        told.append(
+            "it changes whole weights (norms, or a difference): diffusers refuses such a file; sdtune merge puts it into "
+            "a model"
         )
     return told

@@ -1,7 +1,7 @@
 """What a user should know of a LoRA file, each with its remedy: who does not load it, and what is taken for granted.
 
-What programs load was looked up in their code: diffusers 0.42, ComfyUI (comfy/lora.py, comfy/weight_adapter/), and for
-A1111 and Forge in their issues.
+What programs load was measured with the code of diffusers 0.42, ComfyUI and Forge (docs/interop.md); of A1111, which
+was not run, it is what its issues say.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sdtune.core.lora_metadata import likely_trigger, trigger_of
 OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """SHA-256 of no bytes at all, which some trainers have written (ostris/ai-toolkit #130)"""
 PACKED = ("LoHa", "LoKr", "OFT")
-"""networks that diffusers does not know"""
+"""networks that diffusers refuses in LoRAs for these families"""
 NAMED = 3
 
 
@@ -83,7 +83,7 @@ def _of_form(file: File) -> Iterator[str]:
         return
     form, title = file.keys.form, family.title
     if family.lora_form == "kohya" and form in ("peft", "diffusers"):
-        yield f"A1111, Forge and ComfyUI do not load its form, {form}; {_convert(file)} writes kohya's"
+        yield f"A1111, Forge and ComfyUI do not load all of its form, {form}; {_convert(file)} writes kohya's"
     elif family.lora_form == "kohya" and form == "diffusers (old)":
         yield f"many programs do not load its form, that of diffusers' older scripts; {_convert(file)} writes kohya's"
     elif family.lora_form != "kohya" and form.startswith("kohya"):
@@ -98,13 +98,13 @@ def _of_networks(file: File) -> Iterator[str]:
         yield f"diffusers does not load {' and '.join(packed)}; {plain} makes a plain LoRA of it"
     if "DoRA" in kinds:
         yield (
-            "a DoRA: diffusers leaves the magnitudes of kohya's form out without a word, and programs differ in how "
-            "they read them; compare pictures before you share it"
+            "a DoRA: diffusers leaves the magnitudes of kohya's form out, and programs differ in how they read them; "
+            "compare pictures before you share it"
         )
     if "difference" in kinds:
-        yield "it changes whole weights (norms, or a difference), which diffusers leaves out; merge it into a model"
+        yield "it changes whole weights (norms, or a difference): diffusers refuses such a file; merge it into a model"
     if file.keys.embeddings:
-        yield "it bundles new words, which A1111 and Forge alone find in it; give others a file of the words, too"
+        yield "it bundles new words, so that diffusers loads nothing of it; give others a file of the words, too"
 
 
 def _of_alpha(file: File) -> Iterator[str]:

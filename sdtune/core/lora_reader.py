@@ -102,7 +102,7 @@ def _swapped(adapter: Adapter) -> Adapter:
     if isinstance(adapter, LoraModule):
         return replace(adapter, up=_halves_swapped(adapter.up))
     if adapter.needs_base:
-        raise ValueError(f"is a {adapter.kind} in the order of SD3's first publication, which sdtune cannot turn round")
+        raise ValueError(f"is {adapter.one} in the order of SD3's first publication, which sdtune cannot turn round")
     return Difference(_halves_swapped(adapter.delta()))
 
 

@@ -53,7 +53,7 @@ class Bases:
             return None
         if self._identity is None:
             raise LoraError(
-                f"{told}: {module} is a {adapter.kind}, whose change depends on the model; give it with --model"
+                f"{told}: {module} is {adapter.one}, whose change depends on the model; give it with --model"
             )
         base = self.of(module)
         if tuple(base.shape)[: len(adapter.shape)] != tuple(adapter.shape):

@@ -162,7 +162,7 @@ def _must_be_plain(lora: Lora, form: Form) -> None:
     """Stop at what diffusers' forms have no place for."""
     for name, value in lora.modules.items():
         if not isinstance(value, LoraModule):
-            raise LoraError(f"{name} is a {value.kind}, which the {form} form has no place for; {_REMEDY}")
+            raise LoraError(f"{name} is {value.one}, which the {form} form has no place for; {_REMEDY}")
     for what in (*(f"a bias of {name}" for name in lora.biases), *(f"the word {word}" for word in lora.embeddings)):
         raise LoraError(f"{what} is changed, which the {form} form has no place for; choose kohya's form")
 

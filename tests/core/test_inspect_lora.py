@@ -228,7 +228,7 @@ SD3 = "transformer.transformer_blocks.0.attn.to_k"
             "the tag that most of its captions had is 'ohwx'",
         ),
         (plain() | {f"{NAME}.dora_scale": torch.ones(8, 1)}, {}, "a DoRA: diffusers leaves"),
-        (AB, {}, "A1111, Forge and ComfyUI do not load its form, diffusers; sdtune lora convert"),
+        (AB, {}, "A1111, Forge and ComfyUI do not load all of its form, diffusers; sdtune lora convert"),
         (
             {f"{SD3}.{end}": value for end, value in zip(("lora_A.weight", "lora_B.weight"), AB.values(), strict=True)}
             | {f"{SD3}.alpha": torch.tensor(2.0)},

@@ -188,7 +188,7 @@ def test_bundled_words_come_along(word: str, rests: list[str], parts: list[str],
         (foreign.plain("lora_unet_joint_blocks_0_x_block_attn_qkv"), "does not make 3 equal layers; get it again"),
         (
             foreign.of("lora_unet_joint_blocks_0_x_block_attn_qkv", oft_blocks=(3, 2, 2)),
-            "is a OFT of several layers in one, which cannot be told apart",
+            "is an OFT of several layers in one, which cannot be told apart",
         ),
         (
             foreign.plain(NAME) | {f"{NAME}.alpha": torch.tensor(1e30)},

@@ -24,6 +24,11 @@ class Adapter(ABC):
     """ss_network_module in the metadata"""
 
     @property
+    def one(self) -> str:
+        """ "a DoRA", "an OFT"."""
+        return f"{'an' if self.kind.startswith('O') else 'a'} {self.kind}"
+
+    @property
     def rank(self) -> int | None:
         """Inner width, None where it has none."""
         return None
@@ -59,7 +64,7 @@ class Adapter(ABC):
 
         Raises ValueError in a few words where it cannot be told apart from what it does to the others.
         """
-        raise ValueError(f"is a {self.kind} of several layers in one, which cannot be told apart")
+        raise ValueError(f"is {self.one} of several layers in one, which cannot be told apart")
 
 
 def flat(shape: Sequence[int]) -> tuple[int, int]:
