@@ -153,39 +153,34 @@ class _Fitted:
 
 
 def _fitted(pipe: Any, lora: Lora, strength: Strength | float) -> _Fitted:
-    """All of it there and of the right shape in the pipeline."""
+    """All of it that acts is there and of the right shape in the pipeline."""
     beside: dict[str, dict[str, tuple[LoraModule, float]]] = {}
     added: list[tuple[Tensor, Adapter, float]] = []
-    for part in sorted({names.split(name)[0] for name in (*lora.modules, *lora.biases)}):
+    strengths = {name: _acting(strength, name) for name in (*lora.modules, *lora.biases)}
+    acting = {name: value for name, value in strengths.items() if value}
+    for part in sorted({names.split(name)[0] for name in acting}):
         net = getattr(pipe, part, None)
         if net is None:
-            raise LoraError(f"the LoRA changes a {part}, which the model has not; {_REMEDY}")
+            leave = f"or leave that out, with {part}=0 behind the LoRA's strength"
+            raise LoraError(f"the LoRA changes a {part}, which the model has not; {_REMEDY}, {leave}")
         layers = dict(net.named_modules())
-        for name, adapter in _of_part(part, lora.modules):
+        for name in sorted(name for name in acting if names.split(name)[0] == part):
             path, layer = _layer(name, layers)
-            check_shape(name, adapter, _shape(name, layer))
-            acting = _acting(strength, name)
-            if not acting:
-                continue
-            if isinstance(adapter, LoraModule) and isinstance(layer, nn.Linear | nn.Conv2d):
-                beside.setdefault(part, {})[path] = adapter, acting
-            else:
-                _check_open(name, adapter, layer)
-                added.append((layer.weight, adapter, acting))
-        for name, values in _of_part(part, lora.biases):
-            bias = getattr(_layer(name, layers)[1], "bias", None)
-            if bias is None:
-                raise LoraError(f"the LoRA changes the bias of {name}, which the model has not; {_REMEDY}")
-            adapter = Difference(values)
-            check_shape(f"the bias of {name}", adapter, bias.shape)
-            acting = _acting(strength, name)
-            added += [(bias, adapter, acting)] if acting else []
+            if (adapter := lora.modules.get(name)) is not None:
+                check_shape(name, adapter, _shape(name, layer))
+                if isinstance(adapter, LoraModule) and isinstance(layer, nn.Linear | nn.Conv2d):
+                    beside.setdefault(part, {})[path] = adapter, acting[name]
+                else:
+                    _check_open(name, adapter, layer)
+                    added.append((layer.weight, adapter, acting[name]))
+            if (values := lora.biases.get(name)) is not None:
+                bias = getattr(layer, "bias", None)
+                if bias is None:
+                    raise LoraError(f"the LoRA changes the bias of {name}, which the model has not; {_REMEDY}")
+                of_bias = Difference(values)
+                check_shape(f"the bias of {name}", of_bias, bias.shape)
+                added.append((bias, of_bias, acting[name]))
     return _Fitted(beside, added)
-
-
-def _of_part(part: str, by_name: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What a LoRA has for one part of the pipeline, by module."""
-    return sorted((name, value) for name, value in by_name.items() if names.split(name)[0] == part)
 
 
 def _acting(strength: Strength | float, name: str) -> float:

@@ -79,7 +79,6 @@ def _check_of_model(config: Merge) -> None:
     set_ = {
         "--method": config.method != Concat(),
         "--rank": config.rank is not None,
-        "--last": config.last is not None,
         "--form": config.form != "auto",
         "--model": config.model is not None,
     }

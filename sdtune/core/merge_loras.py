@@ -41,7 +41,7 @@ def merge_loras(config: Merge, applied: Sequence[Applied]) -> Telling[None]:
     family = family_for({str(one.path): one.lora for one in applied}, bases)
     yield Note("; ".join(f"{_title(one)} at {one.strength}" for one in applied))
     if config.last is not None:
-        applied = yield from _averaged(applied, config.last, bases)
+        applied = yield from averaged(applied, config.last, bases)
     yield from _networks_told(applied, family)
     losses = Losses()
     modules = yield from _modules(config, applied, bases, losses)
@@ -54,7 +54,8 @@ def merge_loras(config: Merge, applied: Sequence[Applied]) -> Telling[None]:
     yield from write_made(out, lora, config.form, config.dtype or "fp16", made, losses)
 
 
-def _averaged(applied: Sequence[Applied], last: int, bases: Bases) -> Telling[list[Applied]]:
+def averaged(applied: Sequence[Applied], last: int, bases: Bases) -> Telling[list[Applied]]:
+    """The same, each with the average of its run's last LoRAs."""
     found = []
     for one in applied:
         average = yield from average_of_last(one, last, bases)

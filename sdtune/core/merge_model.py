@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sdtune.config import drawing_settings
 from sdtune.core import memory, model
 from sdtune.core.applied import Applied
 from sdtune.core.data.folder import in_command
@@ -19,7 +20,9 @@ from sdtune.core.header import read_header
 from sdtune.core.identity import Identity
 from sdtune.core.lora import check_family
 from sdtune.core.lora_reports import Merged
+from sdtune.core.lora_updates import Bases
 from sdtune.core.merge_check import prediction_difference
+from sdtune.core.merge_loras import averaged
 from sdtune.core.merge_out import check_place, check_room, clear_up, is_file, making
 from sdtune.core.merged_folder import copy_configs, file_of
 from sdtune.core.merged_metadata import MARKS, Noise, metadata_of, noise_of
@@ -31,8 +34,8 @@ from sdtune.core.reports import Note, Progress, Telling, Warned
 from sdtune.core.run_folder import embeddings_beside
 from sdtune.core.tensor_file import TORCH_DTYPES, Slot, writing
 from sdtune.core.weights import open_weights
-from sdtune.errors import ModelError
-from sdtune.lora_config import Merge
+from sdtune.errors import ConfigError, ModelError
+from sdtune.lora_config import Dtype, Merge
 from sdtune.tables import Memory
 
 PHASE = "merging"
@@ -58,12 +61,17 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         yield Warned(line)
     if not model.is_here(identity):
         yield Note("the model is fetched from the hub: some GB, kept for later")
+    if config.last is not None:
+        applied = yield from averaged(applied, config.last, Bases(config.given[0]))
     mixture = Mixture(open_weights(identity), applied, config.dtype)
     configs = _configs(identity, family, needed=not is_file(config.out))
     noise = noise_of(identity, configs)
-    packed = sorted({kind for kind in mixture.weights.dtypes.values() if kind.startswith("F8")})
-    if packed and not config.dtype:
-        yield Note(f"the base has weights in {' and '.join(packed)}; what is made of them is in fp16 (see --dtype)")
+    kinds = _few_bits(mixture)
+    if kinds:
+        yield Note(_told_of_packed(kinds, mixture, config.dtype))
+    if config.verify and mixture.weights.packed:
+        told = "leave it out, as what rounding does to each layer is told in any case"
+        raise ConfigError(f"--verify: {identity.name} is packed ({kinds}), so it is asked for no prediction; {told}")
     metadata = metadata_of(config.out, identity, family, noise, applied)
     if is_file(config.out):
         yield from _write_file(config.out, mixture, identity, noise, metadata)
@@ -73,7 +81,7 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
     sizes = {name: Slot(kind, mixture.weights.shapes[name]).bytes for name, kind in mixture.dtypes.items()}
     of_denoiser = sum(size for name, size in sizes.items() if name.startswith(f"{family.denoiser}."))
     denoised = None
-    if config.verify or (config.verify is None and of_denoiser < SMALL and not packed):
+    if config.verify or (config.verify is None and of_denoiser < SMALL and not kinds):
         yield Note("the merged model and the base with its LoRAs are asked for a prediction each")
         try:
             denoised = prediction_difference(identity, applied, config.out, device)
@@ -92,7 +100,7 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         mixture.difference,
         denoised,
         time.monotonic() - began,
-        f"sdtune sample --model {in_command(config.out)} --prompt {shlex.quote(_prompt(applied))}",
+        f"sdtune sample --model {in_command(config.out)} --prompt {shlex.quote(_prompt(applied))}{_drawing(config)}",
     )
 
 
@@ -204,6 +212,25 @@ def _words(applied: Sequence[Applied]) -> Iterator[str]:
         for path in embeddings_beside(one.path):
             todo = "give this file to the program that draws with the merged model"
             yield f"{path}: a new word that was learned with {one.path.name}, which no model can hold; {todo}"
+
+
+def _few_bits(mixture: Mixture) -> str:
+    """How the base's weights are packed, F8_E4M3 and nf4; empty where they are not."""
+    plain = {kind for kind in mixture.weights.dtypes.values() if kind.startswith("F8")}
+    return " and ".join(sorted(plain.union(mixture.weights.packed.values())))
+
+
+def _told_of_packed(kinds: str, mixture: Mixture, dtype: Dtype | None) -> str:
+    weights = mixture.weights
+    made = {mixture.dtypes[name] for name, kind in weights.dtypes.items() if name in weights.packed or "F8" in kind}
+    told = " and ".join(name for name, own in NAMES.items() if own in made) + ("" if dtype else " (see --dtype)")
+    return f"the base has weights in {kinds}; they are unpacked, and written in {told}"
+
+
+def _drawing(config: Merge) -> str:
+    """The flags by which the base's own preset says how it draws, as the merged model has no preset."""
+    told = drawing_settings(config.given[0])
+    return "".join(f" --{name} {told[name]:g}" for name in ("guidance", "steps") if name in told)
 
 
 def _prompt(applied: Sequence[Applied]) -> str:

@@ -55,7 +55,8 @@ class Mixture:
 
     def is_untouched(self, name: str) -> bool:
         """Whether a tensor is the base's, bit for bit."""
-        return name not in self.changes and self.dtypes[name] == self.weights.dtypes[name]
+        is_kept = self.dtypes[name] == self.weights.dtypes[name] and name not in self.weights.packed
+        return is_kept and name not in self.changes
 
     def made(self, name: str) -> Tensor:
         """One of the model's tensors: as stored where nothing becomes of it, else in float32, not yet rounded."""

@@ -21,7 +21,7 @@ Read = Callable[[str], "Tensor"]
 _STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 _SCALES = ("scale_weight", "weight_scale")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_NAMES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
 
 
 class PackingError(ValueError):
@@ -32,10 +32,12 @@ class PackingError(ValueError):
 class Packed:
     """A weight in fewer bits."""
 
+    kind: str
+    """nf4, fp4, int8; of 8-bit floats as safetensors names them"""
     shape: tuple[int, ...]
     """of what it unpacks to"""
     dtype: str
-    """that it had before, as safetensors names it; of 8 bits that is not told, and F16 holds them"""
+    """that holds it, as safetensors names it: BF16 where it says that it was of that before, else F16"""
     beside: tuple[str, ...]
     """keys of the tensors that say how it is unpacked"""
     unpack: Callable[[Read], Tensor]
@@ -101,7 +103,7 @@ def _four_bits(weight: str, state_key: str, header: Header, read: Read) -> Packe
         values = read(there["quant_map"]).float()[numbers.int()]
         return (values * largest.float().repeat_interleave(block)[:count]).reshape(shape)
 
-    return Packed(shape, dtype, (state_key, *there.values()), unpack)
+    return Packed(state_key[-3:], shape, dtype, (state_key, *there.values()), unpack)
 
 
 def _eight_bits(stem: str, header: Header, read: Read) -> Packed:
@@ -115,7 +117,8 @@ def _eight_bits(stem: str, header: Header, read: Read) -> Packed:
     def unpack(read: Read) -> Tensor:
         return read(weight).float() * (read(scale).float() / 127).reshape(-1, 1)
 
-    return Packed(header.shapes[weight], "F16", tuple(key for key in (scale, order) if key in header.shapes), unpack)
+    beside = tuple(key for key in (scale, order) if key in header.shapes)
+    return Packed("int8", header.shapes[weight], "F16", beside, unpack)
 
 
 def _scaled(weight: str, scale: str, header: Header, read: Read) -> Packed:
@@ -127,4 +130,4 @@ def _scaled(weight: str, scale: str, header: Header, read: Read) -> Packed:
     def unpack(read: Read) -> Tensor:
         return read(weight).float() * read(scale).float().reshape(-1, *(1,) * (len(shape) - 1))
 
-    return Packed(shape, "F16", (scale,), unpack)
+    return Packed(header.dtypes[weight], shape, "F16", (scale,), unpack)

@@ -28,6 +28,8 @@ class Weights(ABC):
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     """as safetensors names them: F16; of packed weights that of what they unpack to"""
+    packed: Mapping[str, str]
+    """how those are that are packed: nf4, fp4, int8, or F8_E4M3 with a scale"""
     extra: Mapping[str, Slot]
     """what stands there besides, unknown to diffusers, by its own key: alphas_cumprod, position_ids ..."""
 
@@ -63,6 +65,10 @@ class Stored:
             self.packed, self.beside = packed_weights(self.header, self.read)
         except PackingError as problem:
             raise ModelError(f"{path}: {problem}; choose the model in float16 or bfloat16") from None
+
+    def kind(self, key: str) -> str | None:
+        """How a tensor is packed, None where it is not."""
+        return self.packed[key].kind if key in self.packed else None
 
     def slot(self, key: str) -> Slot:
         """What a tensor is, packed ones once unpacked."""
@@ -116,6 +122,8 @@ class FolderWeights(Weights):
         slots = {name: stored.slot(key) for name, (stored, key) in sorted(self._places.items())}
         self.shapes = {name: slot.shape for name, slot in slots.items()}
         self.dtypes = {name: slot.dtype for name, slot in slots.items()}
+        kinds = {name: stored.kind(key) for name, (stored, key) in self._places.items()}
+        self.packed = {name: kind for name, kind in kinds.items() if kind}
         self.extra = {name: stored.slot(key) for name, (stored, key) in sorted(extra.items())}
         self._extra = extra
 
@@ -146,6 +154,8 @@ class FileWeights(Weights):
         known = {piece.key for piece in self._pieces}
         self.shapes = {name: part_shape(piece, slots[piece.key].shape) for name, piece in self._by_name.items()}
         self.dtypes = {name: slots[piece.key].dtype for name, piece in self._by_name.items()}
+        kinds = {name: self._stored.kind(piece.key) for name, piece in self._by_name.items()}
+        self.packed = {name: kind for name, kind in kinds.items() if kind}
         self.extra = {key: slot for key, slot in slots.items() if key not in known}
 
     @override

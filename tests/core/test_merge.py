@@ -15,7 +15,8 @@ from sdtune.core.lora import Lora
 from sdtune.core.lora_reports import Merged, Written
 from sdtune.core.merge import merge
 from sdtune.core.model import identify
-from sdtune.core.reports import Report
+from sdtune.core.reports import Note, Report
+from sdtune.core.weights import open_weights
 from sdtune.errors import ConfigError, InputError, LoraError, ModelError
 from sdtune.lora_config import Merge
 from tests import original, tiny
@@ -61,6 +62,36 @@ def test_a_run_folder_is_a_lora(tiny_models: dict[str, Path], lora: Path, tmp_pa
     assert isinstance(report, Written)
 
 
+def test_the_average_of_a_runs_last_goes_into_a_base(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    draws = torch.Generator().manual_seed(0)
+    changes = {}
+    for run in ("cats", "dogs"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "run.toml").write_text("")
+        for step in (10, 20, 30):
+            down = torch.randn(2, tiny.WIDTH, generator=draws)
+            one = LoraModule(down, torch.randn(tiny.WIDTH, 2, generator=draws), 2.0)
+            file = tmp_path / run / f"{run}-step-{step:06d}.safetensors"
+            lora_file.write(file, Lora({QUERY: one}, "sd1", {"ss_steps": str(step)}), dtype="fp32")
+            changes[run, step] = one.delta()
+    # two LoRAs of rank 2 have a sum of rank 4, of which the best of rank 2 is kept
+    expected = torch.zeros(tiny.WIDTH, tiny.WIDTH)
+    for run, strength in (("cats", 0.5), ("dogs", 1.0)):
+        u, s, v = torch.linalg.svd((changes[run, 20] + changes[run, 30]) / 2)
+        expected += strength * (u[:, :2] * s[:2]) @ v[:2]
+    given = (tiny_models["sd1"], f"{tmp_path / 'cats'}:0.5", tmp_path / "dogs")
+    reports = merged(*given, out=tmp_path / "merged", last=2)
+    before, after = (open_weights(identify(str(place))) for place in (tiny_models["sd1"], tmp_path / "merged"))
+    change = after.read(f"{QUERY}.weight") - before.read(f"{QUERY}.weight")
+    torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-4)
+    notes = [report.text for report in reports if isinstance(report, Note)]
+    assert sum("the average of the LoRAs after steps 20, 30" in note for note in notes) == 2
+    report = reports[-1]
+    assert isinstance(report, Merged)
+    assert report.denoised is not None
+    assert report.denoised < 1e-5
+
+
 @pytest.mark.parametrize(
     ("given", "told", "error", "problem"),
     [
@@ -79,7 +110,7 @@ def test_a_run_folder_is_a_lora(tiny_models: dict[str, Path], lora: Path, tmp_pa
         (("BASE", "LORA:9:mid_blok=1"), {}, LoraError, r"the LoRA has no block mid_blok; did you mean mid_block\?"),
         (("BASE", "LORA"), {"rank": 4}, ConfigError, "--rank: is for LoRAs alone, and a base model is given"),
         (("BASE", "LORA"), {"method": "ties"}, ConfigError, "--method: is for LoRAs alone"),
-        (("BASE", "LORA"), {"last": 3}, ConfigError, "--last: is for LoRAs alone"),
+        (("BASE", "LORA"), {"last": 3}, LoraError, "style.safetensors: lies in no run folder, so --last knows"),
         (("BASE", "LORA"), {"form": "peft"}, ConfigError, "--form: is for LoRAs alone"),
         (("BASE", "LORA"), {"model": "mini"}, ConfigError, "--model: is for LoRAs alone"),
         (("LORA", "LORA"), {"verify": True}, ConfigError, "--verify: is for a base model with LoRAs in it"),
