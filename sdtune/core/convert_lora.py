@@ -78,7 +78,7 @@ def said_of_networks(lora: Lora) -> list[str]:
         )
     if "difference" in kinds:
         told.append(
-            "it changes whole weights (norms, or a difference): diffusers refuses such a file; sdtune merge puts it into "
-            "a model"
+            "it changes whole weights (norms, or a difference): diffusers refuses such a file; "
+            "sdtune merge puts it into a model"
         )
     return told

@@ -11,6 +11,8 @@ import re
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
+from sdtune.core import original_sd3, original_unet
+
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 SETTINGS = "lora_adapter_metadata"
 """where diffusers keeps peft's settings in a file's metadata"""
@@ -39,20 +41,14 @@ _WORD = re.compile(
 )
 
 
+def _flattened(name: str) -> str:
+    """With underscores for dots."""
+    return name.replace(".", "_")
+
+
 def _numbered_blocks() -> dict[str, str]:
     """{diffusers' path: kohya's name in SDXL's first publication} of the parts of a U-Net with 2 layers a block."""
-    names = {
-        "conv_in": "input_blocks_0_0",
-        "conv_norm_out": "out_0",
-        "conv_out": "out_2",
-        "time_embedding.linear_1": "time_embed_0",
-        "time_embedding.linear_2": "time_embed_2",
-        "add_embedding.linear_1": "label_emb_0_0",
-        "add_embedding.linear_2": "label_emb_0_2",
-        "mid_block.resnets.0": "middle_block_0",
-        "mid_block.attentions.0": "middle_block_1",
-        "mid_block.resnets.1": "middle_block_2",
-    }
+    names = {path: _flattened(original) for path, original in (*original_unet.ENDS, *original_unet.MIDDLE)}
     for block in range(4):
         for layer in range(3):
             if layer < 2:
@@ -67,49 +63,21 @@ def _numbered_blocks() -> dict[str, str]:
 
 _NUMBERED = _numbered_blocks()
 _UNNUMBERED = {name: path for path, name in _NUMBERED.items()}
-_IN_RESNET = {
-    "norm1": "in_layers_0",
-    "norm2": "out_layers_0",
-    "conv1": "in_layers_2",
-    "conv2": "out_layers_3",
-    "time_emb_proj": "emb_layers_1",
-    "conv_shortcut": "skip_connection",
-}
+_IN_RESNET = {path: _flattened(original) for path, original in original_unet.RESNET}
 _FROM_RESNET = {name: path for path, name in _IN_RESNET.items()}
-_JOINT = re.compile(r"joint_blocks_(\d{1,2})_(x|context)_block_(\w+)")
-_JOINT_LAYERS = {
-    "x": {
-        "attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-        "attn_proj": ("attn.to_out.0",),
-        "attn_ln_q": ("attn.norm_q",),
-        "attn_ln_k": ("attn.norm_k",),
-        "attn2_qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-        "attn2_proj": ("attn2.to_out.0",),
-        "attn2_ln_q": ("attn2.norm_q",),
-        "attn2_ln_k": ("attn2.norm_k",),
-        "mlp_fc1": ("ff.net.0.proj",),
-        "mlp_fc2": ("ff.net.2",),
-        "adaLN_modulation_1": ("norm1.linear",),
-    },
-    "context": {
-        "attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-        "attn_proj": ("attn.to_add_out",),
-        "attn_ln_q": ("attn.norm_added_q",),
-        "attn_ln_k": ("attn.norm_added_k",),
-        "mlp_fc1": ("ff_context.net.0.proj",),
-        "mlp_fc2": ("ff_context.net.2",),
-        "adaLN_modulation_1": ("norm1_context.linear",),
-    },
-}
-"""layers of SD3's first publication, and diffusers' that are made of equal shares of their outputs"""
+_JOINT = re.compile(r"joint_blocks_(\d{1,2})_(\w+)")
+
+
+def _joint_layers() -> dict[str, tuple[str, ...]]:
+    """{"x_block_attn_qkv": diffusers' layers of equal shares of its outputs} of a block of SD3's first publication."""
+    alone = (*original_sd3.BLOCK, original_sd3.NORM_OF_TEXT)
+    layers = {_flattened(original): (path,) for path, original in alone}
+    return layers | {_flattened(original): paths for paths, original in original_sd3.JOINED}
+
+
+_JOINT_LAYERS = _joint_layers()
 _AROUND_JOINT = {
-    "x_embedder_proj": "pos_embed.proj",
-    "t_embedder_mlp_0": "time_text_embed.timestep_embedder.linear_1",
-    "t_embedder_mlp_2": "time_text_embed.timestep_embedder.linear_2",
-    "y_embedder_mlp_0": "time_text_embed.text_embedder.linear_1",
-    "y_embedder_mlp_2": "time_text_embed.text_embedder.linear_2",
-    "final_layer_linear": "proj_out",
-    "final_layer_adaLN_modulation_1": "norm_out.linear",
+    _flattened(original): path for path, original in (*original_sd3.ENDS, original_sd3.LAST) if path != original
 }
 
 _ATTENTION = r"to_q|to_k|to_v|to_out\.0"
@@ -156,7 +124,7 @@ def to_kohya(module: str, prefixes: dict[str, str], numbered: bool) -> str:
     part, path = split(module)
     if part == "unet" and numbered:
         return f"{prefixes[part]}_{_number(path)}"
-    return f"{prefixes[part]}_{path.replace('.', '_')}"
+    return f"{prefixes[part]}_{_flattened(path)}"
 
 
 def _number(path: str) -> str:
@@ -165,7 +133,7 @@ def _number(path: str) -> str:
         name = _NUMBERED.get(".".join(pieces[:end]))
         if name:
             rest = ".".join(pieces[end:])
-            return "_".join([name, *filter(None, [_IN_RESNET.get(rest, rest.replace(".", "_"))])])
+            return "_".join([name, *filter(None, [_IN_RESNET.get(rest, _flattened(rest))])])
     raise AssertionError(f"{path} is in no U-Net of SDXL's kind")
 
 
@@ -199,7 +167,7 @@ def _flat(name: str) -> Named | None:
 def _in_denoiser(name: str) -> Named:
     """What a name with underscores means in a U-Net or in SD3's transformer."""
     if joint := _JOINT.fullmatch(name):
-        layers = _JOINT_LAYERS[joint[2]].get(joint[3], ())
+        layers = _JOINT_LAYERS.get(joint[2], ())
         modules = tuple(f"transformer.transformer_blocks.{joint[1]}.{layer}" for layer in layers)
         return Named(modules, "kohya (joint blocks)", original=True)
     if name in _AROUND_JOINT:
@@ -219,7 +187,7 @@ def _with_dots(name: str) -> Named | None:
     """Of names with dots, of whatever form."""
     for start in ("model.diffusion_model.", "diffusion_model."):
         if name.startswith(start):
-            return replace(_in_denoiser(name.removeprefix(start).replace(".", "_")), form="ComfyUI")
+            return replace(_in_denoiser(_flattened(name.removeprefix(start))), form="ComfyUI")
     for start, part in _COMFY_ENCODERS.items():
         if name.startswith(f"{start}."):
             return Named((_in_encoder(part, name.removeprefix(f"{start}.")),), "ComfyUI")

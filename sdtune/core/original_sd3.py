@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sdtune.core.original_room import Room, numbers, rooms_of
+from sdtune.core.original_room import How, Room, numbers, rooms_of
 
 PREFIX = "model.diffusion_model."
-_ENDS = (
+ENDS = (
     ("pos_embed.pos_embed", "pos_embed"),
     ("pos_embed.proj", "x_embedder.proj"),
     ("time_text_embed.timestep_embedder.linear_1", "t_embedder.mlp.0"),
@@ -20,7 +20,7 @@ _ENDS = (
     ("context_embedder", "context_embedder"),
     ("proj_out", "final_layer.linear"),
 )
-_BLOCK = (
+BLOCK = (
     ("norm1.linear", "x_block.adaLN_modulation.1"),
     ("attn.to_out.0", "x_block.attn.proj"),
     ("attn.norm_q", "x_block.attn.ln_q"),
@@ -36,7 +36,9 @@ _BLOCK = (
     ("ff_context.net.0.proj", "context_block.mlp.fc1"),
     ("ff_context.net.2", "context_block.mlp.fc2"),
 )
-_JOINED = (
+LAST = ("norm_out.linear", "final_layer.adaLN_modulation.1")
+NORM_OF_TEXT = ("norm1_context.linear", "context_block.adaLN_modulation.1")
+JOINED = (
     (("attn.to_q", "attn.to_k", "attn.to_v"), "x_block.attn.qkv"),
     (("attn2.to_q", "attn2.to_k", "attn2.to_v"), "x_block.attn2.qkv"),
     (("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), "context_block.attn.qkv"),
@@ -54,12 +56,12 @@ def rooms_of_file(keys: Collection[str]) -> list[Room]:
 
 
 def _rooms(blocks: list[int]) -> list[Room]:
-    found = rooms_of(_ENDS, "transformer", PREFIX)
-    found.append(Room(("transformer.norm_out.linear",), f"{PREFIX}final_layer.adaLN_modulation.1", "swapped"))
+    found = rooms_of(ENDS, "transformer", PREFIX)
+    found.append(Room((f"transformer.{LAST[0]}",), f"{PREFIX}{LAST[1]}", "swapped"))
     for block in blocks:
         name, key = f"transformer.transformer_blocks.{block}", f"{PREFIX}joint_blocks.{block}"
-        found += [Room((f"{name}.{own}",), f"{key}.{original}") for own, original in _BLOCK]
-        found += [Room(tuple(f"{name}.{own}" for own in three), f"{key}.{original}") for three, original in _JOINED]
-        norm = f"{key}.context_block.adaLN_modulation.1"
-        found.append(Room((f"{name}.norm1_context.linear",), norm, "swapped" if block == blocks[-1] else "plain"))
+        found += [Room((f"{name}.{own}",), f"{key}.{original}") for own, original in BLOCK]
+        found += [Room(tuple(f"{name}.{own}" for own in three), f"{key}.{original}") for three, original in JOINED]
+        how: How = "swapped" if block == blocks[-1] else "plain"
+        found.append(Room((f"{name}.{NORM_OF_TEXT[0]}",), f"{key}.{NORM_OF_TEXT[1]}", how))
     return found

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from sdtune.core.original_room import Room, numbers, rooms_of
 
 PREFIX = "model.diffusion_model."
-_ENDS = (
+ENDS = (
     ("conv_in", "input_blocks.0.0"),
     ("time_embedding.linear_1", "time_embed.0"),
     ("time_embedding.linear_2", "time_embed.2"),
@@ -20,7 +20,7 @@ _ENDS = (
     ("conv_norm_out", "out.0"),
     ("conv_out", "out.2"),
 )
-_RESNET = (
+RESNET = (
     ("norm1", "in_layers.0"),
     ("conv1", "in_layers.2"),
     ("time_emb_proj", "emb_layers.1"),
@@ -28,7 +28,7 @@ _RESNET = (
     ("conv2", "out_layers.3"),
     ("conv_shortcut", "skip_connection"),
 )
-_MIDDLE = (
+MIDDLE = (
     ("mid_block.resnets.0", "middle_block.0"),
     ("mid_block.attentions.0", "middle_block.1"),
     ("mid_block.resnets.1", "middle_block.2"),
@@ -91,10 +91,10 @@ def rooms_of_file(keys: Collection[str]) -> list[Room]:
 def _complete(pairs: list[tuple[str, str]]) -> list[Room]:
     """With what does not depend on the numbers, and the names within residual blocks."""
     inner = []
-    for name, key in (*pairs, *_MIDDLE):
-        within = _RESNET if ".resnets." in name else (("", ""),)
+    for name, key in (*pairs, *MIDDLE):
+        within = RESNET if ".resnets." in name else (("", ""),)
         inner += [(f"{name}.{own}".rstrip("."), f"{key}.{original}".rstrip(".")) for own, original in within]
-    return rooms_of((*_ENDS, *inner), "unet", PREFIX)
+    return rooms_of((*ENDS, *inner), "unet", PREFIX)
 
 
 def _stems(keys: Collection[str]) -> set[str]:
