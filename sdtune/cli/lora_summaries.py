@@ -10,10 +10,9 @@ from sdtune.cli.summaries import counted, in_bytes, line
 LISTED = 12
 """modules, or settings of metadata, in a list; --json has them all"""
 DOUBLE = 1e-12
+"""shares that are but rounding of double precision"""
 LETTERS = 60
 """of a value where two stand beside each other"""
-OF_ONE_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
-"""metadata that says nothing of what the LoRA is"""
 LONGEST = 300
 """letters of a value of metadata, unless it is asked for in JSON"""
 
@@ -79,6 +78,8 @@ def inspected(report: Any) -> Iterator[str]:
 
 def differing(report: Any) -> Iterator[str]:
     """Of sdtune.core.lora_reports.Differing."""
+    from sdtune.core.lora_metadata import OF_THE_FILE
+
     yield line("first", str(report.first))
     yield line("second", str(report.second))
     if report.equal:
@@ -104,7 +105,7 @@ def differing(report: Any) -> Iterator[str]:
             for one in report.blocks
         ]
         yield from table(("block", "modules", "first", "second", "apart", "cosine"), rows)
-    said = [name for name in report.metadata if name not in OF_ONE_FILE]
+    said = [name for name in report.metadata if name not in OF_THE_FILE]
     if said:
         yield ""
     for name in said[:LISTED]:

@@ -8,7 +8,6 @@ from sdtune.core.adapters.dora import DoraModule
 from sdtune.core.data.images import open_image
 from sdtune.core.header import read_header
 from sdtune.core.home import expanded
-from sdtune.core.inspect_lora import place_of
 from sdtune.core.lora import Lora
 from sdtune.core.lora_keys import keys_of
 from sdtune.core.lora_reader import read
@@ -16,6 +15,7 @@ from sdtune.core.lora_writer import form_of, precision_of
 from sdtune.core.made_lora import write_made
 from sdtune.core.out_file import check_out
 from sdtune.core.reports import Note, Telling
+from sdtune.core.run_folder import lora_at
 from sdtune.core.thumbnail import thumbnail_of
 from sdtune.core.truncation import Losses
 from sdtune.errors import LoraError
@@ -26,7 +26,7 @@ FP8 = ("F8_E4M3", "F8_E5M2")
 
 def convert_lora(config: LoraConvert) -> Telling[None]:
     """Writes the file, and tells what came of it; nothing is written where something is wrong."""
-    path, out = place_of(config.lora), expanded(config.out)
+    path, out = lora_at(config.lora), expanded(config.out)
     check_out(out, config.overwrite, path)
     told = metadata_of(config)
     header = read_header(path, LoraError)

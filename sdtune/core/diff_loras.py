@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from sdtune.core.adapters import Adapter
-from sdtune.core.inspect_lora import place_of
 from sdtune.core.lora import Lora
 from sdtune.core.lora_facts import by_block
 from sdtune.core.lora_reader import read
@@ -23,6 +22,7 @@ from sdtune.core.lora_reports import Apart, Differing
 from sdtune.core.lora_updates import Bases, family_for, update_of
 from sdtune.core.low_rank import Product
 from sdtune.core.reports import Progress, Telling
+from sdtune.core.run_folder import lora_at
 from sdtune.errors import LoraError
 from sdtune.inspect_config import LoraDiff
 
@@ -52,7 +52,7 @@ class Between:
 
 def diff_loras(config: LoraDiff) -> Telling[None]:
     """Compares what two files add, whatever their forms, ranks and networks."""
-    places = place_of(config.first), place_of(config.second)
+    places = lora_at(config.first), lora_at(config.second)
     first, second = read(places[0]), read(places[1])
     bases = Bases(config.model)
     if (first.family and second.family) or bases.family:

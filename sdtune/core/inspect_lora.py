@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from shlex import quote
 
 from sdtune.core import lora_facts as facts
 from sdtune.core.families import families
-from sdtune.core.header import read_header, what_is
-from sdtune.core.home import expanded
-from sdtune.core.lora_keys import family_of, keys_of
+from sdtune.core.header import read_header
+from sdtune.core.lora_keys import family_of, keys_of, said_family
 from sdtune.core.lora_metadata import hashes_of, title_of, training_of, trigger_of
 from sdtune.core.lora_names import split
 from sdtune.core.lora_problems import File, problems_of
 from sdtune.core.lora_reports import Inspected
 from sdtune.core.reports import Telling
-from sdtune.core.run_folder import lora_in
+from sdtune.core.run_folder import lora_at
 from sdtune.errors import LoraError
 from sdtune.inspect_config import LoraInspect
 
 
 def inspect_lora(config: LoraInspect) -> Telling[None]:
     """Tells what a file is; without the weights it reads a few thousand bytes, and imports nothing heavy."""
-    path = place_of(config.lora)
+    path = lora_at(config.lora)
     header = read_header(path, LoraError)
     keys = keys_of(path, header)
     modules = facts.modules_of(path, header, keys)
-    file = File(path, keys, modules, header.metadata, family_of(keys, header), facts.said_family(header.metadata))
+    file = File(path, keys, modules, header.metadata, family_of(keys, header), said_family(header.metadata))
     tensors = [key for roles in keys.modules.values() for role, key in roles.items() if role != "alpha"]
     inspected = Inspected(
         path=path,
@@ -62,12 +60,6 @@ def inspect_lora(config: LoraInspect) -> Telling[None]:
             problems=(*inspected.problems, *weighed.problems),
         )
     yield inspected
-
-
-def place_of(given: Path) -> Path:
-    """The file that a LoRA or a run folder stands for."""
-    path = expanded(given)
-    return lora_in(path) if what_is(path, LoraError) == "folder" else path
 
 
 def _counts(parts: Iterator[str]) -> Mapping[str, int]:

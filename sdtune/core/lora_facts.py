@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sdtune.core.blocks import block_of
-from sdtune.core.families import families
 from sdtune.core.header import Header
 from sdtune.core.lora_keys import Keys
 from sdtune.core.lora_reports import BlockFacts
@@ -53,12 +52,6 @@ def modules_of(path: Path, header: Header, keys: Keys) -> dict[str, Module]:
                 alpha = _number(path, file, header, roles["alpha"])
             found[name] = Module(keys.kinds[name], rank, alpha)
     return found
-
-
-def said_family(metadata: Mapping[str, str]) -> str | None:
-    """The family that the metadata names."""
-    said = [metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")]
-    return next((one.name for one in families().values() if any(text.startswith(one.marks) for text in said)), None)
 
 
 def blocks_of(modules: Mapping[str, Module]) -> tuple[BlockFacts, ...]:

@@ -181,10 +181,14 @@ def keys_of(path: Path, header: Header) -> Keys:
 def family_of(keys: Keys, header: Header) -> str | None:
     """By shapes and names where these are sure, else by what the metadata says; None where neither tells."""
     shapes = {module: (0, width) for module, width in widths(keys, header).items()}
-    told = [header.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")]
-    sure = [family.name for family in families().values() if family.recognises_lora(shapes)]
-    said = [family.name for family in families().values() if any(text.startswith(family.marks) for text in told)]
-    return next(iter([*sure, *said]), None)
+    sure = (family.name for family in families().values() if family.recognises_lora(shapes))
+    return next(sure, None) or said_family(header.metadata)
+
+
+def said_family(metadata: Mapping[str, str]) -> str | None:
+    """The family that the metadata names."""
+    said = [metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")]
+    return next((one.name for one in families().values() if any(text.startswith(one.marks) for text in said)), None)
 
 
 def widths(keys: Keys, header: Header) -> dict[str, int]:

@@ -16,6 +16,8 @@ from typing import Any
 from sdtune.core.lora_names import SETTINGS
 
 HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+OF_THE_FILE = (*HASHES, SETTINGS, "format")
+"""what holds for one file alone, and says nothing of what the LoRA is"""
 LETTERS = 200
 """of a value in a table"""
 NOTHING = ("", "None", "null", "{}", "[]")

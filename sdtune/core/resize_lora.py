@@ -13,7 +13,6 @@ from sdtune.core.adapters.difference import Difference
 from sdtune.core.blending import rank_of
 from sdtune.core.header import read_header
 from sdtune.core.home import expanded
-from sdtune.core.inspect_lora import place_of
 from sdtune.core.lora_facts import spread
 from sdtune.core.lora_reader import read
 from sdtune.core.lora_updates import Bases, family_for, in_order, inside_of, is_matrix, update_of
@@ -23,6 +22,7 @@ from sdtune.core.made_lora import write_made
 from sdtune.core.memorisation import filtered
 from sdtune.core.out_file import check_out
 from sdtune.core.reports import Note, Progress, Telling
+from sdtune.core.run_folder import lora_at
 from sdtune.core.truncation import Loss, Losses
 from sdtune.errors import ConfigError, LoraError
 from sdtune.lora_config import LoraResize
@@ -30,7 +30,7 @@ from sdtune.lora_config import LoraResize
 
 def resize_lora(config: LoraResize) -> Telling[None]:
     """Writes the smaller LoRA, and tells what each block has lost."""
-    path, out = place_of(config.lora), expanded(config.out)
+    path, out = lora_at(config.lora), expanded(config.out)
     check_out(out, config.overwrite, path)
     if config.filter_memorisation and config.model is None:
         raise ConfigError("--filter-memorisation: compares with the base model; give it with --model")

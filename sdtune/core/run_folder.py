@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sdtune.core.header import what_is
+from sdtune.core.home import expanded
 from sdtune.core.reports import Step, Validated
 from sdtune.earlier import CHECKPOINT, RUN_SETTINGS, RUNS
 from sdtune.errors import FULL, LoraError, OutputError, Paused
@@ -342,6 +344,12 @@ def lora_in(path: Path) -> Path:
     if len(finished) > 1:
         raise LoraError(f"{path}: holds several LoRAs; give one of {', '.join(file.name for file in finished)}")
     return finished[0] if finished else max(steps, key=lambda file: int(steps[file][2]))
+
+
+def lora_at(place: Path) -> Path:
+    """The file that a LoRA or a run folder stands for."""
+    path = expanded(place)
+    return lora_in(path) if what_is(path, LoraError) == "folder" else path
 
 
 def embeddings_beside(lora: Path) -> list[Path]:

@@ -65,7 +65,7 @@ def weigh(file: File, blocks: Sequence[BlockFacts]) -> Telling[Weighed]:
     living = [one.each for one in weights.values() if one.norm]
     usual = statistics.median(living) if living else 0.0
     exploding = [name for name, one in weights.items() if one.each > TIMES * usual]
-    hashes = hashes_of(file.path)
+    hashes = computed_hashes(file.path)
     problems = [*of_weights(dead, exploding, len(lora.modules), TIMES)]
     for name in HASHES:
         said = file.metadata.get(name, "").removeprefix("0x").lower()
@@ -87,7 +87,7 @@ def weight_of(adapter: Adapter) -> Weight:
     return Weight(norm, float(values.max()), effective, math.prod(adapter.shape))
 
 
-def hashes_of(path: Path) -> dict[str, str]:
+def computed_hashes(path: Path) -> dict[str, str]:
     """As sites of models look them up: AutoV2 is of the file, AutoV3 of what stands behind its header.
 
     AutoV3 is also what A1111 and kohya's programs keep as sshs_model_hash.

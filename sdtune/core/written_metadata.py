@@ -11,14 +11,12 @@ from typing import Any
 from sdtune.core.adapters import Adapter
 from sdtune.core.families import Family, family_named
 from sdtune.core.lora import Lora
-from sdtune.core.lora_names import SETTINGS
+from sdtune.core.lora_metadata import OF_THE_FILE
 
 MOST_TAGS = 500
 """of ss_tag_frequency; a data set of free sentences would fill the header"""
 LONGEST_TAG = 200
 """letters; what is longer is no tag"""
-_OF_THE_FILE = frozenset({SETTINGS, "format", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"})
-"""what holds for the file that it was read from alone"""
 _OF_THE_MACHINE = re.compile(
     r"(^|[._])(session_id|user|username|user_name|host|hostname|host_name|computer_name|machine|machine_name|home"
     r"|\w*token|\w*secret|\w*password|\w*api_key)$",
@@ -46,7 +44,7 @@ def carried_over(metadata: Mapping[str, str]) -> dict[str, str]:
     return {
         key: shareable(value)
         for key, value in metadata.items()
-        if key not in _OF_THE_FILE and not _tells_of_the_machine(key)
+        if key not in OF_THE_FILE and not _tells_of_the_machine(key)
     }
 
 
