@@ -280,3 +280,24 @@ def test_shapes_are_checked_without_a_pipeline() -> None:
         check_shape(ATTENTION, network(kind, (32, 16, 3, 3)), (32, 16, 3, 3))
         with pytest.raises(LoraError, match=f"the LoRA changes {ATTENTION} as .*, but in the model it is"):
             check_shape(ATTENTION, network(kind, (32, 16, 3, 3)), (28, 16, 3, 3))
+
+
+def test_what_has_no_strength_need_not_fit() -> None:
+    """As in merge: strengths of zero leave out what the model has not, or has in another shape."""
+    modules = {
+        ATTENTION: network("LoRA", (32, 32)),
+        "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q": network("LoRA", (32, 32)),
+        "unet.mid_block.attentions.7.proj_in": network("LoRA", (32, 32)),
+        NORM: network("LoRA", (64, 64)),
+    }
+    some = Lora(modules, "sd1", biases={"unet.mid_block.attentions.7.proj_out": torch.ones(32)})
+    pipe = tiny.pipeline("sd1")
+    left = {"text_encoder_3": 0.0, "mid_block.attentions.7": 0.0, "conv_norm_out": 0.0}
+    for name in left:
+        with pytest.raises(LoraError, match=r"which the model has not|but in the model it is"):
+            load_into(pipe, some, Strength(1.0, left | {name: 1.0}))
+    with pytest.raises(LoraError, match=r"a text_encoder_3, which the model has not; .* with text_encoder_3=0 behind"):
+        load_into(pipe, some, Strength(1.0, left | {"text_encoder_3": 1.0}))
+    load_into(pipe, some, Strength(1.0, left))
+    put_in = [name for name, layer in pipe.unet.named_modules() if isinstance(layer, LoraLayer)]
+    assert put_in == [ATTENTION.removeprefix("unet.")]

@@ -397,6 +397,7 @@ def test_mini(tmp_path: Path) -> None:
         assert told.dtype == "fp16"
         assert told.denoised is not None
         assert told.denoised < 0.02
+        assert told.try_next.endswith(" --guidance 2"), "as mini's own preset says"
     assert {"LICENSE", "NOTICE"} < {path.name for path in (tmp_path / "merged").iterdir()}
     assert load(identify(str(tmp_path / "merged")), torch.float32).unet is not None
 
