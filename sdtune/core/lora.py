@@ -21,6 +21,7 @@ from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.adapters.base import flat
 from sdtune.core.adapters.difference import Difference
 from sdtune.core.families import Family, family_named
+from sdtune.core.model_folder import INPAINTING_CHANNELS
 from sdtune.errors import LoraError
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ def check_shape(name: str, adapter: Adapter, weight: Sequence[int]) -> None:
     """Stop at an adapter for weights of another shape than this, which is not flat."""
     if not adapter.fits(weight):
         told = f"the LoRA changes {name} as {adapter.shape}, but in the model it is {flat(weight)}"
-        raise LoraError(f"{told}; {_REMEDY}")
+        is_for_inpainting = name == "unet.conv_in" and weight[1] == INPAINTING_CHANNELS
+        remedy = "a model for inpainting; leave that out, with conv_in=0 behind the LoRA's strength"
+        raise LoraError(f"{told}, {remedy}" if is_for_inpainting else f"{told}; {_REMEDY}")
 
 
 def changed(weight: Tensor, changes: Iterable[tuple[Adapter, float]]) -> Tensor:

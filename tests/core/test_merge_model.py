@@ -343,6 +343,11 @@ def test_models_for_inpainting(family: str, layout: str, tmp_path: Path) -> None
     out = room_for(base, tmp_path, layout)
     told = result(merged(base, lora, out=out))
     assert identify(str(out)).inpainting
+    plain = {"unet.conv_in": LoraModule(torch.ones(1, 4, 3, 3), torch.ones(tiny.WIDTH, 1, 1, 1), 1.0)}
+    one = written(Lora({**random_lora(base).modules, **plain}, family), tmp_path / "plain.safetensors")
+    with pytest.raises(LoraError, match=r"plain.safetensors: .* unet.conv_in .*, a model for inpainting; leave that"):
+        merged(base, one, out=tmp_path / "other")
+    merged(base, f"{one}:1:conv_in=0", out=tmp_path / "other", verify=False)
     assert told.denoised is not None
     assert told.denoised < 1e-5
     assert load(identify(str(out)), torch.float32).unet.config.in_channels == 9
