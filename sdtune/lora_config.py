@@ -12,7 +12,7 @@ from sdtune.choices.spec import Spec, setting
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 Form = Literal["auto", "kohya", "peft", "diffusers"]
-"""names inside a LoRA file, as lora_writer.py tells them"""
+"""names inside a LoRA file"""
 
 
 class Merge(Spec):

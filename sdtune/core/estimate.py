@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sdtune.config import TrainLora
 from sdtune.core import disk
-from sdtune.core.lora_writer import DTYPES, Precision
+from sdtune.core.lora_writer import DTYPES
 from sdtune.core.reports import Disk
 from sdtune.errors import OutputError
+from sdtune.lora_config import Dtype
 
 FACTS = 2000  # bytes of a LoRA's metadata, and of the JSON of a checkpoint
 MARGIN = 2  # times what a run writes must be free, as everywhere before a file is written
@@ -69,7 +70,7 @@ def known_memory(
     return tuple((what, size / 1e9) for what, size in parts.items() if size)
 
 
-def lora_bytes(named: Mapping[str, nn.Parameter], dtype: Precision) -> int:
+def lora_bytes(named: Mapping[str, nn.Parameter], dtype: Dtype) -> int:
     """About the size of the LoRA's file, and of the new word's beside it."""
     held: dict[str, Tensor] = {}
     for name, one in named.items():

@@ -3,14 +3,12 @@
 from sdtune.core.adapters import LoraModule
 from sdtune.core.lora import Lora, check_family, from_peft, load_into
 from sdtune.core.lora_reader import read
-from sdtune.core.lora_writer import DTYPES, Form, Precision, write
+from sdtune.core.lora_writer import DTYPES, write
 
 __all__ = [
     "DTYPES",
-    "Form",
     "Lora",
     "LoraModule",
-    "Precision",
     "check_family",
     "from_peft",
     "load_into",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,19 +22,18 @@ from sdtune.core.run_folder import write_atomically
 from sdtune.core.safetensors_bytes import kohya_hashes, pieces
 from sdtune.core.written_metadata import carried_over, of_structure
 from sdtune.errors import LoraError, SdtuneError, TrainingError
+from sdtune.lora_config import Dtype, Form
 
-Precision = Literal["fp32", "fp16", "bf16"]
-Form = Literal["auto", "kohya", "peft", "diffusers"]
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_WIDER: dict[Precision, tuple[Precision, ...]] = {"fp32": (), "fp16": ("bf16", "fp32"), "bf16": ("fp32",)}
+DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_WIDER: dict[Dtype, tuple[Dtype, ...]] = {"fp32": (), "fp16": ("bf16", "fp32"), "bf16": ("fp32",)}
 """what else is tried where values are too large"""
-_HOLDING: dict[str, Precision] = {"F8_E4M3": "fp16", "F8_E5M2": "fp16", "F16": "fp16", "BF16": "bf16"}
+_HOLDING: dict[str, Dtype] = {"F8_E4M3": "fp16", "F8_E5M2": "fp16", "F16": "fp16", "BF16": "bf16"}
 _VECTORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 """what A1111 and ComfyUI call a new word's vectors in a LoRA file"""
 _REMEDY = "choose kohya's form, or make it a plain LoRA with sdtune lora resize"
 
 
-def precision_of(header: Header) -> Precision:
+def precision_of(header: Header) -> Dtype:
     """The least that holds all numbers of a file's weights; alphas take little and are kept apart."""
     found = {_HOLDING.get(dtype, "fp32") for key, dtype in header.dtypes.items() if not key.endswith(".alpha")}
     return found.pop() if len(found) == 1 else "fp32"
@@ -51,7 +50,7 @@ def form_of(lora: Lora, form: Form) -> Form:
     return "kohya" if form == "auto" else form
 
 
-def write(path: Path, lora: Lora, form: Form = "auto", dtype: Precision = "fp16") -> Precision:
+def write(path: Path, lora: Lora, form: Form = "auto", dtype: Dtype = "fp16") -> Dtype:
     """Save a LoRA, whole or not at all, and return the precision it took; the same LoRA always gives the same bytes.
 
     That is another than was asked for where values are too large for it: bf16 instead of fp16, else fp32.
@@ -202,7 +201,7 @@ def _of_part(lora: Lora, part: str) -> dict[str, LoraModule]:
     }
 
 
-def _narrowed(path: Path, tensors: Mapping[str, Tensor], dtype: Precision) -> tuple[dict[str, Tensor], Precision]:
+def _narrowed(path: Path, tensors: Mapping[str, Tensor], dtype: Dtype) -> tuple[dict[str, Tensor], Dtype]:
     """The tensors in this precision, or in the first that all of their values fit into; alpha in float32."""
     for taken in (dtype, *_WIDER[dtype]):
         narrow = {

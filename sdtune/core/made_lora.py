@@ -9,12 +9,13 @@ from sdtune.core.lora import Lora
 from sdtune.core.lora_facts import spread
 from sdtune.core.lora_metadata import trigger_of
 from sdtune.core.lora_reports import Written
-from sdtune.core.lora_writer import Form, Precision, form_of, write
+from sdtune.core.lora_writer import form_of, write
 from sdtune.core.reports import Note, Telling, Warned
 from sdtune.core.truncation import Losses
+from sdtune.lora_config import Dtype, Form
 
 
-def write_made(out: Path, lora: Lora, form: Form, dtype: Precision, made: str, losses: Losses) -> Telling[None]:
+def write_made(out: Path, lora: Lora, form: Form, dtype: Dtype, made: str, losses: Losses) -> Telling[None]:
     """Saves it, and tells its size and what was lost on the way; `made` says in a few words how it came about."""
     taken, used = form_of(lora, form), write(out, lora, form, dtype)
     if used != dtype:

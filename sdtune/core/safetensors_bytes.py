@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+from sdtune.core.tensor_file import TORCH_DTYPES, Slot, header_of
+
+_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
 def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -19,21 +19,16 @@ def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> by
 
 
 def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sequence[bytes | memoryview]:
-    """What stands in a file one after the other, without a copy of the tensors.
+    """What stands in a file one after the other: all before the tensors, then each tensor, without a copy of it."""
+    kept = {key: value.contiguous() for key, value in tensors.items()}
+    slots = {key: Slot(_NAMES[value.dtype], tuple(value.shape)) for key, value in kept.items()}
+    header, begins = header_of(slots, metadata)
+    return [header, *(_bytes(kept[key]) for key in begins)]
 
-    Metadata are in sorted order, tensors in that of size and name (the library keeps no order).
-    """
-    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    found, end = [], 0
-    for key in sorted(tensors, key=lambda key: (-tensors[key].element_size(), key)):
-        value = tensors[key].contiguous()
-        piece = value.reshape(-1).view(torch.uint8).numpy().data
-        offsets = [end, end := end + piece.nbytes]
-        entries[key] = {"dtype": _NAMES[value.dtype], "shape": list(value.shape), "data_offsets": offsets}
-        found.append(piece)
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    return [len(header).to_bytes(8, "little") + header, *found]
+
+def _bytes(tensor: Tensor) -> memoryview:
+    view: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    return view
 
 
 def kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:

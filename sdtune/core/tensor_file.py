@@ -86,7 +86,7 @@ class TensorFile:
 @contextmanager
 def writing(path: Path, slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> Iterator[TensorFile]:
     """The file is at its place when the block ends well; not at all, or as it was, when it does not."""
-    header, begins = _header(slots, metadata)
+    header, begins = header_of(slots, metadata)
     try:
         with beside(path) as temporary, temporary.open("wb") as file:
             file.write(header)
@@ -98,18 +98,22 @@ def writing(path: Path, slots: Mapping[str, Slot], metadata: Mapping[str, str]) 
         raise SdtuneError(f"{path}: {told}") from None
 
 
-def _header(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
-    """All before the tensors, and where in the file each of them begins: in the order of size and name."""
+def header_of(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """All before the tensors, and where in the file each of them begins: in the order of size and name.
+
+    Metadata are in sorted order, so that the same contents make the same file (the library keeps no order).
+    """
     entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    end = 0
+    begins, end = {}, 0
     for key in sorted(slots, key=lambda key: (-TORCH_DTYPES[slots[key].dtype].itemsize, key)):
         slot = slots[key]
-        offsets = [end, end := end + slot.bytes]
-        entries[key] = {"dtype": slot.dtype, "shape": list(slot.shape), "data_offsets": offsets}
+        begins[key] = end
+        end += slot.bytes
+        entries[key] = {"dtype": slot.dtype, "shape": list(slot.shape), "data_offsets": [begins[key], end]}
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     start = 8 + len(header)
-    return len(header).to_bytes(8, "little") + header, {key: start + entries[key]["data_offsets"][0] for key in slots}
+    return len(header).to_bytes(8, "little") + header, {key: start + begin for key, begin in begins.items()}
 
 
 def _finite(value: Tensor) -> bool:

@@ -20,10 +20,10 @@ from sdtune.core.header import read_header
 from sdtune.core.lora import Lora, load_into
 from sdtune.core.lora_reader import read
 from sdtune.core.lora_reports import Written
-from sdtune.core.lora_writer import Form, Precision, write
+from sdtune.core.lora_writer import write
 from sdtune.core.reports import Note
 from sdtune.errors import DataError, LoraError, OutputError
-from sdtune.lora_config import LoraConvert
+from sdtune.lora_config import Dtype, Form, LoraConvert
 from tests import tiny
 from tests.core.loras import agree, deltas, trained
 from tests.core.test_lora_writer import NETWORKS, plain
@@ -66,7 +66,7 @@ def contents(path: Path) -> tuple[dict[str, tuple[str, bytes]], dict[str, str]]:
     [(here, there, dtype) for here, there in product(FORMS, FORMS) for dtype in ("fp16", "bf16", "fp32")],
 )
 def test_there_and_back_gives_the_same_bytes(
-    here: Form, there: Form, dtype: Precision, family_name: str, tmp_path: Path
+    here: Form, there: Form, dtype: Dtype, family_name: str, tmp_path: Path
 ) -> None:
     first, second, third = (tmp_path / f"{name}.safetensors" for name in ("first", "second", "third"))
     write(first, one_alpha(family_name), here, dtype)

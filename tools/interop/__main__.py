@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sdtune.core import lora_file, lora_writer
+from sdtune.core import lora_file
 from sdtune.errors import SdtuneError
+from sdtune.lora_config import Form
 from tools.interop import others, whole
 from tools.interop.outcome import Outcome, Program, outcome
 from tools.interop.released import Released
@@ -57,7 +58,7 @@ def outcomes(
     folder: Path,
     families: Sequence[str],
     networks: Sequence[str],
-    forms: Sequence[lora_writer.Form],
+    forms: Sequence[Form],
 ) -> Iterator[Outcome]:
     """What each program makes of each file; forms that a network has not are passed over."""
     for family in families:
