@@ -11,9 +11,10 @@ from torch import Tensor
 from sdtune.choices.blends import Blend, OfFactors, OfUpdates
 from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.adapters.difference import Difference
+from sdtune.core.adapters.shapes import MAX_RANK
 from sdtune.core.draws import generator
 from sdtune.core.lora_updates import inside_of, is_matrix, update_of
-from sdtune.core.low_rank import MOST, Limits, Product, Spectrum, spectrum
+from sdtune.core.low_rank import Limits, Product, Spectrum, spectrum
 from sdtune.core.truncation import Loss
 from sdtune.errors import LoraError
 
@@ -63,7 +64,7 @@ def blended(blend: Blend, module: str, parts: Sequence[Part], rank: int | None) 
         products = [_product(part.update()) for part in parts]
         strengths = [part.strength for part in parts]
         total = Product(*blend.factors([one.left for one in products], [one.right for one in products], strengths))
-        most = min(rank or MOST, *total.shape)
+        most = min(rank or MAX_RANK, *total.shape)
     return lowered(total, module, adapters, most)
 
 

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from sdtune.core.adapters import LoraModule
+from sdtune.core.adapters.shapes import MAX_RANK
 from sdtune.core.draws import generator
 
-MOST = 1024
-"""the largest rank that files may have"""
 NOTHING = 1e-6
 """singular values that are so many times smaller than the largest are rounding"""
 MORE = 32
@@ -117,7 +116,7 @@ class Limits:
     def count(self, spectrum: Spectrum) -> int:
         """How many of an update's; 1 at the least, and never what is but rounding."""
         values = spectrum.values
-        counts = [spectrum.significant(), self.rank or MOST, MOST]
+        counts = [spectrum.significant(), self.rank or MAX_RANK, MAX_RANK]
         if self.share is not None:
             squares = values.square().cumsum(0)
             enough = self.share**2 * spectrum.norm**2 * (1 - 1e-12)  # rounding of a sum of squares

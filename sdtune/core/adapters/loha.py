@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sdtune.core.adapters.base import Adapter
-from sdtune.core.adapters.shapes import Product, check_fit, check_whole
+from sdtune.core.adapters.shapes import Factors, check_fit, check_whole
 
 ROLES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 CORES = ("hada_t1", "hada_t2")
@@ -27,8 +27,8 @@ class LohaModule(Adapter):
 
     kind: ClassVar[str] = "LoHa"
 
-    first: Product
-    second: Product
+    first: Factors
+    second: Factors
     alpha: float
 
     @classmethod
@@ -37,7 +37,7 @@ class LohaModule(Adapter):
         has_cores = any(role in tensors for role in CORES)
         check_whole(cls.kind, tensors, ROLES + (CORES if has_cores else ()))
         first, second = (
-            Product(tensors[f"hada_w{n}_a"], tensors[f"hada_w{n}_b"], tensors.get(f"hada_t{n}")) for n in (1, 2)
+            Factors(tensors[f"hada_w{n}_a"], tensors[f"hada_w{n}_b"], tensors.get(f"hada_t{n}")) for n in (1, 2)
         )
         fit = first.fits and second.fits and first.shape == second.shape and first.kernel == second.kernel
         check_fit(cls.kind, tensors, fit, first.shape if fit else (), (first.rank, second.rank) if fit else (0,))

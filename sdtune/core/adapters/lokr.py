@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from sdtune.core.adapters.base import Adapter, flat
 from sdtune.core.adapters.difference import Difference
-from sdtune.core.adapters.shapes import Product, check_fit, check_whole
+from sdtune.core.adapters.shapes import Factors, check_fit, check_whole
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class LokrModule(Adapter):
 
     kind: ClassVar[str] = "LoKr"
 
-    first: Tensor | Product
+    first: Tensor | Factors
     """[a, b]"""
-    second: Tensor | Product
+    second: Tensor | Factors
     """[c, d] or of a convolution [c, d, k, k], so that the weights are [ac, bd, k, k]"""
     alpha: float
 
@@ -36,7 +36,7 @@ class LokrModule(Adapter):
     def from_tensors(cls, tensors: Mapping[str, Tensor], alpha: float | None) -> LokrModule:
         first, second = (_factor(number, tensors) for number in (1, 2))
         fit = _fits(first, (2,)) and _fits(second, (2, 4))
-        ranks = [one.rank for one in (second, first) if isinstance(one, Product) and fit]
+        ranks = [one.rank for one in (second, first) if isinstance(one, Factors) and fit]
         check_fit(cls.kind, tensors, fit, [*_shape(first), *_shape(second)] if fit else (), ranks)
         usual = ranks[0] if ranks else 1
         return cls(first, second, usual if alpha is None else alpha)
@@ -45,7 +45,7 @@ class LokrModule(Adapter):
     @override
     def rank(self) -> int | None:
         """Of the factor that is a product, the second where both are."""
-        return next((one.rank for one in (self.second, self.first) if isinstance(one, Product)), None)
+        return next((one.rank for one in (self.second, self.first) if isinstance(one, Factors)), None)
 
     @property
     @override
@@ -57,7 +57,7 @@ class LokrModule(Adapter):
     def tensors(self) -> dict[str, Tensor]:
         found = {"alpha": torch.tensor(self.alpha, dtype=torch.float64)}
         for name, one in (("lokr_w1", self.first), ("lokr_w2", self.second)):
-            if isinstance(one, Product):
+            if isinstance(one, Factors):
                 found |= {f"{name}_a": one.a, f"{name}_b": one.b}
                 found |= {} if one.core is None else {"lokr_t2": one.core}
             else:
@@ -75,7 +75,7 @@ class LokrModule(Adapter):
         return Difference(self.delta()).share(number, of)
 
 
-def _factor(number: int, tensors: Mapping[str, Tensor]) -> Tensor | Product:
+def _factor(number: int, tensors: Mapping[str, Tensor]) -> Tensor | Factors:
     """Of the first or second matrix what the file has."""
     name = f"lokr_w{number}"
     if name in tensors:
@@ -84,16 +84,16 @@ def _factor(number: int, tensors: Mapping[str, Tensor]) -> Tensor | Product:
             raise ValueError(f"has {name} as well as {min(twice)}, which are two tellings of one LoKr")
         return tensors[name]
     check_whole("LoKr", tensors, (f"{name}_a", f"{name}_b"))
-    return Product(tensors[f"{name}_a"], tensors[f"{name}_b"], tensors.get("lokr_t2") if number == 2 else None)
+    return Factors(tensors[f"{name}_a"], tensors[f"{name}_b"], tensors.get("lokr_t2") if number == 2 else None)
 
 
-def _fits(factor: Tensor | Product, dimensions: tuple[int, ...]) -> bool:
-    return factor.fits if isinstance(factor, Product) else factor.ndim in dimensions
+def _fits(factor: Tensor | Factors, dimensions: tuple[int, ...]) -> bool:
+    return factor.fits if isinstance(factor, Factors) else factor.ndim in dimensions
 
 
-def _shape(factor: Tensor | Product) -> tuple[int, int]:
-    return factor.shape if isinstance(factor, Product) else flat(factor.shape)
+def _shape(factor: Tensor | Factors) -> tuple[int, int]:
+    return factor.shape if isinstance(factor, Factors) else flat(factor.shape)
 
 
-def _matrix(factor: Tensor | Product) -> Tensor:
-    return factor.matrix() if isinstance(factor, Product) else factor.float().flatten(1)
+def _matrix(factor: Tensor | Factors) -> Tensor:
+    return factor.matrix() if isinstance(factor, Factors) else factor.float().flatten(1)

@@ -12,9 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sdtune.core.adapters.base import Adapter, share_of
-from sdtune.core.adapters.shapes import MAX_RANK, check_fit, check_whole
-
-__all__ = ["MAX_RANK", "LoraModule"]
+from sdtune.core.adapters.shapes import check_fit, check_whole
 
 DOWN, UP, MID = "lora_down.weight", "lora_up.weight", "lora_mid.weight"
 

@@ -1,4 +1,4 @@
-"""Which shapes make a network at all, and the product of two matrices that LoHa and LoKr are made of."""
+"""Which shapes make a network at all, and the two factors that LoHa and LoKr are made of."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from sdtune.core.adapters.base import share_of
 
 MAX_RANK = 1024
+"""the largest that files may have"""
 MOST = 2**28
 """numbers in one weight: the largest of the families are the words of T5, 32,128 x 4,096, half of it"""
 
@@ -36,7 +37,7 @@ def check_fit(
 
 
 @dataclass(frozen=True)
-class Product:
+class Factors:
     """A matrix as a @ b, or for a convolution in Tucker's form with a core between the two."""
 
     a: Tensor
@@ -77,6 +78,6 @@ class Product:
             return a @ b
         return torch.einsum("rskl,ro,si->oikl", self.core.float(), a, b).flatten(1)
 
-    def share(self, number: int, of: int) -> Product:
+    def share(self, number: int, of: int) -> Factors:
         """One of so many equal shares of the outputs."""
-        return Product(share_of(self.a, number, of, 0 if self.core is None else 1), self.b, self.core)
+        return Factors(share_of(self.a, number, of, 0 if self.core is None else 1), self.b, self.core)
