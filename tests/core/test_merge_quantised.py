@@ -53,9 +53,10 @@ def packed_folder(family: str, kind: str, folder: Path) -> tuple[Path, dict[str,
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": told}))
     before = load_file(folder / "text_encoder" / "model.safetensors")
     how = transformers.BitsAndBytesConfig(**BITS[kind])
+    before_packing = torch.float32 if kind == "fp4" else torch.float16  # of 4 bits the file tells it
     kind_of_text = json.loads((folder / "model_index.json").read_text())["text_encoder"][1]
     text = getattr(transformers, kind_of_text).from_pretrained(
-        folder / "text_encoder", quantization_config=how, dtype=torch.float16, device_map="cpu"
+        folder / "text_encoder", quantization_config=how, dtype=before_packing, device_map="cpu"
     )
     shutil.rmtree(folder / "text_encoder")
     text.save_pretrained(folder / "text_encoder")
@@ -98,6 +99,7 @@ def test_a_folder_packed_by_bitsandbytes(family: str, kind: str, dtype: str | No
     notes = [report.text for report in reports if isinstance(report, Note)]
     told = f"the base has weights in {kind}; they are unpacked, and written in {dtype or 'fp16 (see --dtype)'}"
     assert notes.count(told) == 1
+    assert not any("prediction" in note for note in notes)
     assert isinstance(reports[-1], Merged)
     assert reports[-1].denoised is None
     if name == "merged":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_a_kill_at_any_call_leaves_what_the_next_one_clears(name: str, there: bo
     assert (were_back > 0) == (there and name == "merged"), "there is a moment at which neither folder is at its place"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no SIGKILL")
+def test_half_of_what_was_replaced_does_not_come_back(tmp_path: Path) -> None:
+    """Not even where somebody has removed the new one meanwhile."""
+    for number in itertools.count():
+        out = tmp_path / str(number) / "merged"
+        put(out, "old")
+        is_killed = killed(out, number)
+        if content(out) == {"new"}:
+            shutil.rmtree(out)
+            unfinished.clear_up(out)
+            assert content(out) in ({"old"}, set())
+        if not is_killed:
+            break
+    assert number > 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no SIGKILL")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_next_one_clears_up_by_itself(name: str, tmp_path: Path) -> None:
     out = tmp_path / name
