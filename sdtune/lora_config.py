@@ -37,7 +37,7 @@ class Merge(Spec):
     """Rank of what comes out of LoRAs, by SVD, with the loss told. Not given: all that their sum has; of methods that
     leave no low rank, the largest given."""
     last: int | None = setting(None, "--last", metavar="K", place=5, ge=2, le=1000)
-    """Of each run folder the average of its last K LoRAs."""
+    """Of each run folder the average of its last K LoRAs, those in its checkpoints too (train with --save-every)."""
     form: Form = setting("auto", "--form", place=6)
     """Names inside a LoRA file. auto: what the most programs load, kohya's (sd3: diffusers')."""
     model: str | None = setting(None, "--model", "-m", place=7, min_length=1)

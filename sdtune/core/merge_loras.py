@@ -12,7 +12,7 @@ from sdtune.core.applied import Applied
 from sdtune.core.blending import Part, blended
 from sdtune.core.families import family_named
 from sdtune.core.home import expanded
-from sdtune.core.last_loras import average_of_last
+from sdtune.core.last_loras import averaged
 from sdtune.core.lora import Lora
 from sdtune.core.lora_metadata import title_of, trigger_of
 from sdtune.core.lora_updates import Bases, family_for, in_order
@@ -52,15 +52,6 @@ def merge_loras(config: Merge, applied: Sequence[Applied]) -> Telling[None]:
     lora = Lora(modules, family, _metadata(applied), biases, embeddings)
     made = _made(config, len(applied))
     yield from write_made(out, lora, config.form, config.dtype or "fp16", made, losses)
-
-
-def averaged(applied: Sequence[Applied], last: int, bases: Bases) -> Telling[list[Applied]]:
-    """The same, each with the average of its run's last LoRAs."""
-    found = []
-    for one in applied:
-        average = yield from average_of_last(one, last, bases)
-        found.append(average)
-    return found
 
 
 def _modules(config: Merge, applied: Sequence[Applied], bases: Bases, losses: Losses) -> Telling[dict[str, Adapter]]:

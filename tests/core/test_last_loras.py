@@ -39,7 +39,7 @@ def test_the_last_ones_of_a_run_are_averaged(tmp_path: Path) -> None:
 
 def test_more_than_a_run_has_is_refused(tmp_path: Path) -> None:
     path = run(tmp_path / "run")
-    with pytest.raises(LoraError, match="has 3 LoRAs of different steps, fewer than --last 4"):
+    with pytest.raises(LoraError, match=r"has 3 LoRAs of different steps (.*), fewer than --last 4"):
         told(merge_loras(Merge(given=("run",), out=tmp_path / "c.safetensors", last=4), [applied(path, lora("sd1"))]))
     alone = applied(tmp_path / "a.safetensors", lora("sd1"))
     with pytest.raises(LoraError, match="lies in no run folder"):
