@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sdtune.core import disk, unfinished
-from sdtune.core.header import refuse_pickle, what_is
+from sdtune.core.header import what_is
 from sdtune.core.out_file import SUFFIX, check_out
 from sdtune.core.run_folder import must_be_writable
 from sdtune.errors import DISK_FULL, FULL, OutputError, SdtuneError
 
 INDEX = "model_index.json"
+CONFIG = "config.json"
 SPARE = 64 * 2**20
 """bytes for configs, and for what else is written meanwhile"""
+_OF_A_MODEL = re.compile(
+    r"model_index\.json|README\.md|(LICEN[CS]E|NOTICE)[\w.-]*|\.gitattributes"
+    r"|(unet|transformer|vae|(text_encoder|tokenizer)(_[23])?|scheduler|safety_checker|feature_extractor|image_encoder)"
+    r"/([\w.-]*config\.json|(vocab|tokenizer|special_tokens_map|added_tokens)\.json|merges\.txt|spiece\.model"
+    r"|(diffusion_pytorch_model|pytorch_model|model)[\w.-]*\.(safetensors|bin|json))",
+    re.IGNORECASE,
+)
+"""files of a model's folder, below it: what may be replaced with it"""
+OF_FILES = re.compile(r"\.[a-z]+", re.IGNORECASE)
+"""endings that files have, .ckpt and .md; .5 and .v2 are versions in the name of a folder"""
 
 
 def is_file(out: Path) -> bool:
@@ -25,7 +37,6 @@ def is_file(out: Path) -> bool:
 
 def check_place(out: Path, overwrite: bool, base: Path | None, loras: Sequence[Path]) -> None:
     """Stop where the model cannot or must not be written; `base` is the folder or file that it is made of."""
-    refuse_pickle(out, OutputError)
     sources = [one for one in (base, *loras) if one is not None]
     if is_file(out):
         check_out(out, overwrite, *sources)
@@ -37,6 +48,7 @@ def check_place(out: Path, overwrite: bool, base: Path | None, loras: Sequence[P
             raise OutputError(f"{out}: holds {source.name}, which the work reads; give another place with --out")
     if base is not None and base.is_dir() and Path(os.path.realpath(base)) in place.parents:
         raise OutputError(f"{out}: is inside of the base model; give another place with --out")
+    _must_be_replaceable(out)
 
 
 def check_room(out: Path, size: int) -> None:
@@ -45,7 +57,7 @@ def check_room(out: Path, size: int) -> None:
     free = disk.free(folder)
     if free < size + SPARE:
         raise OutputError(
-            f"{out}: takes {size / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB left; free some, or choose "
+            f"{out}: takes {_in_bytes(size + SPARE)}, and {folder} has {_in_bytes(free)} left; free some, or choose "
             "another place with --out"
         )
 
@@ -66,12 +78,20 @@ def making(out: Path) -> Iterator[Path]:
     try:
         with unfinished.making(out) as made:
             yield made
+            _must_be_replaceable(out)  # as minutes have passed
     except OSError as problem:
         raise _unwritable(out, problem) from None
 
 
+def _in_bytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"
+
+
 def _check_folder(out: Path, overwrite: bool) -> None:
     kind = what_is(out, OutputError)
+    if kind is None and OF_FILES.fullmatch(out.suffix):
+        todo = f"give a name that ends in {SUFFIX} for a file, or without {out.suffix} for a folder"
+        raise OutputError(f"{out}: a model is a {SUFFIX} file or a folder, and this reads like neither; {todo}")
     if kind == "file":
         raise OutputError(f"{out}: is a file; give a folder, or a name that ends in {SUFFIX}, with --out")
     try:
@@ -85,6 +105,28 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         must_be_writable(Path(os.path.realpath(out)).parent)
     except (OSError, ValueError) as problem:  # a name that no folder can have
         raise _unwritable(out, problem) from None
+
+
+def _must_be_replaceable(out: Path) -> None:
+    """Stop at a folder that holds anything else than a model, whose files would go with it."""
+    others = list(_not_of_a_model(out))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        todo = "give a new folder with --out, or put that elsewhere"
+        raise OutputError(
+            f"{out}: holds {others[0][:80]!a}{more}, which is not a model's, so it stays as it is; {todo}"
+        )
+
+
+def _not_of_a_model(folder: Path) -> Iterator[str]:
+    """What lies in a folder, below it, that no model's folder has; links are no folders."""
+    for place, folders, files in os.walk(folder):
+        for name in sorted((*folders, *files)):
+            path = Path(place, name)
+            below = path.relative_to(folder).as_posix()
+            is_folder = path.is_dir() and not path.is_symlink()
+            if not _OF_A_MODEL.fullmatch(f"{below}/{CONFIG}" if is_folder else below):
+                yield below
 
 
 def _unwritable(out: Path, problem: Exception) -> SdtuneError:

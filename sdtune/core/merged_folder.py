@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdtune.core.merge_out import INDEX
+from sdtune.core.merge_out import CONFIG, INDEX
 from sdtune.errors import ModelError
 
 COPIED = (".json", ".txt", ".model")
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 """how the names of files begin that go with a model wherever it goes"""
-CONFIG = "config.json"
+SNAPSHOTS, BLOBS = "snapshots", "blobs"
+"""of the hub's cache: models--owner--name/snapshots/<revision> links to files of models--owner--name/blobs"""
 DROPPED = ("quantization_config", "_name_or_path")
 """of a part's config: the weights are unpacked, and a path says where somebody keeps their files"""
 DTYPES = ("torch_dtype", "dtype")
@@ -33,7 +36,10 @@ def copy_configs(
     `changes` are {"unet": {"in_channels": 9}} of configs. Parts that have weights but are not copied are named as
     missing in the index, as diffusers does it of a model that was saved without them.
     """
+    _must_be_inside(source / INDEX, source)
     index = _json(source / INDEX)
+    if wrong := [name for name in index if not re.fullmatch(r"\w{1,64}", name)]:
+        raise ModelError(f"{source / INDEX}: {wrong[0][:80]!a} is no name of a part; download the model again")
     for name, kind in list(index.items()):
         if isinstance(kind, list) and (source / name).is_dir() and kind != [None, None]:
             if name not in parts and (source / name / CONFIG).is_file():
@@ -41,26 +47,40 @@ def copy_configs(
                 if name == "safety_checker":
                     index["requires_safety_checker"] = False
             else:
-                _copy_part(source / name, target / name, parts.get(name), changes.get(name, {}))
+                _copy_part(source, target / name, parts.get(name), changes.get(name, {}))
     index.pop("_name_or_path", None)
     for file in sorted(source.iterdir()):
         if file.is_file() and file.name.upper().startswith(LICENCES):
-            (target / file.name).write_bytes(file.read_bytes())
+            _copy(file, target / file.name, source)
     _write(target / INDEX, index)
 
 
-def _copy_part(source: Path, target: Path, dtype: str | None, changes: Mapping[str, Any]) -> None:
+def _copy_part(folder: Path, target: Path, dtype: str | None, changes: Mapping[str, Any]) -> None:
     target.mkdir()
-    for file in sorted(source.iterdir()):
+    for file in sorted((folder / target.name).iterdir()):
         if not file.is_file() or file.suffix not in COPIED or ".index." in file.name:
             continue
         is_config = file.name in (CONFIG, "scheduler_config.json")
         if not is_config:
-            (target / file.name).write_bytes(file.read_bytes())
+            _copy(file, target / file.name, folder)
             continue
+        _must_be_inside(file, folder)
         config = {key: value for key, value in _json(file).items() if key not in DROPPED}
         config |= {key: dtype for key in DTYPES if key in config and dtype} | dict(changes)
         _write(target / file.name, config)
+
+
+def _copy(file: Path, target: Path, folder: Path) -> None:
+    _must_be_inside(file, folder)
+    shutil.copyfile(file, target)
+
+
+def _must_be_inside(file: Path, folder: Path) -> None:
+    """Stop at a link that leads out of the model's folder, but to where the hub's cache keeps what the model has."""
+    place, home = file.resolve(), folder.resolve()
+    homes = [home, home.parents[1] / BLOBS] if home.parent.name == SNAPSHOTS else [home]
+    if not any(place.is_relative_to(one) for one in homes):
+        raise ModelError(f"{file}: a link that leads out of the model's folder; put the file itself there")
 
 
 def _json(file: Path) -> dict[str, Any]:
