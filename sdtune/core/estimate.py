@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sdtune.config import TrainLora
 from sdtune.core import disk
-from sdtune.core.lora_writer import DTYPES
+from sdtune.core.lora_precision import DTYPES
 from sdtune.core.reports import Disk
 from sdtune.errors import OutputError
 from sdtune.lora_config import Dtype

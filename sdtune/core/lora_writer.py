@@ -17,16 +17,18 @@ from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.families import Family, family_named
 from sdtune.core.header import Header
 from sdtune.core.lora import Lora
-from sdtune.core.lora_reader import read
+from sdtune.core.lora_precision import DTYPES, TOLERANCE, fitting, is_held, lost
+from sdtune.core.lora_reader import MAX_ALPHA, read
 from sdtune.core.run_folder import write_atomically
 from sdtune.core.safetensors_bytes import kohya_hashes, pieces
 from sdtune.core.written_metadata import carried_over, of_structure
 from sdtune.errors import LoraError, SdtuneError, TrainingError
 from sdtune.lora_config import Dtype, Form
 
-DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _WIDER: dict[Dtype, tuple[Dtype, ...]] = {"fp32": (), "fp16": ("bf16", "fp32"), "bf16": ("fp32",)}
-"""what else is tried where values are too large"""
+"""what else is tried where values are too large; where they are too small, fp32 alone, as bf16 has fewer digits"""
+_LEAST_ALPHA = 1e-6
+"""far below any that was ever trained with; the weights bear smaller ones"""
 _HOLDING: dict[str, Dtype] = {"F8_E4M3": "fp16", "F8_E5M2": "fp16", "F16": "fp16", "BF16": "bf16"}
 _VECTORS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 """what A1111 and ComfyUI call a new word's vectors in a LoRA file"""
@@ -53,7 +55,8 @@ def form_of(lora: Lora, form: Form) -> Form:
 def write(path: Path, lora: Lora, form: Form = "auto", dtype: Dtype = "fp16") -> Dtype:
     """Save a LoRA, whole or not at all, and return the precision it took; the same LoRA always gives the same bytes.
 
-    That is another than was asked for where values are too large for it: bf16 instead of fp16, else fp32.
+    That is another than was asked for where values are too large for it (bf16 instead of fp16, else fp32), or so small
+    that it would lose more of a module's change than rounding does (fp32).
 
     In kohya's form a part's modules share one alpha (the usual one, the weights bearing the difference), as diffusers
     reads no other from it; in that of diffusers' older scripts there is none, and the weights bear it. What is written
@@ -61,8 +64,7 @@ def write(path: Path, lora: Lora, form: Form = "auto", dtype: Dtype = "fp16") ->
     """
     lora = replace(lora, metadata=carried_over(lora.metadata))
     family, taken = _family(lora), form_of(lora, form)
-    meant = replace(lora, modules=_with_alphas(lora, taken))
-    tensors, dtype = _narrowed(path, _keyed(meant, taken, form), dtype)
+    meant, tensors, dtype = _fitted(path, lora, form, dtype)
     metadata = {**lora.metadata, **of_structure(meant)}
     if taken == "peft" or (taken == "diffusers" and family.lora_form != "kohya"):
         metadata |= _peft_config(meant)
@@ -76,7 +78,7 @@ def write(path: Path, lora: Lora, form: Form = "auto", dtype: Dtype = "fp16") ->
     def save(file: Path) -> None:
         with file.open("wb") as opened:
             opened.writelines(pieces(tensors, metadata))
-        _check(file, meant, tensors, taken, form)
+        _check(file, lora, tensors, form, dtype)
 
     try:
         write_atomically(path, save)
@@ -91,22 +93,28 @@ def _family(lora: Lora) -> Family:
     return family_named(lora.family or "sd1")
 
 
-def _check(file: Path, meant: Lora, tensors: Mapping[str, Tensor], taken: Form, asked: Form) -> None:
+def _check(file: Path, lora: Lora, tensors: Mapping[str, Tensor], form: Form, dtype: Dtype) -> None:
     """Raises OSError where a file, read by our own reader, is not what was to be written."""
     try:
         again = read(file)
-        found = _keyed(again, taken, asked)
+        found = _keyed(again, form_of(lora, form), form)
     except LoraError as problem:
         raise OSError(str(problem).replace(f"{file}: ", "")) from None
     same = found.keys() == tensors.keys() and all(
         value.shape == found[key].shape and torch.equal(value.float(), found[key].float())
         for key, value in tensors.items()
     )
-    alphas = {name: value.alpha for name, value in meant.modules.items() if isinstance(value, LoraModule)}
-    if not same or any(
-        abs(getattr(again.modules[name], "alpha", 0.0) - alpha) > 1e-6 * abs(alpha) for name, alpha in alphas.items()
+    if not same or not all(
+        _is_near(value, again.modules[name], dtype)
+        for name, value in lora.modules.items()
+        if isinstance(value, LoraModule)
     ):
         raise OSError("what was read back is not what was written")
+
+
+def _is_near(module: LoraModule, again: Adapter, dtype: Dtype) -> bool:
+    """Whether it changes what it shall, but for what its precision rounds."""
+    return isinstance(again, LoraModule) and lost(module, again) <= TOLERANCE[dtype]
 
 
 def _keyed(lora: Lora, taken: Form, asked: Form) -> dict[str, Tensor]:
@@ -166,29 +174,41 @@ def _must_be_plain(lora: Lora, form: Form) -> None:
         raise LoraError(f"{what} is changed, which the {form} form has no place for; choose kohya's form")
 
 
-def _with_alphas(lora: Lora, form: Form) -> dict[str, Adapter]:
-    """The same changes, told with those alphas that a form can hold."""
-    if form == "peft":
-        return dict(lora.modules)
+def _fitted(path: Path, lora: Lora, form: Form, dtype: Dtype) -> tuple[Lora, dict[str, Tensor], Dtype]:
+    """The same LoRA as a form tells it, its tensors, and the precision that these are in: the first that holds them."""
+    taken, broken, too_small = form_of(lora, form), "", False
+    for kept in (dtype, *_WIDER[dtype]):
+        if too_small and kept == "bf16":
+            continue
+        meant = replace(lora, modules=_with_alphas(lora, taken, kept))
+        tensors = _narrowed(_keyed(meant, taken, form), kept)
+        broken = next((key for key, value in tensors.items() if not torch.isfinite(value).all()), "")
+        if not broken and is_held(lora, meant, kept):
+            return meant, tensors, kept
+        too_small = not broken
+    told = f"{path}: not saved, as {broken} holds what is no number"
+    raise TrainingError(f"{told}: the training broke down; lower the learning rate")
+
+
+def _with_alphas(lora: Lora, form: Form, dtype: Dtype) -> dict[str, Adapter]:
+    """The same changes, told with those alphas that a form can hold, as well as a precision can."""
     usual = {part: _usual(lora, part) for part in {names.split(name)[0] for name in lora.modules}}
+
+    def alpha_of(name: str, module: LoraModule) -> float:
+        if form == "peft":
+            return module.alpha
+        return usual[names.split(name)[0]] if form == "kohya" else module.rank
+
     return {
-        name: _with_alpha(value, usual[names.split(name)[0]] if form == "kohya" else value.rank)
-        if isinstance(value, LoraModule)
-        else value
+        name: fitting(value, alpha_of(name, value), dtype) if isinstance(value, LoraModule) else value
         for name, value in lora.modules.items()
     }
 
 
-def _with_alpha(module: LoraModule, alpha: float) -> LoraModule:
-    """The same change told with another alpha."""
-    return (
-        module if module.alpha == alpha else LoraModule(module.down, module.up.float() * (module.alpha / alpha), alpha)
-    )
-
-
 def _usual(lora: Lora, part: str) -> float:
     """The alpha that most modules of a part have."""
-    alphas = Counter(module.alpha for module in _of_part(lora, part).values() if module.alpha)
+    told = (module.alpha for module in _of_part(lora, part).values())
+    alphas = Counter(alpha for alpha in told if _LEAST_ALPHA <= abs(alpha) <= MAX_ALPHA)
     return alphas.most_common(1)[0][0] if alphas else 1.0
 
 
@@ -201,18 +221,12 @@ def _of_part(lora: Lora, part: str) -> dict[str, LoraModule]:
     }
 
 
-def _narrowed(path: Path, tensors: Mapping[str, Tensor], dtype: Dtype) -> tuple[dict[str, Tensor], Dtype]:
-    """The tensors in this precision, or in the first that all of their values fit into; alpha in float32."""
-    for taken in (dtype, *_WIDER[dtype]):
-        narrow = {
-            key: value.detach().cpu().to(torch.float32 if key.endswith(".alpha") else DTYPES[taken])
-            for key, value in tensors.items()
-        }
-        broken = [key for key, value in narrow.items() if not torch.isfinite(value).all()]
-        if not broken:
-            return narrow, taken
-    told = f"{path}: not saved, as {broken[0]} holds what is no number"
-    raise TrainingError(f"{told}: the training broke down; lower the learning rate")
+def _narrowed(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
+    """The tensors in this precision; alpha in float32."""
+    return {
+        key: value.detach().cpu().to(torch.float32 if key.endswith(".alpha") else DTYPES[dtype])
+        for key, value in tensors.items()
+    }
 
 
 def _peft_config(lora: Lora) -> dict[str, str]:

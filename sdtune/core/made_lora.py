@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import textwrap
 from pathlib import Path
@@ -61,7 +60,7 @@ def prompt_of(trigger: str | None) -> str:
     """As much of a trigger phrase as goes into a command that people copy; empty where none of it does."""
     if not trigger or not trigger.isprintable():
         return ""
-    return textwrap.shorten(trigger, LONGEST_PROMPT, placeholder="").rstrip(", ")
+    return textwrap.shorten(trigger, LONGEST_PROMPT, placeholder="", break_long_words=False).rstrip(", ")
 
 
 def _written(out: Path, lora: Lora, form: Form, dtype: Dtype) -> Dtype:

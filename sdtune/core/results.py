@@ -85,7 +85,9 @@ class Results:
         if live and self.config.token.word:
             word = self.config.token.word
             save_embedding(embedding_path(self.run.embeddings, word), self.family, word, live.embeddings())
-        return None if used == save.dtype else f"saved in {used}, as its values are too large for {save.dtype}"
+        if used == save.dtype:
+            return None
+        return f"saved in {used}, as some of its values are too large or too small for {save.dtype}"
 
     def _thumbnail(self, step: int) -> dict[str, str]:
         """The newest sample of the first steps, small.
