@@ -10,16 +10,19 @@ What lies on the disk under the whole name is meant by it, whatever colons it ha
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdtune.core import lora_file
-from sdtune.core.blocks import Strength, depth_in, is_general, names_of
+from sdtune.core.blocks import Strength, depth_in, is_general, known_blocks, names_of
 from sdtune.core.home import expanded
 from sdtune.core.lora import Lora
 from sdtune.core.run_folder import lora_in
+from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import LoraError, nearest
 
 STRONGEST = 100
@@ -34,6 +37,26 @@ class Applied:
     path: Path
     lora: Lora
     strength: Strength
+
+    @property
+    def shown(self) -> str:
+        """What people are told of it, without a path: cats.safetensors, or the run folder that it stands in, cats-1.
+
+        Another file of that folder than the one it stands for has both names: cats-1/cats-step-000100.safetensors.
+        """
+        folder = Path(os.path.abspath(self.path)).parent
+        if not (folder / RUN_SETTINGS).is_file():
+            return self.path.name
+        with contextlib.suppress(LoraError):  # the folder may hold several
+            if lora_in(folder).name == self.path.name:
+                return folder.name
+        return f"{folder.name}/{self.path.name}"
+
+    def idle(self) -> Iterator[str]:
+        """A line for each block that has a strength of its own, but nothing of the LoRA in it."""
+        for block, value in self.strength.blocks.items():
+            if value and not any(depth_in(block, name) for name in (*self.lora.modules, *self.lora.biases)):
+                yield f"{self.path}: {block}={value:g} changes nothing, as the LoRA has nothing there"
 
 
 @dataclass(frozen=True)
@@ -69,7 +92,10 @@ def read(text: str, told: str = "--lora") -> Applied:
         raise LoraError(f"{told}: is empty; give a LoRA file or a run folder")
     one = named(text)
     if not exists(one):
-        place = one.place if one.usual is None or _number(one.usual) is not None else text
+        for place, behind in _cuts(text):
+            if _exists(expanded(Path(place))):
+                raise LoraError(f'{text}: "{behind}" is no strength behind a LoRA; give it as in {BLOCK_STYLE}')
+        place = str(one.place) if one.usual is None or _number(one.usual) is not None else text
         raise LoraError(f"{place}: no such LoRA file or run folder; check {told}")
     usual = 1.0 if one.usual is None else _strength(one.usual, text, STYLE)
     blocks = _blocks(one.blocks, text) if one.blocks is not None else {}
@@ -83,6 +109,15 @@ def _cut(text: str, *, of_blocks: bool) -> tuple[str, str | None]:
     """What stands before and behind the last colon; nothing is behind it where that tells something else."""
     place, colon, told = text.rpartition(":")
     return (place, told) if colon and ("=" in told) == of_blocks else (text, None)
+
+
+def _cuts(text: str) -> Iterator[tuple[str, str]]:
+    """What stands before and behind each colon, from the last to the first."""
+    place, colon, behind = text.rpartition(":")
+    while colon:
+        yield place, behind
+        place, colon, more = place.rpartition(":")
+        behind = f"{more}:{behind}"
 
 
 def _exists(path: Path) -> bool:
@@ -125,8 +160,7 @@ def _must_be_there(blocks: Collection[str], modules: Collection[str], text: str)
     for name in blocks:
         if not any(depth_in(name, module) for module in modules) and not is_general(name, modules):
             near = nearest(name, names_of(modules))
-            some = ", ".join(dict.fromkeys(module.partition(".")[0] for module in sorted(modules)))
-            remedy = f"did you mean {near}?" if near else f"it has {some} and what is in it"
+            remedy = f"did you mean {near}?" if near else f"it has {known_blocks(modules)}"
             raise LoraError(f"{text}: the LoRA has no block {name}; {remedy}")
     for module in sorted(modules):
         depths = {name: depth_in(name, module) for name in blocks}

@@ -24,6 +24,7 @@ TOGETHER = 8
 """blocks of a transformer that are told of as one"""
 _EIGHT = re.compile(r"(\w*transformer_blocks)\.(\d+)\.")
 _LEVEL = re.compile(r"(?:down_blocks|up_blocks)\.\d+\.\w+")
+_ROW = re.compile(r"down_blocks|up_blocks|\w*transformer_blocks")
 _LETTERS = re.compile(r"(in|out)(0[0-9]|1[01])|m00|base", re.IGNORECASE)
 
 
@@ -85,6 +86,21 @@ def names_of(modules: Iterable[str]) -> list[str]:
         for start in (0, 1):
             found.update(dict.fromkeys(".".join(words[start:end]) for end in range(start + 1, len(words) + 1)))
     return list(found)
+
+
+def known_blocks(modules: Iterable[str]) -> str:
+    """The names by which blocks of these modules are best given, in words; those of a row with its first and last."""
+    rows: dict[str, list[int]] = {}
+    for part, path in map(lora_names.split, modules):
+        words = path.split(".")
+        name = part if part.startswith("text_encoder") else words[0]
+        rows.setdefault(name, []).extend(int(word) for word in words[1:2] if _ROW.fullmatch(name) and word.isdecimal())
+    told = []
+    for name, numbers in sorted(rows.items()):
+        first, last = min(numbers, default=None), max(numbers, default=None)
+        told.append(name if first is None else f"{name}.{first}" + (f" to {name}.{last}" if last != first else ""))
+    letters = "; or letters: IN00 to IN11, M00, OUT00 to OUT11" if "mid_block" in rows else ""
+    return ", ".join(told) + letters
 
 
 def _is_text(block: str) -> bool:

@@ -11,13 +11,13 @@ from sdtune.core.header import read_header, what_is
 from sdtune.core.identity import Identity
 from sdtune.core.merge_loras import merge_loras
 from sdtune.core.merge_model import merge_model
-from sdtune.core.reports import Telling
+from sdtune.core.reports import Telling, Warned
 from sdtune.earlier import RUNS
 from sdtune.errors import ConfigError, LoraError
 from sdtune.lora_config import Merge
 
-TOLD = "merge"
-"""what messages call the LoRAs that are given"""
+TOLD = "its name"
+"""what messages say to check of a LoRA that is not there"""
 
 
 def merge(config: Merge) -> Telling[None]:
@@ -38,6 +38,8 @@ def merge(config: Merge) -> Telling[None]:
     elif config.verify is not None:
         raise ConfigError("--verify: is for a base model with LoRAs in it; leave it out, or give a base model first")
     applied: list[Applied] = [naming.read(text, TOLD) for text in loras]
+    for line in (line for one in applied for line in one.idle()):
+        yield Warned(line)
     if base:
         yield from merge_model(config, base, applied)
     else:
@@ -71,7 +73,7 @@ def _is_model(text: str) -> bool:
     if kind == "file":
         shapes = read_header(place, LoraError).shapes
         return any(family.recognises(shapes) for family in families().values())
-    return text in model.SHORT_NAMES
+    return text.partition(":")[0] in model.SHORT_NAMES
 
 
 def _check_of_model(config: Merge) -> None:

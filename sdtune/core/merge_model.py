@@ -18,17 +18,17 @@ from sdtune.core.data.folder import in_command
 from sdtune.core.families import Family, family_named
 from sdtune.core.header import read_header
 from sdtune.core.identity import Identity
+from sdtune.core.last_loras import averaged
 from sdtune.core.lora import check_family
 from sdtune.core.lora_reports import Merged
 from sdtune.core.lora_updates import Bases
 from sdtune.core.merge_check import prediction_difference
-from sdtune.core.merge_loras import averaged
 from sdtune.core.merge_out import check_place, check_room, clear_up, is_file, making
 from sdtune.core.merged_folder import copy_configs, file_of
 from sdtune.core.merged_metadata import MARKS, Noise, metadata_of, noise_of
 from sdtune.core.mixture import NAMES, Mixture
-from sdtune.core.model_file import channels_in_file, configs_of_file
-from sdtune.core.model_folder import on_this_machine
+from sdtune.core.model_file import channels_in_file, configs_here, configs_of_file
+from sdtune.core.model_folder import folder_of
 from sdtune.core.original import Piece, file_shape, joined
 from sdtune.core.reports import Note, Progress, Telling, Warned
 from sdtune.core.run_folder import embeddings_beside
@@ -63,7 +63,7 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         yield Note("the model is fetched from the hub: some GB, kept for later")
     if config.last is not None:
         applied = yield from averaged(applied, config.last, Bases(config.given[0]))
-    mixture = Mixture(open_weights(identity), applied, config.dtype)
+    mixture = Mixture(open_weights(identity), applied, config.dtype, _shown(identity))
     configs = _configs(identity, family, needed=not is_file(config.out))
     noise = noise_of(identity, configs)
     kinds = _few_bits(mixture)
@@ -72,7 +72,7 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
     if config.verify and mixture.weights.packed:
         told = "leave it out, as what rounding does to each layer is told in any case"
         raise ConfigError(f"--verify: {identity.name} is packed ({kinds}), so it is asked for no prediction; {told}")
-    metadata = metadata_of(config.out, identity, family, noise, applied)
+    metadata = metadata_of(config.out, identity, family, configs, noise, applied)
     if is_file(config.out):
         yield from _write_file(config.out, mixture, identity, noise, metadata)
     else:
@@ -161,12 +161,9 @@ def _write_folder(
 
 
 def _configs(identity: Identity, family: Family, *, needed: bool) -> Path | None:
-    """The folder with the model's configs; a single file has none of its own."""
-    if identity.source == "folder":
-        return Path(identity.location)
-    if identity.source == "hub":
-        return on_this_machine(identity.location, family)
-    return configs_of_file(identity, family) if needed else None
+    """The folder with the model's configs; those of a single file are fetched only where they are needed."""
+    own = folder_of(identity, family)
+    return own or (configs_of_file(identity, family) if needed else configs_here(identity, family))
 
 
 def _changes(identity: Identity, noise: Noise) -> dict[str, dict[str, Any]]:
@@ -199,8 +196,13 @@ def _torch_name(kinds: Counter[str]) -> str:
     return str(TORCH_DTYPES[kinds.most_common(1)[0][0]]).removeprefix("torch.")
 
 
+def _shown(identity: Identity) -> str:
+    """A base as messages name it: a file with its ending."""
+    return Path(identity.location).name if identity.source == "file" else identity.name
+
+
 def _told(one: Applied) -> str:
-    return f", with {one.path.name} at {one.strength}"
+    return f", with {one.shown} at {one.strength}"
 
 
 def _words(applied: Sequence[Applied]) -> Iterator[str]:

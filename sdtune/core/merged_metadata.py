@@ -6,11 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sdtune.core.applied import Applied
 from sdtune.core.families import Family
 from sdtune.core.header import read_header
 from sdtune.core.identity import Identity
+from sdtune.core.merge_out import is_file
+from sdtune.core.out_file import SUFFIX
 from sdtune.errors import ModelError
 
 MARKS = ("v_pred", "ztsnr")
@@ -43,16 +46,16 @@ def noise_of(identity: Identity, configs: Path | None) -> Noise:
     if identity.source == "file":
         return Noise(identity.prediction, identity.zero_snr)
     assert configs, "a folder has configs"
-    scheduler = json.loads((configs / "scheduler" / "scheduler_config.json").read_bytes())
+    scheduler = _json(configs / "scheduler" / "scheduler_config.json")
     is_flow = "Flow" in str(scheduler.get("_class_name"))
     prediction = None if is_flow else scheduler.get("prediction_type", "epsilon")
     return Noise(prediction, scheduler.get("rescale_betas_zero_snr") is True)
 
 
 def metadata_of(
-    out: Path, identity: Identity, family: Family, noise: Noise, applied: Sequence[Applied]
+    out: Path, identity: Identity, family: Family, configs: Path | None, noise: Noise, applied: Sequence[Applied]
 ) -> dict[str, str]:
-    """Names and no paths; what it is called, made of and called up by."""
+    """Names and no paths; what it is called, made of and called up by; `configs` is a folder that has the base's."""
     told: dict[str, str] = {}
     if identity.source == "file":
         of_base = read_header(Path(identity.location), ModelError).metadata
@@ -66,13 +69,26 @@ def metadata_of(
     triggers = [one.lora.metadata.get("modelspec.trigger_phrase", "") for one in applied]
     if trigger := ", ".join(dict.fromkeys(filter(None, triggers))):
         told["modelspec.trigger_phrase"] = trigger
-    told.setdefault("modelspec.resolution", f"{family.resolution}x{family.resolution}")
+    side = (_side(configs, family) if configs else None) or family.resolution
+    told.setdefault("modelspec.resolution", f"{side}x{side}")
     return told | {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.implementation": IMPLEMENTATION if out.suffix == ".safetensors" else "diffusers",
-        "modelspec.title": out.name.removesuffix(".safetensors"),
+        "modelspec.implementation": IMPLEMENTATION if is_file(out) else "diffusers",
+        "modelspec.title": out.name.removesuffix(SUFFIX),
         "modelspec.merged_from": ", ".join(
-            [Path(identity.name).name, *(f"{one.path.stem}:{one.strength.usual:g}" for one in applied)]
+            [Path(identity.name).name, *(f"{one.shown.removesuffix(SUFFIX)}:{one.strength.usual:g}" for one in applied)]
         ),
     }
+
+
+def _side(configs: Path, family: Family) -> int | None:
+    """Pixels of a square picture that the denoiser was made for, where its config tells."""
+    latents = _json(configs / family.denoiser / "config.json").get("sample_size")
+    levels = _json(configs / "vae" / "config.json").get("block_out_channels")
+    return latents * 2 ** (len(levels) - 1) if isinstance(latents, int) and isinstance(levels, list) else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(file.read_bytes())
+    return told

@@ -36,9 +36,10 @@ class Change:
 class Mixture:
     """What the merged model is made of."""
 
-    def __init__(self, weights: Weights, applied: Sequence[Applied], dtype: Dtype | None) -> None:
-        """Raises LoraError where a LoRA changes what the model has not."""
+    def __init__(self, weights: Weights, applied: Sequence[Applied], dtype: Dtype | None, base: str) -> None:
+        """Raises LoraError where a LoRA changes what the model has not, which messages call `base`."""
         self.weights = weights
+        self._base = base
         self.changes: dict[str, list[Change]] = {}
         """by part and diffusers' name of the tensor, each as if it were alone"""
         self.dtypes = {name: _dtype(stored, dtype) for name, stored in weights.dtypes.items()}
@@ -87,10 +88,11 @@ class Mixture:
         shape = self.weights.shapes.get(name)
         part = module.partition(".")[0]
         if not any(other.startswith(f"{part}.") for other in self.weights.shapes):
-            leave = f"or leave that out with {one.path.name}:{one.strength.usual:g}:{part}=0"
-            raise LoraError(f"{one.path}: the LoRA changes a {part}, which the model has not; {REMEDY}, {leave}")
+            others = {other.partition(".")[0] for other in (*one.lora.modules, *one.lora.biases)} - {part}
+            leave = f", or leave that out with {one.path.name}:{one.strength.usual:g}:{part}=0" if others else ""
+            raise LoraError(f"{one.path}: the LoRA changes a {part}, which {self._base} has not; {REMEDY}{leave}")
         if shape is None:
-            raise LoraError(f"{one.path}: the LoRA changes {what}, which the model has not; {REMEDY}")
+            raise LoraError(f"{one.path}: the LoRA changes {what}, which {self._base} has not; {REMEDY}")
         try:
             check_shape(what, adapter, shape)
         except LoraError as problem:

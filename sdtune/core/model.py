@@ -15,8 +15,8 @@ from sdtune.core.families import Family, families, family_named
 from sdtune.core.header import refuse_pickle, what_is
 from sdtune.core.home import expanded
 from sdtune.core.identity import Identity
-from sdtune.core.model_file import identify_file, load_file
-from sdtune.core.model_folder import check_weights, family_of_folder, is_for_inpainting, load_folder, on_this_machine
+from sdtune.core.model_file import MINI, identify_file, load_file
+from sdtune.core.model_folder import check_weights, family_of_folder, folder_of, is_for_inpainting, load_folder
 from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MINI", "SHORT_NAMES", "Identity", "denoiser_config", "identify", "is_here", "load", "load_denoiser"]
 
-MINI = Path(__file__).parents[1] / "mini"
 SHORT_NAMES: dict[str, str] = {"mini": str(MINI)} | {
     name: place for family in families().values() for name, place in family.models.items()
 }
@@ -105,8 +104,8 @@ def denoiser_config(identity: Identity) -> Any:
 
     family = family_named(identity.family)
     pipe = _pipeline(identity, family, torch.float32, (family.denoiser, *_others(family)))
-    if identity.source != "file":
-        check_weights(_folder(identity, family), family.denoiser)
+    if folder := folder_of(identity, family):
+        check_weights(folder, family.denoiser)
     return getattr(pipe, family.denoiser).config
 
 
@@ -117,14 +116,8 @@ def _others(family: Family) -> tuple[str, ...]:
 
 def _pipeline(identity: Identity, family: Family, dtype: torch.dtype, without: Collection[str]) -> Any:
     _silence_libraries()
-    if identity.source == "file":
-        return load_file(identity, family, dtype, without)
-    return load_folder(_folder(identity, family), family, dtype, without)
-
-
-def _folder(identity: Identity, family: Family) -> Path:
-    here = identity.source == "folder"
-    return Path(identity.location) if here else on_this_machine(identity.location, family)
+    folder = folder_of(identity, family)
+    return load_folder(folder, family, dtype, without) if folder else load_file(identity, family, dtype, without)
 
 
 def _must_be_finite(identity: Identity, parts: Sequence[str], pipe: Any) -> None:

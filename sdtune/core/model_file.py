@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import torch
 
 
+MINI = Path(__file__).parents[1] / "mini"
+"""folder of the built-in model"""
+
+
 def identify_file(path: Path) -> Identity:
     """Which model a file holds, by its tensors' names and shapes."""
     header = read_header(path, ModelError)
@@ -70,7 +74,7 @@ def _what_else(header: Header) -> str:
 
 
 def load_file(identity: Identity, family: Family, dtype: torch.dtype, without: Collection[str] = ()) -> Any:
-    """The file's diffusers pipeline, with the configs of a folder around it or of its family on the hub.
+    """The file's diffusers pipeline, with configs that fit it (see configs_of_file).
 
     Parts `without` which it is are None, but for a denoiser without weights.
     """
@@ -79,6 +83,7 @@ def load_file(identity: Identity, family: Family, dtype: torch.dtype, without: C
 
     path = Path(identity.location)
     header = read_header(path, ModelError)
+    refuse_packed(path)
     configs = configs_of_file(identity, family)
     check_configs(configs, family)
     t5 = ("text_encoder_3", "tokenizer_3") if any(".t5xxl." in key for key in header.shapes) else ()
@@ -113,22 +118,41 @@ def load_file(identity: Identity, family: Family, dtype: torch.dtype, without: C
     return pipe
 
 
-def configs_of_file(identity: Identity, family: Family) -> Path:
-    """The folder whose configs and tokenizers are the file's: one around it, or its family's on the hub."""
-    path = Path(identity.location)
-    reference = (identity.inpainting and family.inpainting_model) or family.reference(
-        read_header(path, ModelError).shapes
-    )
-    configs = _configs_beside(path, family) or hub.cached(reference)
-    if configs is None:
-        instead = (
-            f"put the file into a model folder of {family.title}, or {hub.INSTEAD.replace(' or .safetensors file', '')}"
+def refuse_packed(path: Path) -> None:
+    """Stop at weights with scales or tables beside them, which diffusers would read as if these were not there."""
+    from sdtune.core.weights import Stored
+
+    kinds = " and ".join(sorted({one.kind for one in Stored(path).packed.values()}))
+    if kinds:
+        todo = "choose it in float16 or bfloat16, or `sdtune merge` LoRAs into it, which unpacks it"
+        raise ModelError(
+            f"{path}: its weights are packed ({kinds} with scales), and only merge reads such files; {todo}"
         )
-        try:
-            configs = hub.fetch(reference, hub.CONFIGS, instead)
-        except ModelError as problem:
-            raise ModelError(f"{path}: single files need their family's configs and tokenizer; {problem}") from None
-    return configs
+
+
+def configs_of_file(identity: Identity, family: Family) -> Path:
+    """The folder whose configs and tokenizers are the file's, fetched from the hub where none is here."""
+    if here := configs_here(identity, family):
+        return here
+    instead = hub.INSTEAD.replace(" or .safetensors file", "")
+    instead = f"put the file into a model folder of {family.title}, or {instead}"
+    try:
+        return hub.fetch(_reference(identity, family), hub.CONFIGS, instead)
+    except ModelError as problem:
+        told = f"single files need their family's configs and tokenizer; {problem}"
+        raise ModelError(f"{identity.location}: {told}") from None
+
+
+def configs_here(identity: Identity, family: Family) -> Path | None:
+    """Those on this machine: around the file, of the built-in model where it is one like that, or of the hub's."""
+    path = Path(identity.location)
+    return _configs_beside(path, family) or _configs_built_in(path, family) or hub.cached(_reference(identity, family))
+
+
+def _reference(identity: Identity, family: Family) -> str:
+    """The model on the hub whose configs are like the file's."""
+    shapes = read_header(Path(identity.location), ModelError).shapes
+    return (identity.inpainting and family.inpainting_model) or family.reference(shapes)
 
 
 def _configs_beside(path: Path, family: Family) -> Path | None:
@@ -137,3 +161,12 @@ def _configs_beside(path: Path, family: Family) -> Path | None:
         if (folder / "model_index.json").is_file() and family_of_folder(folder).name == family.name:
             return folder
     return None
+
+
+def _configs_built_in(path: Path, family: Family) -> Path | None:
+    """The built-in model's folder, where every tensor of the file is there in the same shape, and the reverse."""
+    from sdtune.core.weights import FileWeights, FolderWeights
+
+    if family_of_folder(MINI).name != family.name:
+        return None
+    return MINI if FileWeights(path, family).shapes == FolderWeights(MINI, family).shapes else None

@@ -22,7 +22,7 @@ from sdtune.core.embedding import embeddings_into, load_embedding
 from sdtune.core.families import Family, family_named
 from sdtune.core.lora import check_family, load_all
 from sdtune.core.picture_file import Names, parameters, save_png
-from sdtune.core.reports import Drawn, Note, Saved, Telling
+from sdtune.core.reports import Drawn, Note, Saved, Telling, Warned
 from sdtune.core.run_folder import embeddings_beside, write_atomically
 from sdtune.core.sheet import sheet
 from sdtune.errors import ConfigError, LoraError
@@ -50,6 +50,8 @@ def sample(config: Sample) -> Telling[None]:
     config = refine(config, drawing_settings(asked))
     for one in applied:
         check_family(one.lora, family, one.path)
+        for line in one.idle():
+            yield Warned(line)
     if config.seed + config.count > 2**63:
         raise ConfigError(f"--seed {config.seed}: with --count {config.count} the last seed would be over {2**63 - 1}")
     names = Names(config)
@@ -82,6 +84,9 @@ def sample(config: Sample) -> Telling[None]:
     _must_fit(size, pixels_a_patch(net.config, pipe.vae), family.title)
     jobs = [(prompt, told_of(prompt), config.seed + n) for prompt in config.prompt for n in range(config.count)]
     sampler = config.sampler.title_for(pipe.scheduler)
+    yield Note(
+        f"drawing with {sampler}, {config.steps} steps, guidance {config.guidance:g}, {size[0]} x {size[1]} pixels"
+    )
     images: list[Image.Image] = []
     for start in range(0, len(jobs), config.batch_size):
         chunk = jobs[start : start + config.batch_size]
@@ -136,7 +141,7 @@ def _words_of(one: Applied, pipe: Any, family: Family) -> list[str]:
 
 def _told(one: Applied) -> str:
     trigger = one.lora.metadata.get("modelspec.trigger_phrase")
-    return f", with {one.path.name} at {one.strength}" + (f" (trigger: {trigger})" if trigger else "")
+    return f", with {one.shown} at {one.strength}" + (f" (trigger: {trigger})" if trigger else "")
 
 
 def _must_fit(size: tuple[int, int], unit: int, title: str) -> None:

@@ -76,7 +76,11 @@ def test_a_run_folder_stands_for_its_lora(file: Path) -> None:
         (":1:text=1,text=1", "text is given twice"),
         (":1:mid_blok=1", r"the LoRA has no block mid_blok; did you mean mid_block\?"),
         (":1:down_blocks.0=1", "the LoRA has no block down_blocks.0; "),
-        (":1:zzz=1", "the LoRA has no block zzz; it has text_encoder, unet and what is in it"),
+        (":1:zzz=1", "no block zzz; it has mid_block, text_encoder; or letters: IN00 to IN11, M00, OUT00 to OUT11"),
+        (":1:MID=1", "no block MID; it has mid_block, text_encoder; or letters"),
+        (":1.5:", 'safetensors:1.5:: "1.5:" is no strength behind a LoRA; give it as in .*:0.8:text_encoder=0'),
+        (":0.8:mid_block", '"0.8:mid_block" is no strength behind a LoRA; give it as in .*,mid_block=0.5$'),
+        (":text_encoder=0:0.8", '"text_encoder=0:0.8" is no strength behind a LoRA'),
         (":1:IN12=1", "the LoRA has no block IN12"),
         (":1:mid_block=1,M00=2", "mid_block and M00 name the same block; give one of them"),
         (":1:text=1,BASE=2", "text and BASE name the same block"),
@@ -102,3 +106,27 @@ def test_a_strength_is_that_of_the_longest_name_that_fits(file: Path) -> None:
     strength = read(f"{file}:0.8:unet=0.1,mid_block=0.25").strength
     assert math.isclose(strength(QUERY), 0.25)
     assert math.isclose(strength(TEXT), 0.8)
+
+
+def test_a_run_folder_is_shown_in_place_of_the_file_that_it_stands_for(file: Path) -> None:
+    """As all runs on one data set call their LoRA the same."""
+    assert read(f"{file}:0.5").shown == "style.safetensors"
+    for number in (1, 2):
+        run = file.parent / f"my runs {number}"
+        run.mkdir()
+        (run / "run.toml").write_text("")
+        for name in ("style.safetensors", "style-step-000010.safetensors"):
+            (run / name).write_bytes(file.read_bytes())
+        assert read(f"{run}:0.5").shown == run.name
+        assert read(str(run / "style.safetensors")).shown == run.name
+        assert read(str(run / "style-step-000010.safetensors")).shown == f"{run.name}/style-step-000010.safetensors"
+    (run / "other.safetensors").write_bytes(file.read_bytes())
+    assert read(str(run / "other.safetensors")).shown == "my runs 2/other.safetensors"
+
+
+def test_a_strength_of_a_block_in_which_there_is_nothing_is_told(file: Path) -> None:
+    one = read(f"{file}:0.8:text_encoder_2=1.5,IN03=0,OUT01=-1,mid_block=0.5")
+    assert list(one.idle()) == [
+        f"{file}: text_encoder_2=1.5 changes nothing, as the LoRA has nothing there",
+        f"{file}: OUT01=-1 changes nothing, as the LoRA has nothing there",
+    ]

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from sdtune.core import lora_names
-from sdtune.core.blocks import Strength, block_of, depth_in, is_general, names_of
+from sdtune.core.blocks import Strength, block_of, depth_in, is_general, known_blocks, names_of
 
 QUERY = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 FIRST = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
@@ -90,6 +90,20 @@ def test_what_may_be_named_of_any_lora_and_what_is_there() -> None:
     assert all(is_general(name, [QUERY]) for name in ("text", "text_encoder_2", "BASE", "in03", "M00"))
     assert not any(is_general(name, [QUERY]) for name in ("IN12", "down_blocks.0", "nonsense", ""))
     assert not is_general("IN03", ["transformer.context_embedder"])
+
+
+def test_blocks_are_told_by_names_that_can_be_given() -> None:
+    modules = [QUERY, FIRST, SECOND, "unet.up_blocks.3.resnets.0.conv1", "unet.mid_block.resnets.0.conv1"]
+    told = known_blocks([*modules, "unet.down_blocks.1.resnets.0.conv1", "unet.conv_in"])
+    names, letters = told.split("; or letters: ")
+    assert names == "conv_in, down_blocks.1, mid_block, text_encoder, text_encoder_2, up_blocks.1 to up_blocks.3"
+    assert all(is_general(name, modules) for name in re.findall(r"\w+\d\d", letters))
+    rows = [f"transformer.transformer_blocks.{number}.attn.to_q" for number in range(24)]
+    assert known_blocks(rows) == "transformer_blocks.0 to transformer_blocks.23"
+    every = [name for piece in (names, known_blocks(rows)) for name in re.split(", | to ", piece)]
+    assert all(
+        any(depth_in(name, one) for one in (*modules, *rows, "unet.down_blocks.1.x", "unet.conv_in")) for name in every
+    )
 
 
 def test_strengths_are_told_in_a_few_words() -> None:

@@ -15,7 +15,7 @@ from sdtune.core.lora import Lora
 from sdtune.core.lora_reports import Merged, Written
 from sdtune.core.merge import merge
 from sdtune.core.model import identify
-from sdtune.core.reports import Note, Report
+from sdtune.core.reports import Note, Report, Warned
 from sdtune.core.weights import open_weights
 from sdtune.errors import ConfigError, InputError, LoraError, ModelError
 from sdtune.lora_config import Merge
@@ -92,6 +92,14 @@ def test_the_average_of_a_runs_last_goes_into_a_base(tiny_models: dict[str, Path
     assert report.denoised < 1e-5
 
 
+def test_strengths_for_what_a_lora_has_not_are_told(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
+    given = f"{lora}:0.8:text_encoder=1.5"
+    for number, names in enumerate(((tiny_models["sd1"], given), (lora, given))):
+        reports = merged(*names, out=tmp_path / f"{number}.safetensors", **({} if number else {"verify": False}))
+        warned = [report.text for report in reports if isinstance(report, Warned)]
+        assert warned == [f"{lora}: text_encoder=1.5 changes nothing, as the LoRA has nothing there"]
+
+
 @pytest.mark.parametrize(
     ("given", "told", "error", "problem"),
     [
@@ -99,6 +107,9 @@ def test_the_average_of_a_runs_last_goes_into_a_base(tiny_models: dict[str, Path
         (("mini",), {}, ConfigError, "mini: a base model alone"),
         (("BASE", "BASE", "LORA"), {}, ConfigError, "a second base model"),
         (("BASE", "LORA", "mini"), {}, ConfigError, "mini: a second base model"),
+        (("LORA", "mini:0.8"), {}, ConfigError, "mini:0.8: a base model behind a LoRA; give the base model first"),
+        (("BASE", "LORA", "mini:0.8"), {}, ConfigError, "mini:0.8: a second base model"),
+        (("BASE", "nothere"), {}, LoraError, "nothere: no such LoRA file or run folder; check its name"),
         (("LORA", "BASE"), {}, ConfigError, "a base model behind a LoRA; give the base model first"),
         (("BASE:0.5", "LORA"), {}, ConfigError, "a base model has no strength"),
         (("sdxl:0.5", "LORA"), {}, ConfigError, "sdxl:0.5: a base model has no strength"),

@@ -145,7 +145,7 @@ def test_it_is_the_base_with_the_lora_beside_it(
         compare(base, [Applied(files[family_name], lora, Strength(0.7))], out)
 
 
-def compare(base: Path, applied: list[Applied], out: Path) -> None:
+def compare(base: Path, applied: list[Applied], out: Path, rounding: float = 1e-5) -> None:
     """The prediction of the merged model as loaded to draw, and that of the base with the LoRAs beside its weights."""
     answers = []
     for place, beside in ((base, applied), (out, []), (base, [])):
@@ -160,7 +160,7 @@ def compare(base: Path, applied: list[Applied], out: Path) -> None:
             given = told | {name: value[None] for name, value in size.items()}
             answers.append(family.denoise(net, noise, torch.tensor([300.0]), given))
     beside, inside, bare = answers
-    assert (inside - beside).abs().max() <= 1e-5 * beside.abs().max()
+    assert (inside - beside).abs().max() <= rounding * beside.abs().max()
     assert (bare - beside).abs().max() > 1e-3 * beside.abs().max()
 
 
@@ -403,8 +403,13 @@ def test_mini(tmp_path: Path) -> None:
         assert told.denoised is not None
         assert told.denoised < 0.02
         assert told.try_next.endswith(" --guidance 2"), "as mini's own preset says"
+        file = out if out.is_file() else out / "unet" / "diffusion_pytorch_model.safetensors"
+        assert read_header(file, ModelError).metadata["modelspec.resolution"] == "128x128"
+        pipe = load(identify(str(out)), torch.float32)
+        assert pipe.unet.config.sample_size == 16
+        assert len(pipe.tokenizer) == len(load(identify("mini"), torch.float32).tokenizer)
+    compare(MINI, [Applied(lora, lora_file.read(lora), Strength(0.1))], tmp_path / "merged.safetensors", 0.02)
     assert {"LICENSE", "NOTICE"} < {path.name for path in (tmp_path / "merged").iterdir()}
-    assert load(identify(str(tmp_path / "merged")), torch.float32).unet is not None
 
 
 def started(*given: str | Path, out: Path, steps: int, **told: Any) -> Iterator[Report]:
@@ -473,7 +478,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     there = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     matrix = LoraModule(torch.ones(1, 7), torch.ones(9, 1), 1.0)
     one = written(Lora({gone: matrix}, "sd1"), tmp_path / "gone.safetensors")
-    with pytest.raises(LoraError, match=rf"gone.safetensors: the LoRA changes {gone}, which the model has not; choose"):
+    with pytest.raises(LoraError, match=rf"gone.safetensors: the LoRA changes {gone}, which sd1 has not; choose"):
         merged(sd1, one, out=out)
     one = written(Lora({there: matrix}, "sd1"), tmp_path / "gone.safetensors")
     with pytest.raises(LoraError, match=r"the LoRA changes .*to_q as \(9, 7\), but in the model it is \(32, 32\)"):
@@ -490,7 +495,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with monkeypatch.context() as patch:
         patch.setattr("sdtune.core.disk.free", lambda _: 10**6)
         for name in ("merged", "merged.safetensors"):
-            with pytest.raises(OutputError, match=r"merged.*: takes 0.0 GB, and .* has 0.0 GB left; free some"):
+            with pytest.raises(OutputError, match=r"merged.*: takes \d\d MB, and .* has 1 MB left; free some"):
                 merged(sd1, files["sd1"], out=tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["gone.safetensors"]
 
@@ -517,7 +522,9 @@ def test_places_that_must_not_be_written(files: dict[str, Path], tmp_path: Path)
         (tmp_path / "full", True, "holds no model, so it is not replaced"),
         (tmp_path / "file", True, "is a file; give a folder"),
         (tmp_path / "link", True, "a link that leads nowhere"),
-        (tmp_path / "merged.ckpt", True, "is a pickle"),
+        (tmp_path / "merged.ckpt", True, "this reads like neither; give a name that ends in .safetensors for a file"),
+        (tmp_path / "merged.md", False, "a folder, and this reads like neither; .* or without .md for a folder"),
+        (tmp_path / "merged.SAFETENSORS", False, "without .SAFETENSORS for a folder"),
         (tmp_path / ("x" * 300), True, "cannot be written"),
         (tmp_path / "file" / "merged", True, "cannot be written"),
     ):
@@ -539,7 +546,39 @@ def test_new_words_are_told_of(tiny_models: dict[str, Path], files: dict[str, Pa
     reports = merged(tiny_models["sd1"], run, out=tmp_path / "merged", verify=False)
     (warned,) = (report.text for report in reports if isinstance(report, Warned))
     assert "sks.safetensors: a new word that was learned with cats.safetensors" in warned
-    assert any("with cats.safetensors at 1" in report.text for report in reports if isinstance(report, Note))
+    assert any("with run at 1" in report.text for report in reports if isinstance(report, Note))
+
+
+def test_runs_are_told_apart_by_their_folders(
+    tiny_models: dict[str, Path], files: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("cats-1", "cats-2.5"):
+        (tmp_path / name).mkdir()
+        shutil.copy(files["sd1"], tmp_path / name / "cats.safetensors")
+        (tmp_path / name / "run.toml").write_text("")
+    given = (f"{tmp_path / 'cats-1'}:0.5", tmp_path / "cats-2.5" / "cats.safetensors")
+    reports = merged(tiny_models["sd1"], *given, out=tmp_path / "v1.5", verify=False)
+    assert any(
+        ", with cats-1 at 0.5, with cats-2.5 at 1" in report.text for report in reports if isinstance(report, Note)
+    )
+    metadata = read_header(tmp_path / "v1.5" / "unet" / "diffusion_pytorch_model.safetensors", ModelError).metadata
+    assert metadata["modelspec.merged_from"] == "sd1, cats-1:0.5, cats-2.5:1"
+
+
+def test_a_lora_for_a_part_that_the_base_has_not_names_both(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    matrix = LoraModule(torch.ones(1, 8), torch.ones(8, 1), 1.0)
+    one = written(Lora({"unet.mid_block.resnets.0.time_emb_proj": matrix}, None), tmp_path / "a.safetensors")
+    for base, name in ((tiny_models["sd3"], "sd3"), (original_of(tiny_models["sd3"], tmp_path), "base.safetensors")):
+        told = f"^{one}: the LoRA changes a unet, which {name} has not; choose the model that the LoRA was made for$"
+        with pytest.raises(LoraError, match=told):
+            merged(base, one, out=tmp_path / "merged.safetensors")
+
+
+def original_of(folder: Path, room: Path) -> Path:
+    """A model as one file."""
+    at_zero = written(random_lora(folder), room / "zero.safetensors")
+    merged(folder, f"{at_zero}:0", out=room / "base.safetensors", verify=False)
+    return room / "base.safetensors"
 
 
 def test_a_bias_is_added_and_one_that_is_not_there_is_named(tiny_models: dict[str, Path], tmp_path: Path) -> None:
@@ -557,5 +596,5 @@ def test_a_bias_is_added_and_one_that_is_not_there_is_named(tiny_models: dict[st
     assert told.denoised < 1e-5
     width = flat(before.shapes[f"{missing}.weight"])[0]
     one = written(replace(lora, biases={missing: torch.ones(width)}), tmp_path / "b.safetensors")
-    with pytest.raises(LoraError, match=rf"the LoRA changes the bias of {missing}, which the model has not"):
+    with pytest.raises(LoraError, match=rf"the LoRA changes the bias of {missing}, which sd1 has not"):
         merged(base, one, out=tmp_path / "other")

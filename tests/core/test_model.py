@@ -23,6 +23,7 @@ from sdtune.core.model import SHORT_NAMES, Identity, denoiser_config, identify, 
 from sdtune.core.model_folder import _first_sentence
 from sdtune.errors import ModelError
 from tests import original, tiny
+from tests.core.test_quantised import scaled_file
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -460,6 +461,17 @@ def test_a_single_file_takes_configs_of_its_family_from_the_cache(
     other = tiny.pipeline("sdxl", seed=3)
     path = original.save(other, "sdxl", tmp_path / "one.safetensors")
     same_weights(load(identify(str(path)), torch.float32), other)
+
+
+@pytest.mark.parametrize("name", ["scale_weight", "weight_scale"])
+def test_a_single_file_with_scales_beside_its_weights_is_refused(name: str, tmp_path: Path) -> None:
+    """The libraries would read the weights without them, and draw noise."""
+    identity, _ = scaled_file(tmp_path / "one.safetensors", name, rows=False)
+    for read in (lambda: load(identity, torch.float32), lambda: denoiser_config(identity)):
+        with pytest.raises(
+            ModelError, match=r"one\.safetensors: its weights are packed \(F8_E4M3 with scales\).*merge"
+        ):
+            read()
 
 
 def test_single_files_whose_weights_are_not_all_there(tiny_models: dict[str, Path], tmp_path: Path) -> None:

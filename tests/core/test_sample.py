@@ -17,7 +17,7 @@ from sdtune.config import Sample, resolve
 from sdtune.core import lora_file
 from sdtune.core.families import family_named
 from sdtune.core.lora import Lora, LoraModule, from_peft
-from sdtune.core.reports import Drawn, Note, Report, Saved
+from sdtune.core.reports import Drawn, Note, Report, Saved, Warned
 from sdtune.core.sample import sample
 from sdtune.errors import ConfigError, LoraError, OutputError, SdtuneError
 from tests import pictures, tiny
@@ -108,6 +108,22 @@ def test_loras_act_by_their_strength_and_add_up(tiny_models: dict[str, Path], lo
 def test_the_trigger_is_told(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
     reports = draw(tiny_models["sd1"], out=tmp_path / "a.png", lora=[str(lora)])
     assert any("(trigger: fluent3d)" in report.text for report in reports if isinstance(report, Note))
+
+
+def test_how_it_is_drawn_is_told(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
+    """Also where that is the default, or said by the model's own preset."""
+    out = tmp_path / "a.png"
+    told = {"guidance": 3.5, "sampler": "euler-a", "lora": [f"{lora}:1:text_encoder=2"]}
+    reports = draw(tiny_models["sd1"], out=out, width=96, **told)
+    notes = [report.text for report in reports if isinstance(report, Note)]
+    assert "drawing with Euler a, 2 steps, guidance 3.5, 96 x 64 pixels" in notes
+    (warned,) = (report.text for report in reports if isinstance(report, Warned))
+    assert warned == f"{lora}: text_encoder=2 changes nothing, as the LoRA has nothing there"
+    (path,) = pictures_of(draw(None, out=tmp_path / "mini.png"))
+    with Image.open(path) as picture:
+        assert "CFG scale: 2," in picture.info["parameters"]
+    notes = [report.text for report in draw(None, out=tmp_path / "b.png") if isinstance(report, Note)]
+    assert any(note.startswith("drawing with ") and ", guidance 2, 128 x 128" in note for note in notes)
 
 
 def test_every_sampler_and_other_shapes(tiny_models: dict[str, Path], tmp_path: Path) -> None:
