@@ -15,7 +15,7 @@ class LoraInspect(Spec):
     weights: bool = setting(False, "--weights", "-w", place=1)
     """Read the weights, too: norm and singular values by block, dead and exploding layers, whether the hash holds."""
     metadata: bool = setting(False, "--metadata", place=2)
-    """Show all metadata."""
+    """Tell all metadata."""
 
 
 class LoraDiff(Spec):
@@ -28,6 +28,6 @@ class LoraDiff(Spec):
     second: Path = setting(
         ..., metavar="SECOND", place=1, example="sdtune lora diff cats.safetensors cats-small.safetensors"
     )
-    """Another one."""
+    """The LoRA to compare it with, likewise."""
     model: str | None = setting(None, "--model", "-m", place=2, min_length=1)
     """Base model, for networks whose change depends on it (DoRA, OFT)."""

@@ -33,7 +33,7 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in presets_folder().glob("*.toml"))
 
 
-def read_preset(name: str) -> Tables:
+def read_preset(name: str) -> Preset:
     """The tables of a shipped preset (by name) or of a TOML file (by path)."""
     if not name.strip():
         raise ConfigError("--preset: is empty; give a TOML file, or one of " + ", ".join(preset_names()))

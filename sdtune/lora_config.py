@@ -20,7 +20,7 @@ class Merge(Spec):
 
     given: tuple[str, ...] = setting(
         ...,
-        metavar="[BASE] LORA[:STRENGTH[:BLOCK=STRENGTH,...]]...",
+        metavar="[BASE] LORA[:STRENGTH]...",
         place=0,
         min_length=1,
         example="sdtune merge sdxl runs/cats-1:0.8 --out cats-sdxl.safetensors",
@@ -28,7 +28,8 @@ class Merge(Spec):
     """A base model and the LoRAs to put into it, or LoRAs alone to make one of. A LoRA is a file or a run folder, at
     1 where no strength is given; blocks have their own: cats.safetensors:0.8:text_encoder=0,mid_block=0.5."""
     out: Path = setting(..., "--out", "-o", place=1, example="sdtune merge sdxl cats.safetensors --out cats-sdxl/")
-    """Of a model: a folder in diffusers' layout, or one .safetensors in the original layout; of LoRAs: a file."""
+    """Where to write: of a model a folder in diffusers' layout, or a .safetensors in the original layout; of LoRAs a
+    .safetensors."""
     dtype: Dtype | None = setting(None, "--dtype", place=2)
     """Numbers in what is written. Not given: as in the base; of LoRAs alone fp16."""
     method: Blend = setting(Concat(), "--method", place=3)
@@ -96,7 +97,9 @@ class LoraResize(Spec):
     rank: int | None = setting(None, "--rank", place=2, ge=1, le=1024)
     """Rank of every module, or the most of one with --share or --ratio."""
     share: float | None = setting(None, "--share", place=3, gt=0, le=1)
-    """Keep of each module as many singular values as have this share of its update's Frobenius norm: 0.95."""
+    """Keep of each module as many singular values as have this share of its update's Frobenius norm. What is lost
+    is the root of 1 - share^2 at the most: of 0.95 31 %, of 0.99 14 %, of 0.999 4 %. With --rank or --ratio, the
+    stricter holds in each module."""
     ratio: float | None = setting(None, "--ratio", place=4, gt=1, le=1e6)
     """Keep of each module the singular values that are at most so many times smaller than its largest: 20."""
     filter_memorisation: float | None = setting(None, "--filter-memorisation", metavar="X", place=5, ge=0, le=1)
@@ -123,8 +126,14 @@ class LoraExtract(Spec):
         example="sdtune lora extract sdxl tuned.safetensors --out tuned-lora.safetensors",
     )
     """The model that the LoRA will be for."""
-    tuned: str = setting(..., metavar="TUNED", place=1, min_length=1)
-    """The model that it makes of it."""
+    tuned: str = setting(
+        ...,
+        metavar="TUNED",
+        place=1,
+        min_length=1,
+        example="sdtune lora extract sdxl tuned.safetensors --out tuned-lora.safetensors",
+    )
+    """The model that was made out of BASE; what sets it apart becomes the LoRA."""
     out: Path = setting(
         ..., "--out", "-o", place=2, example="sdtune lora extract sdxl tuned.safetensors --out tuned-lora.safetensors"
     )
@@ -132,7 +141,8 @@ class LoraExtract(Spec):
     rank: int = setting(64, "--rank", place=3, ge=1, le=1024)
     """Rank of every module at the most."""
     share: float | None = setting(None, "--share", place=4, gt=0, le=1)
-    """Keep of each module as many singular values as have this share of its change's Frobenius norm: 0.99."""
+    """Keep of each module as many singular values as have this share of its change's Frobenius norm. What is lost
+    is the root of 1 - share^2 at the most: of 0.99 14 %, of 0.999 4 %."""
     least: float = Field(1e-5, ge=0, le=1)
     """Modules that changed by less than this share of their weights are left out: rounding alone."""
     parts: Literal["all", "denoiser", "text"] = setting("all", "--parts", place=5)

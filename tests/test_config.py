@@ -278,7 +278,7 @@ def test_unknown_tables_list_what_there_is() -> None:
 
 
 def test_what_is_needed_is_told_with_an_example() -> None:
-    assert problem({}).startswith("data.folder: not given; folder of images")
+    assert problem({}).startswith("DATASET: not given; folder of images")
     assert problem({}).endswith("as in: sdtune train-lora pictures/cats")
     assert problem({}, spec=Sample).startswith("prompt (--prompt): not given; ")
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from sdtune.choices.spec import Spec, kinds_of, literals_of, named_settings, rows_of, table_of, without_none, words_of
+from sdtune.choices.spec import (
+    Spec,
+    Words,
+    kinds_of,
+    literals_of,
+    named_settings,
+    rows_of,
+    table_of,
+    without_none,
+    words_of,
+)
 from sdtune.errors import nearest
 
 Path = tuple[str, ...]
 LISTED = 12  # names in one message
 SHOWN = 60  # characters of a wrong value
 
+_END = re.compile(r"(?<!\.)\. ")
+"""of a sentence"""
 _SHOULD = {
     "int": "should be a whole number",
     "float": "should be a number",
@@ -123,10 +136,13 @@ def _unknown_kind(path: Path, field: FieldInfo | None, value: Any) -> str:
 
 
 def _missing(path: Path, field: FieldInfo | None) -> str:
-    text = " ".join(((field.description if field else None) or "").split()).rstrip(".")
-    example = words_of(field).example if field else None
-    hint = f"{text[:1].lower()}{text[1:]}" + (f", as in: {example}" if example else "")
-    return f"{spelt(path, field)}: not given; {hint}"
+    """What stands without a flag goes by the name that --help has for it."""
+    text = " ".join(((field.description if field else None) or "").split())
+    text = _END.split(text)[0].rstrip(".")
+    words = words_of(field) if field else Words()
+    name = words.metavar.removesuffix("...") if words.metavar and not words.flags else spelt(path, field)
+    hint = f"{text[:1].lower()}{text[1:]}" + (f", as in: {words.example}" if words.example else "")
+    return f"{name}: not given; {hint}"
 
 
 def _reason(problem: Any, field: FieldInfo | None) -> str:

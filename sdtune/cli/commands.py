@@ -152,7 +152,7 @@ class Commands(TyperGroup):
 
         work, settings = COMMANDS[name]
         place, _, kind = settings.rpartition(".")
-        return built(cmd_name, getattr(import_module(f"sdtune.{place or 'config'}"), kind), work)
+        return built(name, getattr(import_module(f"sdtune.{place or 'config'}"), kind), work)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command named by the first argument."""
@@ -160,10 +160,17 @@ class Commands(TyperGroup):
         if not args[0].strip():
             raise ConfigError(f"the name of the command is empty; choose one of {', '.join(known)}")
         if args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
-            near = nearest(args[0], known)
-            remedy = f"did you mean sdtune {self.above}{near}?" if near else f"choose one of {', '.join(known)}"
+            near = self._meant(args[0])
+            remedy = f"did you mean sdtune {near}?" if near else f"choose one of {', '.join(known)}"
             raise ConfigError(f"{self.above}{args[0]}: no such command; {remedy}")
         return super().resolve_command(ctx, args)
+
+    def _meant(self, word: str) -> str | None:
+        """The whole name of the command that a wrong word most likely means; it may stand elsewhere."""
+        here = {name: self.above + name for name in self.list_commands(None)}
+        every = {name.rpartition(" ")[2]: name for name in COMMANDS}
+        near = word if word in every else nearest(word, here) or nearest(word, every)
+        return (every | here)[near] if near else None
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """What --help shows below the first sentence."""

@@ -19,6 +19,10 @@ LESS_MEMORY = (
     "use a smaller --resolution, --batch-size 1, --memory.gradient-checkpointing or a preset for a smaller card, "
     "or close other programs that use the card"
 )
+LESS_MEMORY_OF_FILES = "close other programs, or do this where there is more memory"
+"""for commands that draw and train nothing"""
+STRENGTHS = ("--strength", "--strengths", "--weight", "--weights", "--multiplier", "--scale", "--ratio", "--ratios")
+"""what other programs call the strength of a LoRA"""
 NO_MEMORY = ("out of memory", "can't allocate memory")  # of CUDA and of PyTorch's CPU allocator
 
 
@@ -59,7 +63,8 @@ def _ending(error: BaseException, given: Sequence[str]) -> tuple[int, list[str]]
     if _is_usage(error):
         return int(getattr(error, "exit_code", 2)), [_usage(error, given)]
     if _is_out_of_memory(error):
-        return 1, [f"out of memory ({_first_line(error)}); {LESS_MEMORY}"]
+        less = LESS_MEMORY_OF_FILES if "".join(given[:1]) in ("lora", "merge") else LESS_MEMORY
+        return 1, [f"out of memory ({_first_line(error)}); {less}"]
     if isinstance(error, OSError) and error.errno in FULL:
         place = f"{error.filename}: " if error.filename else ""
         return 1, [f"{place}{DISK_FULL}"]
@@ -97,7 +102,11 @@ def _usage(error: Any, given: Sequence[str]) -> str:
         alone = {one.long: one for one in getattr(context.command, "settings", {}).values() if one.argument}
         if wrong in alone:
             return f"{wrong}: is given without a flag; say {path} {alone[wrong].metavar}"
-        near = nearest(wrong, [*every, "--help"])
+        settings = getattr(context.command, "settings", {}).values()
+        if wrong in STRENGTHS and any("[:STRENGTH]" in one.metavar for one in settings):
+            return f"{wrong}: no such option of {path}; a strength stands behind its LoRA: cats.safetensors:0.8"
+        long = [name for name in every if name.startswith("--")] if wrong.startswith("--") else every
+        near = nearest(wrong, [*long, "--help"])
         return f"{wrong}: no such option of {path}; {f'did you mean {near}?' if near else f'see {path} --help'}"
     message = str(error.format_message()).rstrip(".").replace("argument(s)", "argument")
     return f"{message[:1].lower()}{message[1:]}; see {path} --help"

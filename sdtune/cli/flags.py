@@ -25,12 +25,14 @@ from sdtune.choices.spec import (
 )
 from sdtune.cli.alone import with_values
 from sdtune.cli.help import Command
-from sdtune.layers import Tables, preset_names, read_preset, resolve
+from sdtune.errors import ConfigError
+from sdtune.layers import Preset, Tables, preset_names, read_preset, resolve
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 TEXTS = ("prompt", "prompts", "negative", "trigger", "prefix", "suffix", "blacklist", "replace", "text")
 """settings that are words, never the name of a file"""
 LONGEST = 40  # characters of words to choose from; more would not fit into a narrow terminal
+TRAINING = "train-lora"
 TOP = "run"  # heading of the settings that stand in no table
 
 
@@ -164,35 +166,39 @@ class Worded(Command):
 
 
 def built(name: str, spec: type[Spec], work: Callable[[Any, bool], None]) -> Command:
-    """The typer command that makes a config out of its flags and presets, and calls `work(config, as_json)`."""
+    """The command `sdtune {name}`, which makes a config out of flags and presets and calls `work(config, as_json)`."""
     flags = {flag.name: flag for flag in flags_of(spec)}
 
     def typed(**values: Any) -> None:
-        presets = [read_preset(given) for given in values.pop("preset") or []]
+        presets = [_fitting(name, spec, read_preset(given)) for given in values.pop("preset") or []]
         as_json = values.pop("json")
         del values["help_all"]
         work(resolve(spec, [*presets, _nested(flags, values)]), as_json)
 
     parameters = [flag.parameter() for flag in flags.values()]
-    typed.__signature__ = inspect.Signature([*parameters, *_common()])  # type: ignore[attr-defined]
+    typed.__signature__ = inspect.Signature([*parameters, *_common(name)])  # type: ignore[attr-defined]
     typed.__doc__ = work.__doc__
     one = typer.Typer(add_completion=False, rich_markup_mode=None)
-    one.command(name, cls=Worded)(typed)
+    one.command(name.rpartition(" ")[2], cls=Worded)(typed)
     command = typer.main.get_command(one)
     assert isinstance(command, Command)
     command.settings = flags
     return command
 
 
-def _common() -> list[inspect.Parameter]:
+def _common(name: str) -> list[inspect.Parameter]:
+    of_runs = ", a run's run.toml too" if name == TRAINING else ""
     preset = typer.Option(
         "--preset",
         "-p",
         metavar="NAME|FILE",
-        help="Settings by name or from a TOML file, a run's run.toml too; several are laid over each other.",
+        help=f"Settings by name or from a TOML file{of_runs}; several are laid over each other.",
         autocompletion=lambda incomplete: _starting(incomplete, preset_names()),
     )
-    as_json = typer.Option("--json", help="Reports as JSON lines on standard output, progress on standard error.")
+    as_json = typer.Option(
+        "--json",
+        help="Every report as a JSON line on standard output, progress too; lines for people on standard error.",
+    )
     show_all = typer.Option(
         "--help-all", is_eager=True, callback=_show_everything, help="Show every setting and leave."
     )
@@ -205,6 +211,19 @@ def _common() -> list[inspect.Parameter]:
 
 def _parameter(name: str, kind: Any, default: Any, info: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _fitting(name: str, spec: type[Spec], preset: Preset) -> Preset:
+    """The preset, unless it is one for training and this command is another."""
+    unknown = [one for one in preset if one not in spec.model_fields]
+    if not unknown or name == TRAINING:
+        return preset
+    from sdtune.config import TrainLora
+
+    if all(one in TrainLora.model_fields for one in preset):
+        told = f"{preset.name}: a preset for sdtune {TRAINING}, as {unknown[0]} is no setting of sdtune {name}"
+        raise ConfigError(f"{told}; leave it out")
+    return preset
 
 
 def _show_everything(context: typer.Context, asked: bool) -> None:

@@ -9,10 +9,20 @@ from sdtune.cli.summaries import counted, in_bytes, line
 
 LISTED = 12
 """modules, or settings of metadata, in a list; --json has them all"""
+LEGEND = (
+    "norm: of all that is added; largest: singular value of a module;",
+    "in use: directions of a module that matter, at most the rank",
+)
+LEGEND_OF_TWO = (
+    "first, second: norm of what each adds; apart: norm of the difference, by the",
+    "larger; cosine: 1 is the same direction, 0 nothing in common",
+)
 DOUBLE = 1e-12
 """shares that are but rounding of double precision"""
 LETTERS = 60
 """of a value where two stand beside each other"""
+HASHED = 20
+"""letters of a hash; the short ones, by which sites know a LoRA, are whole"""
 LONGEST = 300
 """letters of a value of metadata, unless it is asked for in JSON"""
 
@@ -35,7 +45,7 @@ def written(report: Any) -> Iterator[str]:
     modules = counted(report.modules, "module") + ("" if report.rank == "-" else f" of rank {report.rank}")
     yield line("is", f"{titled(report.family)}, {report.form} form, {report.dtype}, {modules}")
     if report.lost is not None:
-        yield line("lost", f"{share(report.lost)} of the update")
+        yield line("lost", f"{share(report.lost)} of {report.measured}")
     if report.blocks:
         rows = [(one.block, one.modules, one.before, one.rank, share(one.lost)) for one in report.blocks]
         yield ""
@@ -59,7 +69,9 @@ def inspected(report: Any) -> Iterator[str]:
     if report.embeddings:
         yield line("new words", ", ".join(report.embeddings))
     yield from _listed("trained", report.trained)
-    yield from _listed("hashes", report.hashes)
+    yield from _listed("hashes", {name: _cut(value) for name, value in report.hashes.items()})
+    if report.hash_holds:
+        yield line("" if report.hashes else "hashes", "the hash holds: these are the weights that it was made with")
     if report.metadata:
         yield ""
         for name, value in report.metadata.items():
@@ -67,10 +79,15 @@ def inspected(report: Any) -> Iterator[str]:
     if report.blocks:
         yield ""
         yield from _blocks(report.blocks)
+        if any(one.norm is not None for one in report.blocks):
+            yield from LEGEND
     if report.problems:
         yield ""
     for problem in report.problems:
-        yield line("note", problem)
+        told, _, remedy = problem.partition("; ")
+        yield line("note", told)
+        if remedy:
+            yield line("", remedy)
     if report.try_next:
         yield ""
         yield line("try next", report.try_next)
@@ -105,9 +122,10 @@ def differing(report: Any) -> Iterator[str]:
             for one in report.blocks
         ]
         yield from table(("block", "modules", "first", "second", "apart", "cosine"), rows)
+        yield from LEGEND_OF_TWO
     said = [name for name in report.metadata if name not in OF_THE_FILE]
     if said:
-        yield ""
+        yield from ("", "metadata that differ, of the first and of the second:")
     for name in said[:LISTED]:
         first, second = (_shortened(one, LETTERS) if one is not None else "-" for one in report.metadata[name])
         yield from (name, f"    {first}", f"    {second}")
@@ -168,6 +186,11 @@ def _listed(label: str, told: Mapping[str, str]) -> Iterator[str]:
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - LISTED} more; --json lists them all" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
+
+
+def _cut(text: str) -> str:
+    """A hash, or what it begins with."""
+    return text if len(text) <= HASHED else f"{text[:HASHED]}..."
 
 
 def _shortened(text: str, most: int) -> str:

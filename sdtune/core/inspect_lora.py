@@ -10,12 +10,13 @@ from sdtune.core import lora_facts as facts
 from sdtune.core.families import families
 from sdtune.core.header import read_header
 from sdtune.core.lora_keys import family_of, keys_of, said_family
-from sdtune.core.lora_metadata import hashes_of, title_of, training_of, trigger_of
+from sdtune.core.lora_metadata import hashes_of, in_short, likely_trigger, title_of, training_of, trigger_of
 from sdtune.core.lora_names import split
 from sdtune.core.lora_problems import File, problems_of
 from sdtune.core.lora_reports import Inspected
 from sdtune.core.reports import Telling
 from sdtune.core.run_folder import lora_at
+from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import LoraError
 from sdtune.inspect_config import LoraInspect
 
@@ -43,6 +44,7 @@ def inspect_lora(config: LoraInspect) -> Telling[None]:
         trigger=trigger_of(header.metadata),
         trained=training_of(header.metadata),
         hashes=hashes_of(header.metadata),
+        hash_holds=None,
         embeddings=tuple(keys.embeddings),
         blocks=facts.blocks_of(modules),
         metadata=header.metadata if config.metadata else {},
@@ -57,6 +59,7 @@ def inspect_lora(config: LoraInspect) -> Telling[None]:
             inspected,
             blocks=weighed.blocks,
             hashes={**inspected.hashes, **weighed.hashes},
+            hash_holds=weighed.hash_holds,
             problems=(*inspected.problems, *weighed.problems),
         )
     yield inspected
@@ -74,6 +77,15 @@ def _try_next(file: File, config: LoraInspect) -> str:
     place = quote(str(file.path))
     if not config.weights:
         return f"sdtune lora inspect {place} --weights"
-    model = f" --model {next(iter(families()[file.family].models))}" if file.family else ""
-    prompt = quote(f"{trigger_of(file.metadata) or 'what it was trained on'}")
-    return f"sdtune sample --prompt {prompt} --lora {place}{model}"
+    prompt = quote(in_short(trigger_of(file.metadata) or likely_trigger(file.metadata) or "what it was trained on"))
+    model = _model(file)
+    return f"sdtune sample --prompt {prompt} --lora {place}" + (f" --model {model}" if model else "")
+
+
+def _model(file: File) -> str | None:
+    """The short name of the model that it was trained on, else of the first of its family; None where its run says."""
+    if file.family is None or (file.path.parent / RUN_SETTINGS).is_file():
+        return None
+    known = tuple(families()[file.family].models)
+    said = file.metadata.get("ss_sd_model_name")
+    return said if said in (*known, "mini") else known[0]

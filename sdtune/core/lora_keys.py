@@ -155,7 +155,7 @@ def keys_of(path: Path, header: Header) -> Keys:
                 originals.add(module)
     if unknown:
         told = unknown[0][:100] + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-        stranger = what_else(header.shapes)
+        stranger = what_else(header.shapes, unknown)
         what = f"not a LoRA of a kind that sdtune reads (it does not know {told}); choose another file"
         raise LoraError(f"{path}: {stranger or what}")
     biases = {module: roles.pop(_BIAS) for module, roles in places.items() if _BIAS in roles}

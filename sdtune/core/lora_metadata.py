@@ -15,11 +15,14 @@ from typing import Any
 
 from sdtune.core.lora_names import SETTINGS
 
-HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+OF_WEIGHTS = ("sshs_model_hash", "modelspec.hash_sha256")
+"""hashes of all that stands behind the header"""
+HASHES = (*OF_WEIGHTS, "sshs_legacy_hash")
 OF_THE_FILE = (*HASHES, SETTINGS, "format")
 """what holds for one file alone, and says nothing of what the LoRA is"""
 LETTERS = 200
 """of a value in a table"""
+PLAIN = "networks.lora"
 NOTHING = ("", "None", "null", "{}", "[]")
 
 
@@ -31,6 +34,14 @@ def title_of(metadata: Mapping[str, str], otherwise: str) -> str:
 def trigger_of(metadata: Mapping[str, str]) -> str | None:
     """The words that call up what it has learned, where it says so."""
     return _first(metadata, "modelspec.trigger_phrase", "trigger_phrase", "ss_trigger_words")
+
+
+def in_short(trigger: str) -> str:
+    """As much of it, between commas, as a line shows."""
+    if len(trigger) <= LETTERS:
+        return trigger
+    short = trigger[: LETTERS + 1]
+    return (short.rpartition(",")[0] or short.rpartition(" ")[0]).strip(", ") or short[:LETTERS]
 
 
 def likely_trigger(metadata: Mapping[str, str]) -> str | None:
@@ -65,7 +76,7 @@ def training_of(metadata: Mapping[str, str]) -> dict[str, str]:
         "author": _first(metadata, "modelspec.author"),
         "license": _first(metadata, "modelspec.license"),
         "tags": _first(metadata, "modelspec.tags"),
-        "made by": _first(metadata, "modelspec.implementation") or _program(metadata),
+        "made by": _program(metadata),
     }
     return {name: value for name, value in told.items() if value}
 
@@ -131,9 +142,11 @@ def _resolution(metadata: Mapping[str, str]) -> str | None:
 
 
 def _network(metadata: Mapping[str, str]) -> str | None:
-    """The program's module, with its algorithm where it has several."""
+    """The program's module, with its algorithm where it has several; kohya's own for plain LoRAs says nothing more."""
     module, settings = _first(metadata, "ss_network_module"), _told(metadata.get("ss_network_args", ""))
     algorithm = settings.get("algo")
+    if module == PLAIN:
+        return None
     return f"{module} ({algorithm})" if module and isinstance(algorithm, str) else module
 
 

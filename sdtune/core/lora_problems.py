@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
+from shlex import join
 
 from sdtune.core.families import Family, families
 from sdtune.core.lora_facts import Module, networks_in
@@ -44,8 +44,8 @@ def problems_of(file: File) -> Iterator[str]:
     yield from _of_alpha(file)
     yield from _of_words(file)
     if OF_NOTHING in file.metadata.get("sshs_model_hash", ""):
-        told = "its sshs_model_hash is that of an empty file, so that sites take it for another LoRA"
-        yield f"{told}; {_convert(file)} writes the right one"
+        told = "its sshs_model_hash is that of an empty file, which sites know it by"
+        yield f"{told}; to write the right one: {_convert(file)}"
 
 
 def of_weights(dead: Sequence[str], exploding: Sequence[str], modules: int, times: float) -> Iterator[str]:
@@ -54,25 +54,21 @@ def of_weights(dead: Sequence[str], exploding: Sequence[str], modules: int, time
         yield f"{len(dead)} of {_counted(modules, 'module')} add nothing ({_named(dead)}); nothing was learned there"
     if exploding:
         one = len(exploding) == 1
-        who = (
-            f"1 module changes its weights over {times:g} times"
-            if one
-            else (f"{len(exploding)} modules change their weights over {times:g} times")
-        )
-        told = f"{who} as strongly as the median does ({_named(exploding)})"
+        who = "1 module changes its weights" if one else f"{len(exploding)} modules change their weights"
+        told = f"{who} over {times:g} times as strongly as the median does ({_named(exploding)})"
         yield f"{told}; train with a lower --lr, or use it at a lower strength"
 
 
-def of_hash(file: File, name: str) -> str:
-    """A hash that does not hold."""
-    told = f"its {name} is not that of its weights, so that pictures made with it name a LoRA that no site knows"
-    return f"{told}; {_convert(file)} writes the right one"
+def of_hashes(file: File, names: Sequence[str]) -> str:
+    """Hashes that do not hold."""
+    told = f"the file was changed after it was made, since {' and '.join(names)} tell of other weights"
+    return f"{told}; get it again, or if that was meant: {_convert(file)}"
 
 
 def _of_family(file: File) -> Iterator[str]:
     if file.family and file.said and file.family != file.said:
         ours, theirs = (families()[name].title for name in (file.family, file.said))
-        yield f"its metadata says {theirs}, but its weights are for {ours}; {_convert(file)} puts that right"
+        yield f"its metadata says {theirs}, but its weights are for {ours}; to put that right: {_convert(file)}"
     if not file.family:
         yield "nothing in it tells Stable Diffusion 1.x from 2.x; try it with the model that it came for"
 
@@ -83,53 +79,53 @@ def _of_form(file: File) -> Iterator[str]:
         return
     form, title = file.keys.form, family.title
     if family.lora_form == "kohya" and form in ("peft", "diffusers"):
-        yield f"A1111, Forge and ComfyUI do not load all of its form, {form}; {_convert(file)} writes kohya's"
+        yield f"A1111, Forge and ComfyUI do not load all of its form, {form}; to write kohya's: {_convert(file)}"
     elif family.lora_form == "kohya" and form == "diffusers (old)":
-        yield f"many programs do not load its form, that of diffusers' older scripts; {_convert(file)} writes kohya's"
+        yield f"many programs do not load the form of diffusers' older scripts; to write kohya's: {_convert(file)}"
     elif family.lora_form != "kohya" and form.startswith("kohya"):
-        yield f"diffusers does not load {form} for {title}; {_convert(file)} writes what it and ComfyUI load"
+        yield f"diffusers does not load {form} for {title}; to write what it and ComfyUI load: {_convert(file)}"
 
 
 def _of_networks(file: File) -> Iterator[str]:
     kinds = networks_in(file.modules.values())
     packed = [kind for kind in kinds if kind in PACKED]
     if packed:
-        plain = _other(file, "resize", "--rank 16")
-        yield f"diffusers does not load {' and '.join(packed)}; {plain} makes a plain LoRA of it"
+        plain = _other(file, "resize", "--rank", "16")
+        yield f"diffusers does not load {' and '.join(packed)}; to make a plain LoRA of it: {plain}"
     if "DoRA" in kinds:
-        yield (
-            "a DoRA: diffusers leaves the magnitudes of kohya's form out, and programs differ in how they read them; "
-            "compare pictures before you share it"
-        )
+        told = "a DoRA, whose magnitudes diffusers leaves out and other programs read differently"
+        yield f"{told}; compare pictures before you share it"
     if "difference" in kinds:
-        yield "it changes whole weights (norms, or a difference): diffusers refuses such a file; merge it into a model"
+        yield "whole weights are changed (norms, or a difference), which diffusers refuses; merge it into a model"
     if file.keys.embeddings:
-        yield "it bundles new words, so that diffusers loads nothing of it; give others a file of the words, too"
+        yield "new words are bundled, so that diffusers loads nothing of it; give others a file of the words, too"
 
 
 def _of_alpha(file: File) -> Iterator[str]:
     ranked = {name: one for name, one in file.modules.items() if one.rank is not None}
     silent = [name for name, one in ranked.items() if one.alpha is None]
     if silent and len(silent) == len(ranked):
-        yield "it says no alpha, so that programs take the rank for it; at another alpha, its strength is another"
+        yield "no alpha is given, so that programs take the rank for it; at another alpha, its strength is another"
     elif silent:
-        yield f"{len(silent)} of {_counted(len(ranked), 'module')} say no alpha, so that programs take the rank for it"
+        yield f"{len(silent)} of {_counted(len(ranked), 'module')} have no alpha, so that programs take the rank for it"
     family = _family(file)
     others = [name for name, one in ranked.items() if one.alpha not in (None, one.rank)]
     if family is not None and family.lora_form != "kohya" and others:
-        told = f"alpha is not the rank in {_counted(len(others), 'module')}, which ComfyUI or diffusers passes over"
-        yield f"{told}, and so acts too strongly; {_convert(file)} puts it into the weights"
+        told = f"alpha is not the rank in {_counted(len(others), 'module')}, and ComfyUI or diffusers takes the rank"
+        yield f"{told}; to put it into the weights: {_convert(file)}"
     zero = [name for name, one in ranked.items() if one.alpha == 0]
     if zero:
-        yield f"alpha is 0 in {_counted(len(zero), 'module')}, so that nothing is added there: {_named(zero)}"
+        yield f"alpha is 0 in {_counted(len(zero), 'module')}; nothing is added there: {_named(zero)}"
 
 
 def _of_words(file: File) -> Iterator[str]:
     if trigger_of(file.metadata) or file.keys.embeddings:
         return
-    tag = likely_trigger(file.metadata)
-    likely = f"the tag that most of its captions had is {tag!r}" if tag else "ask where you got it"
-    yield f"it names no trigger phrase; {likely}, and {_convert(file, '--trigger WORDS')} puts one in"
+    if tag := likely_trigger(file.metadata):
+        yield f"no trigger phrase is named; to name what most captions had: {_convert(file, '--trigger', tag)}"
+    else:
+        told = "no trigger phrase is named; ask where you got it, and to name one"
+        yield f"{told}: {_convert(file, '--trigger', 'WORDS')}"
 
 
 def _family(file: File) -> Family | None:
@@ -142,8 +138,8 @@ def _convert(file: File, *more: str) -> str:
 
 def _other(file: File, command: str, *more: str) -> str:
     """A command that makes another file of it."""
-    words = ["sdtune", "lora", command, quote(str(file.path)), *more]
-    return " ".join([*words, "--out", quote(f"{file.path.stem}-new.safetensors")])
+    words = ["sdtune", "lora", command, str(file.path), *more, "--out", f"{file.path.stem}-new.safetensors"]
+    return join(words)
 
 
 def _named(modules: Sequence[str]) -> str:

@@ -37,9 +37,9 @@ class Truncated:
 
     block: str
     modules: int
-    rank: int
-    """the largest of its modules"""
-    before: int
+    rank: str
+    """of its modules: "16", or "3-16" """
+    before: str
     """the same, before"""
     lost: float
     """Frobenius norm of what is gone, by that of the whole update: 0.02 is 2 %"""
@@ -65,6 +65,8 @@ class Written:
     """where something was lost, in the order in which blocks are run"""
     lost: float | None = None
     """of the whole, as in Truncated; None where nothing was left out"""
+    measured: str = "the update"
+    """what that is a share of: the update, the sum of the LoRAs, what TIES makes of them ..."""
     try_next: str = ""
 
 
@@ -115,6 +117,8 @@ class Inspected:
     """settings of the training, as its metadata tells them: base model, steps, learning rate ..."""
     hashes: Mapping[str, str]
     """{"sshs_model_hash": "...", "AutoV2": "..."}: as stored, or computed where the weights were read"""
+    hash_holds: bool | None
+    """whether the hashes that it says of its weights are theirs; None where it says none, or they were not read"""
     embeddings: tuple[str, ...]
     """words that are bundled with it"""
     blocks: tuple[BlockFacts, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from sdtune.core.families import families
 from sdtune.core.families.base import Shapes
@@ -31,7 +31,7 @@ _FAMILIES = {
     r"transformer_blocks[_.]\d+[_.](img|txt)_(mlp|mod)": "Qwen-Image",
     r"(^|[_.])layers[_.]\d+[_.](attention|feed_forward|adaLN_modulation)[_.]": "Z-Image or Lumina",
     r"model\.layers[_.]\d+[_.](self_attn|mlp)[_.]|(^|\.)transformer\.h\.\d+\.": "a language model",
-    r"(^|[_.])blocks[_.]\d+[_.](self_attn|cross_attn|attn1|attn2|ffn|mlp)[_.]": "Wan, or another model of videos",
+    r"(?<!transformer)(^|[_.])blocks[_.]\d+[_.](self_attn|cross_attn|attn[12]|ffn|mlp)[_.]": "Wan, or one of videos",
     r"^(transformer\.|base_model\.model\.)?transformer_blocks\.\d+\.attn1\.": "PixArt, LTX-Video or CogVideoX",
 }
 _OF_LORA = re.compile(r"\.(lora|hada|lokr|oft)_|_lora\.|\.(alpha|dora_scale|diff|diff_b|w_norm|b_norm)$")
@@ -49,19 +49,24 @@ _LOOKED_AT, _LONGEST = 4096, 200
 """keys that are looked at, and letters of them: more than any known file needs, and no work to speak of"""
 
 
-def what_else(shapes: Shapes) -> str | None:
-    """What a file with these tensors is, and what to do; None where nobody knows."""
+def what_else(shapes: Shapes, unknown: Sequence[str]) -> str | None:
+    """What a file with these tensors is, told by those of no LoRA of ours, and what to do; None where nobody knows."""
     if any(family.recognises(shapes) for family in families().values()):
-        return "a whole model, not a LoRA; give it with --model"
-    keys = [key for key in shapes if len(key) <= _LONGEST]
-    keys = keys[:: len(keys) // _LOOKED_AT + 1]
-    is_lora = any(map(_OF_LORA.search, keys))
+        return "a whole model, not a LoRA; it is for sdtune sample --model, or for sdtune merge to put LoRAs into"
+    is_lora = any(map(_OF_LORA.search, _some(shapes)))
+    keys = _some(unknown)
     if is_lora and (family := _first(_FAMILIES, keys)):
         return _for(family)
     if network := _first(_NETWORKS, keys):
         return f"{network}, which sdtune does not read; choose a LoRA, DoRA, LoHa, LoKr or OFT"
     other = None if is_lora else _first(_OTHERS, keys)
     return other and f"{other}, not a LoRA; choose another file"
+
+
+def _some(keys: Iterable[str]) -> list[str]:
+    """As many as are looked at."""
+    short = [key for key in keys if len(key) <= _LONGEST]
+    return short[:: len(short) // _LOOKED_AT + 1]
 
 
 def other_family(widths: Mapping[str, int]) -> str | None:

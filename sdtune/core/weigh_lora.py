@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdtune.core.adapters import Adapter, LoraModule
+from sdtune.core.adapters import Adapter
 from sdtune.core.lora_facts import by_block
-from sdtune.core.lora_metadata import HASHES
-from sdtune.core.lora_problems import OF_NOTHING, File, of_hash, of_weights
+from sdtune.core.lora_metadata import OF_WEIGHTS
+from sdtune.core.lora_problems import OF_NOTHING, File, of_hashes, of_weights
 from sdtune.core.lora_reader import read
 from sdtune.core.lora_reports import BlockFacts
-from sdtune.core.low_rank import Product, spectrum
+from sdtune.core.lora_updates import update_of
+from sdtune.core.low_rank import singular_values
 from sdtune.core.reports import Progress, Telling
 
 TIMES = 20.0
@@ -50,6 +51,7 @@ class Weighed:
 
     blocks: tuple[BlockFacts, ...]
     hashes: Mapping[str, str]
+    hash_holds: bool | None
     problems: tuple[str, ...]
 
 
@@ -67,19 +69,19 @@ def weigh(file: File, blocks: Sequence[BlockFacts]) -> Telling[Weighed]:
     exploding = [name for name, one in weights.items() if one.each > TIMES * usual]
     hashes = computed_hashes(file.path)
     problems = [*of_weights(dead, exploding, len(lora.modules), TIMES)]
-    for name in HASHES:
-        said = file.metadata.get(name, "").removeprefix("0x").lower()
-        if name != "sshs_legacy_hash" and said not in ("", OF_NOTHING, hashes["SHA-256 of the weights"]):
-            problems.append(of_hash(file, name))
+    said = {name: told for name in OF_WEIGHTS if (told := file.metadata.get(name, "").removeprefix("0x").lower())}
+    wrong = [name for name, told in said.items() if told != hashes["SHA-256 of the weights"]]
+    if changed := [name for name in wrong if said[name] != OF_NOTHING]:
+        problems.append(of_hashes(file, changed))
     if len(weights) < len(lora.modules):
         left = len(lora.modules) - len(weights)
         problems.append(f"what {left} modules add depends on the model's weights, so that no norm is told of them")
-    return Weighed(_blocks(blocks, weights, dead, exploding), hashes, tuple(problems))
+    return Weighed(_blocks(blocks, weights, dead, exploding), hashes, not wrong if said else None, tuple(problems))
 
 
 def weight_of(adapter: Adapter) -> Weight:
     """How much a module adds at strength 1."""
-    values = spectrum(Product.of(adapter) if isinstance(adapter, LoraModule) else adapter.delta()).values
+    values = singular_values(update_of(adapter, None))
     squares = values.square()
     norm = math.sqrt(float(squares.sum()))
     shares = squares[squares > 0] / squares.sum()

@@ -12,6 +12,7 @@ import pytest
 
 from sdtune.cli import commands
 from sdtune.cli.app import main
+from sdtune.cli.failures import leave
 from sdtune.config import LoraDiff, LoraInspect, Sample, TrainLora
 from sdtune.core.reports import Note, Report
 from sdtune.errors import TrainingError
@@ -183,8 +184,27 @@ def test_text_in_utf8_is_read_in_any_locale(told: dict[str, Any], capsys: pytest
         (["lora", "zzz"], f"lora zzz: no such command; choose one of {OF_LORA}"),
         (["lora", "inspct", "x"], "lora inspct: no such command; did you mean sdtune lora inspect?"),
         (["lora", "lora"], f"lora lora: no such command; choose one of {OF_LORA}"),
-        (["inspect", "x"], f"inspect: no such command; choose one of {NAMES}"),
-        (["lora inspect", "x"], f"lora inspect: no such command; choose one of {NAMES}"),
+        (["inspect", "x"], "inspect: no such command; did you mean sdtune lora inspect?"),
+        (["inspct", "x"], "inspct: no such command; did you mean sdtune lora inspect?"),
+        (["lora inspect", "x"], "lora inspect: no such command; did you mean sdtune lora inspect?"),
+        (["lora", "merge", "x"], "lora merge: no such command; did you mean sdtune merge?"),
+        (["lora", "prepare"], "lora prepare: no such command; did you mean sdtune prepare?"),
+        (
+            ["lora", "convert", "--to", "x"],
+            "--to: no such option of sdtune lora convert; see sdtune lora convert --help",
+        ),
+        (
+            ["merge", "a", "--strength", "1"],
+            "--strength: no such option of sdtune merge; a strength stands behind its LoRA: cats.safetensors:0.8",
+        ),
+        (
+            ["sample", "--weight", "1"],
+            "--weight: no such option of sdtune sample; a strength stands behind its LoRA: cats.safetensors:0.8",
+        ),
+        (
+            ["train-lora", "x", "--strength", "1"],
+            "--strength: no such option of sdtune train-lora; did you mean --noise.strength?",
+        ),
         (["lora", "--helo"], "--helo: no such option of sdtune lora; did you mean --help?"),
         (
             ["lora", "inspect", "x", "--weihgts"],
@@ -214,14 +234,48 @@ def test_wrong_words_are_told_in_one_line(words: list[str], line: str, capsys: p
 
 def test_what_is_needed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for words, start in (
-        (["train-lora"], "sdtune: data.folder: not given"),
+        (["train-lora"], "sdtune: DATASET: not given; folder of images, "),
         (["sample"], "sdtune: prompt (--prompt): not"),
-        (["lora", "inspect"], "sdtune: lora: not given"),
-        (["lora", "diff", "a.safetensors"], "sdtune: second: not given"),
+        (["prepare"], "sdtune: SOURCE: not given; folders"),
+        (["lora", "inspect"], "sdtune: LORA: not given; a LoRA file or a run folder, as in: sdtune lora inspect "),
+        (
+            ["lora", "diff", "a.safetensors"],
+            "sdtune: SECOND: not given; the LoRA to compare it with, likewise, as in: ",
+        ),
+        (
+            ["lora", "resize", "--out", "x"],
+            "sdtune: LORA: not given; a LoRA file of any network (LoHa, LoKr, ... become",
+        ),
+        (["lora", "extract", "mini", "--out", "x"], "sdtune: TUNED: not given; the model that was made out of BASE; "),
+        (
+            ["merge", "--out", "x"],
+            "sdtune: [BASE] LORA[:STRENGTH]: not given; a base model and the LoRAs to put into it",
+        ),
     ):
         code, _, (line,) = run(capsys, *words)
         assert code == 2
         assert line.startswith(start)
+
+
+@pytest.mark.parametrize("words", [["sample", "--prompt", "x"], ["merge", "a", "--out", "b"], ["lora", "inspect", "x"]])
+def test_a_preset_for_training_is_no_preset_of_other_commands(
+    words: list[str], told: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = "sdtune lora inspect" if words[0] == "lora" else f"sdtune {words[0]}"
+    code, _, (line,) = run(capsys, *words, "-p", "mini")
+    assert code == 2
+    assert line.startswith("sdtune: mini: a preset for sdtune train-lora, as ")
+    assert line.endswith(f" is no setting of {command}; leave it out")
+    settings = tmp_path / "run.toml"
+    settings.write_text('model = "mini"\nsteps = 3\n[data]\nfolder = "a"\n[network]\nrank = 8\n')
+    assert len(run(capsys, *words, "-p", str(settings))[2]) == 1
+    settings.write_text("zzzzzz = 3\n[data]\nfolder = 1\n")  # of no command at all
+    assert len(run(capsys, *words, "-p", str(settings))[2]) == 2
+    own = {"sample": "count = 2\n", "merge": "rank = 2\n", "lora": "weights = true\n"}[words[0]]
+    settings.write_text(own)
+    assert run(capsys, *words, "-p", str(settings)) == (0, "", [])
+    name = own.split()[0]
+    assert getattr(told["config"], name) is not type(told["config"]).model_fields[name].default
 
 
 def test_several_problems_stand_on_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,6 +326,14 @@ def test_a_full_card_is_told_by_the_name_of_its_error(
     assert "a preset for a smaller card" in line
 
 
+@pytest.mark.parametrize("given", [["lora", "inspect", "x"], ["merge", "x", "--out", "y"]])
+def test_who_only_reads_loras_is_told_nothing_of_pictures(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(RuntimeError("can't allocate memory: 9 bytes"), given) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out of memory (can't allocate memory: 9 bytes); close other programs" in line
+    assert "--" not in line
+
+
 def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fails(monkeypatch, ZeroDivisionError("by zero"))
     monkeypatch.setenv("SDTUNE_DEBUG", "1")
@@ -287,7 +349,8 @@ def test_json_ends_with_the_error(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 HOSTILE = (
-    "[red]x[/] \x1b[31m \x1b]0;title\x07 \x1b]8;;http://x\x1b\\ \u202egpj.exe \u2066 \x9b2J \r over \b\b :smile: \ud800"
+    "[red]x[/] \x1b[31m \x1b]0;title\x07 \x1b]8;;http://x\x1b\\ \u202egpj.exe \u2066"
+    " \x9b2J \r over \b\b\u200b :smile: \ud800"
 )
 
 
@@ -301,7 +364,7 @@ def test_nothing_that_a_terminal_obeys_gets_through(capsys: pytest.CaptureFixtur
         code, out, lines = run(capsys, *words)
         assert code == 2
         shown = out + "".join(lines)
-        assert not set(shown) & {chr(number) for number in [*range(32), *range(0x7F, 0xA0), 0x202E, 0x2066]}
+        assert not set(shown) & {chr(number) for number in [*range(32), *range(0x7F, 0xA0), 0x200B, 0x202E, 0x2066]}
         assert "[red]x[/]" in shown or "did you mean" in shown or "xd800" in shown
     hostile = tmp_path / "a\nsdtune: forged.toml"
     hostile.write_text("rank = 3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -83,6 +84,22 @@ def test_help_shows_every_day_and_help_all_everything(
             assert f" {flag.long} " not in short
         else:
             assert (flag.words.flags or (flag.metavar,))[0] in short
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_only_training_takes_the_settings_of_a_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = " ".join(shown(capsys, *name.split(), "--help").split())
+    assert ("a run's run.toml too" in out) == (name == "train-lora")
+    assert "--json Every report as a JSON line on standard output, progress too;" in out
+
+
+def test_what_a_share_loses_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Squares sum to that of the norm, so what is left out has the root of 1 - share^2 of it."""
+    for command in ("resize", "extract"):
+        out = " ".join(shown(capsys, "lora", command, "--help").split())
+        told = re.findall(r"of (0\.9+5?) (\d+) %", out)
+        assert told
+        assert all(round(100 * math.sqrt(1 - float(share) ** 2)) == int(lost) for share, lost in told)
 
 
 def test_the_most_used_come_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,12 +92,12 @@ def test_two_files_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["inspect", "nothing.safetensors"], "nothing.safetensors: cannot be read"),
+        (["inspect", "nothing.safetensors"], "nothing.safetensors: no such LoRA file or run folder; check its name"),
         (["inspect", "lora.pt"], "lora.pt: .pt is a pickle"),
-        (["inspect", "."], "several LoRAs"),
+        (["inspect", "."], ".: holds several LoRAs; give one of b.safetensors, hostile.safetensors"),
         (["inspect", ""], "lora: should be a path, not empty"),
         (["inspect", "hostile.safetensors", "--weights", "--model", "x"], "--model: no such option"),
-        (["diff", "b.safetensors", "nothing.safetensors"], "nothing.safetensors: cannot be read"),
+        (["diff", "b.safetensors", "nothing.safetensors"], "nothing.safetensors: no such LoRA file or run folder"),
         (["diff", "b.safetensors", "b.safetensors", "-m", "nowhere/"], "nowhere"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sdtune.cli.console import JsonLines, Terminal
-from sdtune.cli.lora_summaries import differing, inspected, merged, share, table, written
+from sdtune.cli.lora_summaries import LEGEND, LEGEND_OF_TWO, differing, inspected, merged, share, table, written
 from sdtune.core.lora_reports import Apart, BlockFacts, Differing, Inspected, Merged, Truncated, Written
 
 MERGED = Merged(Path("cats.safetensors"), "original", "sdxl", "fp16", 6_938_040_736, 722, 2515, 0.00021, None, 62.4, "")
@@ -23,8 +23,9 @@ WRITTEN = Written(
     264,
     "2-4",
     4_100_000,
-    (Truncated("text_encoder", 72, 4, 16, 0.012), Truncated("up_blocks.1.attentions", 60, 2, 16, 0.25)),
+    (Truncated("text_encoder", 72, "4", "16", 0.012), Truncated("up_blocks.1.attentions", 60, "1-2", "16", 0.25)),
     0.031,
+    "the update",
     "sdtune sample --lora small.safetensors",
 )
 BLOCKS = (
@@ -45,7 +46,8 @@ INSPECTED = Inspected(
     alpha="8",
     trigger="ohwx cat",
     trained={"base model": "mini", "steps": "800"},
-    hashes={"sshs_model_hash": "ab" * 32},
+    hashes={"sshs_model_hash": "ab" * 32, "AutoV3": "ABABABABABAB"},
+    hash_holds=True,
     embeddings=("ohwx",),
     blocks=BLOCKS[:1],
     metadata={"ss_steps": "800", "modelspec.thumbnail": "data:image/jpeg;base64," + "A" * 40_000, "x": "y" * 500},
@@ -89,7 +91,7 @@ def test_a_file_that_was_made() -> None:
         "",
         "block                   modules  rank  now   lost",
         "text_encoder                 72    16    4  1.2 %",
-        "up_blocks.1.attentions       60    16    2   25 %",
+        "up_blocks.1.attentions       60    16  1-2   25 %",
         "",
         "try next    sdtune sample --lora small.safetensors",
     ]
@@ -111,7 +113,9 @@ def test_a_file_that_is_looked_at() -> None:
         "new words   ohwx",
         "trained     base model  mini",
         "            steps       800",
-        f"hashes      sshs_model_hash  {'ab' * 32}",
+        f"hashes      sshs_model_hash  {'ab' * 10}...",
+        "            AutoV3           ABABABABABAB",
+        "            the hash holds: these are the weights that it was made with",
         "",
         "ss_steps = 800",
         "modelspec.thumbnail = image/jpeg, 30.0 kB",
@@ -119,24 +123,35 @@ def test_a_file_that_is_looked_at() -> None:
         "",
         "block         modules  rank  alpha  norm  largest  in use",
         "text_encoder       72    16      8  1.23      0.2    9.12",
+        *LEGEND,
         "",
-        "note        it is old; train another",
+        "note        it is old",
+        "            train another",
         "",
         "try next    sdtune sample",
     ]
 
 
+def test_hashes_that_nothing_is_said_of_are_told_by_themselves() -> None:
+    def hashes(**more: Any) -> list[str]:
+        lines = list(inspected(dataclasses.replace(INSPECTED, **more)))
+        return [line for line in lines if "hash" in line]
+
+    assert hashes(hashes={}, hash_holds=None, metadata={}) == []
+    assert not any("holds" in line for line in hashes(hash_holds=False) + hashes(hash_holds=None))
+
+
 def test_of_the_header_alone_there_are_no_norms_and_networks_stand_where_they_differ() -> None:
     bare = [BlockFacts("mid_block", 4, "LoRA", "4", "4"), BlockFacts("up_blocks.0", 2, "LoHa, difference", "-", "-")]
     lines = list(inspected(dataclasses.replace(INSPECTED, blocks=tuple(bare), metadata={})))
-    assert lines[12:15] == [
+    assert lines[14:17] == [
         "block        modules           network  rank  alpha",
         "mid_block          4              LoRA     4      4",
         "up_blocks.0        2  LoHa, difference     -      -",
     ]
     part = [*bare, BLOCKS[0]]
     lines = list(inspected(dataclasses.replace(INSPECTED, blocks=tuple(part), metadata={})))
-    assert lines[13].split() == ["mid_block", "4", "LoRA", "4", "4", "-", "-", "-"]
+    assert lines[15].split() == ["mid_block", "4", "LoRA", "4", "4", "-", "-", "-"]
 
 
 def test_two_files_beside_each_other() -> None:
@@ -149,7 +164,9 @@ def test_two_files_beside_each_other() -> None:
         "block                   modules  first  second   apart  cosine",
         "up_blocks.1.attentions       60    1.5     1.6  0.02 %  1.0000",
         "mid_block                     4      0       1   100 %  0.0000",
+        *LEGEND_OF_TWO,
         "",
+        "metadata that differ, of the first and of the second:",
         "ss_seed",
         "    1",
         "    -",
@@ -168,7 +185,7 @@ def test_two_files_beside_each_other() -> None:
 
 def test_tables_fit_a_terminal_of_80_columns() -> None:
     for lines in (
-        inspected(dataclasses.replace(INSPECTED, blocks=BLOCKS, metadata={}, hashes={})),
+        inspected(dataclasses.replace(INSPECTED, blocks=BLOCKS, metadata={})),
         differing(
             dataclasses.replace(
                 DIFFERING,

@@ -182,6 +182,8 @@ def test_a_run_folder_stands_for_its_lora(tmp_path: Path, monkeypatch: pytest.Mo
     assert inspected(Path("~/cats-1")).path == run / "cats.safetensors"
     with pytest.raises(LoraError, match=r"no \.safetensors in this folder"):
         inspected(tmp_path)
+    with pytest.raises(LoraError, match=r"nowhere: no such LoRA file or run folder; check its name"):
+        inspected(tmp_path / "nowhere")
 
 
 def test_all_metadata_is_told_where_asked_for(tmp_path: Path) -> None:
@@ -218,22 +220,22 @@ SD3 = "transformer.transformer_blocks.0.attn.to_k"
 @pytest.mark.parametrize(
     ("tensors", "metadata", "told"),
     [
-        (plain(alpha=None), {}, "it says no alpha"),
-        (plain() | plain(NAME.replace("to_k", "to_v"), alpha=None), {}, "1 of 2 modules say no alpha"),
-        (plain(alpha=0.0), {}, "alpha is 0 in 1 module, so that nothing"),
-        (plain(), {"modelspec.trigger_phrase": ""}, "names no trigger phrase; ask where"),
+        (plain(alpha=None), {}, "no alpha is given"),
+        (plain() | plain(NAME.replace("to_k", "to_v"), alpha=None), {}, "1 of 2 modules have no alpha"),
+        (plain(alpha=0.0), {}, "alpha is 0 in 1 module; nothing is added there"),
+        (plain(), {"modelspec.trigger_phrase": ""}, "no trigger phrase is named; ask where"),
         (
             plain(),
             {"modelspec.trigger_phrase": "", "ss_tag_frequency": json.dumps({"a": {"cat": 2, "ohwx": 3}})},
-            "the tag that most of its captions had is 'ohwx'",
+            "most captions had: sdtune lora convert {path} --trigger ohwx --out cats-new.safetensors",
         ),
-        (plain() | {f"{NAME}.dora_scale": torch.ones(8, 1)}, {}, "a DoRA: diffusers leaves"),
-        (AB, {}, "A1111, Forge and ComfyUI do not load all of its form, diffusers; sdtune lora convert"),
+        (plain() | {f"{NAME}.dora_scale": torch.ones(8, 1)}, {}, "a DoRA, whose magnitudes diffusers leaves"),
+        (AB, {}, "A1111, Forge and ComfyUI do not load all of its form, diffusers; to write kohya's: sdtune"),
         (
             {f"{SD3}.{end}": value for end, value in zip(("lora_A.weight", "lora_B.weight"), AB.values(), strict=True)}
             | {f"{SD3}.alpha": torch.tensor(2.0)},
             {},
-            "alpha is not the rank in 1 module, which ComfyUI or diffusers passes over",
+            "alpha is not the rank in 1 module, and ComfyUI or diffusers takes the rank; to put",
         ),
         (plain("lora_unet_transformer_blocks_0_attn_to_k", width=1536), {}, "diffusers does not load kohya"),
         (plain(width=1280), {}, "nothing in it tells Stable Diffusion 1.x from 2.x"),
@@ -243,10 +245,10 @@ SD3 = "transformer.transformer_blocks.0.attn.to_k"
             {f"{NAME}.hada_w{n}_a": torch.ones(8, 4) for n in (1, 2)}
             | {f"{NAME}.hada_w{n}_b": torch.ones(4, 768) for n in (1, 2)},
             {},
-            "diffusers does not load LoHa; sdtune lora resize",
+            "diffusers does not load LoHa; to make a plain LoRA of it: sdtune lora resize",
         ),
-        (plain() | {"lora_unet_conv_norm_out.w_norm": torch.ones(8)}, {}, "it changes whole weights"),
-        (plain() | {"bundle_emb.ohwx.string_to_param.*": torch.ones(2, 768)}, {}, "bundles new words"),
+        (plain() | {"lora_unet_conv_norm_out.w_norm": torch.ones(8)}, {}, "whole weights are changed"),
+        (plain() | {"bundle_emb.ohwx.string_to_param.*": torch.ones(2, 768)}, {}, "new words are bundled"),
     ],
 )  # fmt: skip
 def test_each_problem_is_told_with_its_remedy(
@@ -254,10 +256,13 @@ def test_each_problem_is_told_with_its_remedy(
 ) -> None:
     if told.startswith("nothing in it"):
         tensors = {key.replace("attn2", "attn1"): value for key, value in tensors.items()}
-    found = problems(saved(tmp_path, tensors, **metadata))
-    assert told in found
+    path = saved(tmp_path, tensors, **metadata)
+    found = problems(path)
+    assert told.format(path=path) in found
     for line in found.splitlines():
-        assert "; " in line or ", so that" in line or "ohwx" in line
+        what, _, remedy = line.partition("; ")
+        assert remedy or ", so that" in what
+        assert len(line.partition("; ")[0]) <= 90
 
 
 # ---- by the weights
@@ -320,11 +325,18 @@ def test_hashes_are_those_that_sites_look_for(tmp_path: Path) -> None:
     told = inspected(path, weights=True)
     assert told.hashes["AutoV2"] == hashlib.sha256(data).hexdigest()[:10].upper()
     assert told.hashes["AutoV3"] == behind[:12].upper()
-    wrong = [line for line in told.problems if "is not that of its weights" in line]
-    assert [line.split()[1] for line in wrong] == ["sshs_model_hash", "modelspec.hash_sha256"]
-    assert "sshs_model_hash" not in "".join(inspected(path).problems)  # which only the weights can tell
+    (wrong,) = told.problems
+    assert wrong.startswith("the file was changed after it was made, since sshs_model_hash and modelspec.hash_sha256 ")
+    assert told.hash_holds is False
+    assert inspected(path).problems == ()  # which only the weights can tell
+    assert inspected(path).hash_holds is None
     held = saved(tmp_path, plain(), sshs_model_hash=behind, **{"modelspec.hash_sha256": f"0x{behind}"})
-    assert inspected(held, weights=True).problems == ()
+    assert (inspected(held, weights=True).problems, inspected(held, weights=True).hash_holds) == ((), True)
+    half = saved(tmp_path, plain(), sshs_model_hash=behind, **{"modelspec.hash_sha256": "1" * 64})
+    assert "since modelspec.hash_sha256 tell" in "".join(inspected(half, weights=True).problems)
+    assert inspected(saved(tmp_path, plain()), weights=True).hash_holds is None
+    empty = inspected(saved(tmp_path, plain(), sshs_model_hash=OF_NOTHING), weights=True)
+    assert (empty.hash_holds, len(empty.problems)) == (False, 1)
 
 
 def test_what_depends_on_the_base_has_no_norm(tmp_path: Path) -> None:
@@ -406,4 +418,26 @@ def test_the_next_command_is_one(tmp_path: Path) -> None:
     told = inspected(saved(folder, plain()))
     assert re.fullmatch(r"sdtune lora inspect '.*/my cats; rm/cats.safetensors' --weights", told.try_next)
     assert inspected(told.path, weights=True).try_next.startswith("sdtune sample --prompt ohwx --lora '")
+    assert inspected(told.path, weights=True).try_next.endswith(" --model sd15")
     assert os.path.isabs(told.path)
+
+
+def test_the_next_command_draws_with_the_model_of_the_training(tmp_path: Path) -> None:
+    path = saved(tmp_path, plain(), ss_sd_model_name="mini")
+    assert inspected(path, weights=True).try_next.endswith("cats.safetensors --model mini")
+    (tmp_path / "run.toml").touch()  # of which sample takes the model
+    assert inspected(path, weights=True).try_next.endswith("cats.safetensors")
+
+
+def test_the_next_command_draws_what_most_captions_had(tmp_path: Path) -> None:
+    tags = json.dumps({"a": {"a cat": 2, "ohwx style": 3}})
+    path = saved(tmp_path, plain(), ss_tag_frequency=tags, **{"modelspec.trigger_phrase": ""})
+    assert inspected(path, weights=True).try_next.startswith("sdtune sample --prompt 'ohwx style' --lora ")
+
+
+def test_a_program_is_named_only_where_it_made_the_file(tmp_path: Path) -> None:
+    """modelspec.implementation is whose layout it has; kohya's plain network is what `network` says anyway."""
+    told = saved(tmp_path, plain(), ss_network_module="networks.lora", **{"modelspec.implementation": "diffusers"})
+    assert inspected(told).trained == {}
+    kohya = saved(tmp_path, plain(), ss_sd_scripts_commit_hash="abc", ss_network_module="networks.oft")
+    assert inspected(kohya).trained == {"network": "networks.oft", "made by": "sd-scripts"}

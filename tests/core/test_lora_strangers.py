@@ -15,6 +15,7 @@ from tests.foreign import of, plain
 
 DOWN, UP = torch.ones(4, 8), torch.ones(8, 4)
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
+LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 BLOCK = "transformer_blocks.0.attn.to_q"
 
 
@@ -42,8 +43,12 @@ BLOCK = "transformer_blocks.0.attn.to_q"
         ({"clip_l": UP, "clip_g": UP}, "a textual inversion, not a LoRA"),
         ({"down_blocks.0.resnets.0.conv1.weight": UP}, "a denoiser alone, not a LoRA"),
         ({"text_model.encoder.layers.0.mlp.fc1.weight": UP}, "a text encoder alone, not a LoRA"),
-        ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": UP}, "a whole model, not a LoRA; give it"),
+        ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": UP}, "a whole model, not a LoRA; it is for"),
         (plain(NAME) | {f"{NAME}.foo": UP, f"{NAME}.bar": UP}, f"(it does not know {NAME}.bar and 1 more)"),
+        (plain(LAYER) | {"iteration": UP}, "(it does not know iteration)"),
+        (plain(LAYER) | {f"{LAYER}.scale": UP}, f"(it does not know {LAYER}.scale)"),
+        (plain(LAYER) | plain("lora_unet_nonsense"), "know lora_unet_nonsense.lora_down.weight and 1 more)"),
+        (plain(LAYER) | plain("lora_unet_blocks_0_attn1_k"), "a LoRA for Wan"),
         (of(NAME, diff_b=(8,), b_norm=(8,)), "names unet.mid_block.attentions.0.proj_in twice"),
         ({"bundle_emb.cat.clip_l": UP}, "new words alone (cat), not a LoRA"),
         (plain(NAME) | {"bundle_emb.cat.foo": UP}, "(it does not know bundle_emb.cat.foo)"),
