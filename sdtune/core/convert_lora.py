@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from sdtune.core.adapters.dora import DoraModule
 from sdtune.core.data.images import open_image
-from sdtune.core.header import read_header
+from sdtune.core.elsewhere import of_networks
+from sdtune.core.header import read_header, what_is
 from sdtune.core.home import expanded
 from sdtune.core.lora import Lora
 from sdtune.core.lora_keys import keys_of
@@ -18,7 +21,7 @@ from sdtune.core.reports import Note, Telling
 from sdtune.core.run_folder import lora_at
 from sdtune.core.thumbnail import thumbnail_of
 from sdtune.core.truncation import Losses
-from sdtune.errors import LoraError
+from sdtune.errors import DataError, LoraError
 from sdtune.lora_config import LoraConvert
 
 FP8 = ("F8_E4M3", "F8_E5M2")
@@ -36,7 +39,7 @@ def convert_lora(config: LoraConvert) -> Telling[None]:
     dtype = config.dtype or precision_of(header)
     if not config.dtype and any(one in FP8 for one in header.dtypes.values()):
         yield Note(f"written in {dtype}, which holds its numbers of 8 bits exactly and which all programs read")
-    for line in said_of_networks(lora):
+    for line in _of_networks(lora):
         yield Note(line)
     yield from write_made(out, lora, config.form, dtype, f"{before} to {form_of(lora, config.form)}", Losses())
 
@@ -47,38 +50,20 @@ def metadata_of(config: LoraConvert) -> dict[str, str]:
         "modelspec.title": config.title,
         "modelspec.trigger_phrase": config.trigger,
         "modelspec.tags": config.tags,
-        "modelspec.thumbnail": thumbnail_of(open_image(expanded(config.thumbnail))) if config.thumbnail else None,
+        "modelspec.thumbnail": _picture(expanded(config.thumbnail)) if config.thumbnail else None,
     }
     return {key: value for key, value in told.items() if value is not None}
 
 
-def said_of_networks(lora: Lora) -> list[str]:
+def _of_networks(lora: Lora) -> Iterator[str]:
     """What the user should know of who reads networks that are no plain LoRA."""
-    told = []
-    doras = [value for value in lora.modules.values() if isinstance(value, DoraModule)]
-    if doras:
-        how = (
-            "its magnitudes are of outputs (out, 1), which ComfyUI, Forge and InvokeAI each read otherwise"
-            if any(value.of_outputs for value in doras)
-            else "ComfyUI, Forge and InvokeAI read it alike"
-        )
-        told.append(
-            f"a DoRA: {how}, and diffusers leaves the magnitudes out; sdtune merge puts it into a model exactly"
-        )
-    kinds = {value.kind for value in lora.modules.values()}
-    if others := sorted(kinds & {"LoHa", "LoKr"}):
-        told.append(
-            f"{' and '.join(others)}: ComfyUI, Forge and InvokeAI read it, and diffusers does not; "
-            "sdtune lora resize makes a plain LoRA of it"
-        )
-    if "OFT" in kinds:
-        told.append(
-            "an OFT: ComfyUI reads it, right at strength 1 alone, and Forge, InvokeAI and diffusers do not; "
-            "sdtune merge puts it into a model exactly"
-        )
-    if "difference" in kinds:
-        told.append(
-            "it changes whole weights (norms, or a difference): diffusers refuses such a file; "
-            "sdtune merge puts it into a model"
-        )
-    return told
+    modules = lora.modules.values()
+    by_outputs = any(one.of_outputs for one in modules if isinstance(one, DoraModule))
+    return of_networks({one.kind for one in modules}, "sdtune lora resize", by_outputs)
+
+
+def _picture(path: Path) -> str:
+    """A picture's file, small."""
+    if what_is(path, DataError) is None:
+        raise DataError(f"{path}: no such file; give a picture with --thumbnail")
+    return thumbnail_of(open_image(path))

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,8 +21,8 @@ from sdtune.core.lora_updates import in_order
 from sdtune.core.low_rank import Limits, spectrum
 from sdtune.core.made_lora import write_made
 from sdtune.core.merged_metadata import PREDICTIONS, noise_of
-from sdtune.core.model_folder import on_this_machine
-from sdtune.core.out_file import check_out
+from sdtune.core.model_folder import folder_of
+from sdtune.core.out_file import check_models_stay, check_out
 from sdtune.core.reports import Note, Progress, Telling, Warned
 from sdtune.core.truncation import Loss, Losses
 from sdtune.core.weights import Weights, open_weights
@@ -56,6 +55,7 @@ def extract_lora(config: LoraExtract) -> Telling[None]:
     out = expanded(config.out)
     check_out(out, config.overwrite)
     base, tuned = model.identify(config.base), model.identify(config.tuned)
+    check_models_stay(out, base, tuned)
     family = family_named(base.family)
     if tuned.family != base.family:
         other = family_named(tuned.family).title
@@ -73,7 +73,7 @@ def extract_lora(config: LoraExtract) -> Telling[None]:
     yield from _told(left_out, losses)
     lora = Lora(modules, family.name, _metadata(base, tuned, family))
     made = f"extracted from {tuned.name} against {base.name}"
-    yield from write_made(out, lora, config.form, config.dtype, made, losses)
+    yield from write_made(out, lora, config.form, config.dtype, made, losses, "the change of its layers")
 
 
 def _names(config: LoraExtract, family: Family, old: Weights, new: Weights, tuned: Identity) -> list[str]:
@@ -155,15 +155,8 @@ def _told(left_out: LeftOut, losses: Losses) -> Telling[None]:
     )
 
 
-def _configs(identity: Identity, family: Family) -> Path | None:
-    """The folder in which a model's configs are, None of a single file."""
-    if identity.source == "hub":
-        return on_this_machine(identity.location, family)
-    return Path(identity.location) if identity.source == "folder" else None
-
-
 def _metadata(base: Identity, tuned: Identity, family: Family) -> dict[str, str]:
     """What it is called, and for which model it is."""
     facts = {"modelspec.title": f"{tuned.name} out of {base.name}", "ss_sd_model_name": base.name}
-    prediction = PREDICTIONS.get(noise_of(tuned, _configs(tuned, family)).prediction or "")
+    prediction = PREDICTIONS.get(noise_of(tuned, folder_of(tuned, family)).prediction or "")
     return facts | ({"modelspec.prediction_type": prediction} if prediction else {})

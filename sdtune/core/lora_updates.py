@@ -10,14 +10,15 @@ from torch import Tensor
 
 from sdtune.core import model
 from sdtune.core.adapters import Adapter, LoraModule
+from sdtune.core.adapters.difference import Difference
 from sdtune.core.families import family_named
-from sdtune.core.lora import Lora
+from sdtune.core.lora import Lora, check_shape
 from sdtune.core.lora_facts import by_block
 from sdtune.core.low_rank import Product
 from sdtune.core.weights import Weights, open_weights
 from sdtune.errors import LoraError
 
-_CONVOLUTIONS = re.compile(r"\.(conv|conv1|conv2|conv_in|conv_out|conv_shortcut)$")
+_CONVOLUTIONS = re.compile(r"\.(conv|conv1|conv2|conv_in|conv_out|conv_shortcut|pos_embed\.proj)$")
 _SQUARE = (3, 2, 1)
 """sides of the kernels that there are"""
 
@@ -27,13 +28,13 @@ class Bases:
 
     def __init__(self, name: str | None) -> None:
         self.name = name
-        self._identity = model.identify(name) if name is not None else None
+        self.identity = model.identify(name) if name is not None else None
         self._weights: Weights | None = None
 
     @property
     def family(self) -> str | None:
         """Of the model, None without one."""
-        return self._identity.family if self._identity else None
+        return self.identity.family if self.identity else None
 
     def of(self, module: str) -> Tensor:
         """A module's weights, flat, in float32."""
@@ -43,32 +44,34 @@ class Bases:
         return self._opened().read(f"{module}.weight").float().reshape(shape[0], -1)
 
     def _opened(self) -> Weights:
-        assert self._identity is not None, "asked for weights of no model"
-        self._weights = self._weights or open_weights(self._identity)
+        assert self.identity is not None, "asked for weights of no model"
+        self._weights = self._weights or open_weights(self.identity)
         return self._weights
 
     def fitting(self, module: str, adapter: Adapter, told: str) -> Tensor | None:
         """The weights that an adapter's change depends on, None where it depends on none; `told` names the LoRA."""
         if not adapter.needs_base:
             return None
-        if self._identity is None:
+        if self.identity is None:
             raise LoraError(
                 f"{told}: {module} is {adapter.one}, whose change depends on the model; give it with --model"
             )
+        return self.changed_by(module, adapter, told)
+
+    def changed_by(self, module: str, adapter: Adapter, told: str) -> Tensor:
+        """The weights that an adapter changes, flat, which are of its shape; `told` names the LoRA."""
         base = self.of(module)
-        if tuple(base.shape)[: len(adapter.shape)] != tuple(adapter.shape):
-            raise LoraError(
-                f"{told}: changes {module} as {tuple(adapter.shape)}, but in {self.name} it is {tuple(base.shape)}; "
-                "choose the model that it was made for"
-            )
+        try:
+            check_shape(module, adapter, self._opened().shapes[f"{module}.weight"])
+        except LoraError as problem:
+            raise LoraError(f"{told}: {problem}") from None
         return base
 
 
-def update_of(adapter: Adapter, base: Tensor | None, strength: float = 1.0) -> Product | Tensor:
-    """What it adds at this strength: of a plain LoRA its factors, of other networks all of it [out, in]."""
-    if isinstance(adapter, LoraModule):
-        return Product.of(adapter, strength)
-    return strength * adapter.delta(base)
+def update_of(adapter: Adapter, base: Tensor | None) -> Product | Tensor:
+    """What it adds at strength 1: its factors where it has few, else all of it [out, in]."""
+    factors = adapter.factors()
+    return adapter.delta(base) if factors is None else Product(*factors)
 
 
 def is_matrix(adapter: Adapter) -> bool:
@@ -97,6 +100,12 @@ def family_for(loras: Mapping[str, Lora], bases: Bases) -> str | None:
             titles = family_named(one).title, family_named(other).title
             raise LoraError(f"{name}: for {titles[1]}, but {first} is for {titles[0]}; give those of one family")
     return next(iter(told.values()), None)
+
+
+def made_plain(lora: Lora) -> str:
+    """What is told of networks that become a plain LoRA where ranks change; empty where there are none."""
+    others = sorted({one.kind for one in lora.modules.values()} - {LoraModule.kind, Difference.kind})
+    return f"{' and '.join(others)} become{'s' if len(others) == 1 else ''} a plain LoRA" if others else ""
 
 
 def in_order(modules: Collection[str]) -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from sdtune.choices.blends import Concat
-from sdtune.core.adapters import Adapter, LoraModule
+from sdtune.choices.blends import Blend, Concat
+from sdtune.core.adapters import Adapter
+from sdtune.core.adapters.shapes import MAX_RANK
 from sdtune.core.applied import Applied
 from sdtune.core.blending import Part, blended
 from sdtune.core.families import family_named
@@ -15,9 +16,9 @@ from sdtune.core.home import expanded
 from sdtune.core.last_loras import averaged
 from sdtune.core.lora import Lora
 from sdtune.core.lora_metadata import title_of, trigger_of
-from sdtune.core.lora_updates import Bases, family_for, in_order
+from sdtune.core.lora_updates import Bases, family_for, in_order, made_plain
 from sdtune.core.made_lora import write_made
-from sdtune.core.out_file import check_out
+from sdtune.core.out_file import SUFFIX, check_models_stay, check_out
 from sdtune.core.reports import Note, Progress, Telling, Warned
 from sdtune.core.truncation import Losses
 from sdtune.errors import LoraError
@@ -38,8 +39,9 @@ def merge_loras(config: Merge, applied: Sequence[Applied]) -> Telling[None]:
     out = expanded(config.out)
     check_out(out, config.overwrite, *(one.path for one in applied))
     bases = Bases(config.model)
+    check_models_stay(out, bases.identity)
     family = family_for({str(one.path): one.lora for one in applied}, bases)
-    yield Note("; ".join(f"{_title(one)} at {one.strength}" for one in applied))
+    yield Note("; ".join(f"{one.shown} at {one.strength}" for one in applied))
     if config.last is not None:
         applied = yield from averaged(applied, config.last, bases)
     yield from _networks_told(applied, family)
@@ -50,8 +52,14 @@ def merge_loras(config: Merge, applied: Sequence[Applied]) -> Telling[None]:
         raise LoraError("nothing is left of the LoRAs at these strengths; give others: cats.safetensors:0.8")
     embeddings = yield from _embeddings(applied)
     lora = Lora(modules, family, _metadata(applied), biases, embeddings)
-    made = _made(config, len(applied))
-    yield from write_made(out, lora, config.form, config.dtype or "fp16", made, losses)
+    made, measured = _made(config, len(applied)), _measured(config.method)
+    lost = losses.whole()
+    if lost and config.rank is None:
+        most = max(module.rank or 0 for module in modules.values())
+        yield Note(
+            f"{100 * lost:.2g} % of {measured} has no place in rank {most}; --rank {min(4 * most, MAX_RANK)} keeps more"
+        )
+    yield from write_made(out, lora, config.form, config.dtype or "fp16", made, losses, measured)
 
 
 def _modules(config: Merge, applied: Sequence[Applied], bases: Bases, losses: Losses) -> Telling[dict[str, Adapter]]:
@@ -98,9 +106,8 @@ def _embeddings(applied: Sequence[Applied]) -> Telling[dict[str, Mapping[str, Te
 def _networks_told(applied: Sequence[Applied], family: str | None) -> Telling[None]:
     """What of them is not kept as it is, or does not fit well together."""
     for one in applied:
-        kinds = {module.kind for module in one.lora.modules.values() if not isinstance(module, LoraModule)}
-        if kinds - {"difference"}:
-            yield Note(f"{_title(one)}: {', '.join(sorted(kinds - {'difference'}))} becomes a plain LoRA")
+        if plain := made_plain(one.lora):
+            yield Note(f"{one.shown}: {plain}")
     predictions = {one.lora.metadata.get("modelspec.prediction_type") for one in applied} - {None}
     if len(predictions) > 1:
         title = family_named(family).title if family else "Stable Diffusion"
@@ -108,15 +115,15 @@ def _networks_told(applied: Sequence[Applied], family: str | None) -> Telling[No
         yield Warned(f"the LoRAs are for models of {title} that predict {said}, so their sum may fit none of them")
 
 
-def _title(one: Applied) -> str:
-    return title_of(one.lora.metadata, one.path.stem)
-
-
 def _metadata(applied: Sequence[Applied]) -> dict[str, str]:
     """What is true of the sum: names, strengths, trigger phrases; nothing of the trainings."""
+    names = [one.shown.removesuffix(SUFFIX) for one in applied]
+    titles = [title_of(one.lora.metadata, name) for one, name in zip(applied, names, strict=True)]
     told: dict[str, str | None] = {
-        "modelspec.title": " + ".join(_title(one) for one in applied),
-        "modelspec.merged_from": ", ".join(f"{one.path.stem}:{one.strength.usual:g}" for one in applied),
+        "modelspec.title": " + ".join(titles if len({*titles}) == len(titles) else names),
+        "modelspec.merged_from": ", ".join(
+            f"{name}:{one.strength.usual:g}" for name, one in zip(names, applied, strict=True)
+        ),
         "modelspec.trigger_phrase": _joined(trigger_of(one.lora.metadata) for one in applied),
         "modelspec.tags": _joined(one.lora.metadata.get("modelspec.tags") for one in applied),
     }
@@ -129,6 +136,11 @@ def _metadata(applied: Sequence[Applied]) -> dict[str, str]:
 def _joined(texts: Iterable[str | None]) -> str:
     """All that stands between commas, once."""
     return ", ".join(dict.fromkeys(word.strip() for text in texts for word in (text or "").split(",") if word.strip()))
+
+
+def _measured(method: Blend) -> str:
+    """What a loss is a share of."""
+    return "the LoRAs' sum" if isinstance(method, Concat) else f"what {type(method).__name__} makes of them"
 
 
 def _made(config: Merge, count: int) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sdtune.core import hub
 from sdtune.core.families import Family, families
 from sdtune.core.header import read_header
+from sdtune.core.identity import Identity
+from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ def _parts(folder: Path) -> dict[str, list[str]]:
     """{part: [library, class]} of what a folder's model_index.json names."""
     file = folder / "model_index.json"
     if not file.is_file():
+        if (folder / RUN_SETTINGS).is_file():
+            raise ModelError(f"{folder}: a run, whose LoRA is no base model; give the model that it was trained on")
         singles = sorted(file.name for file in folder.glob("*.safetensors"))
         remedy = f"for a single file give {folder / singles[0]}" if singles else _LAYOUT
         raise ModelError(f"{folder}: no model_index.json; {remedy}")
@@ -133,6 +137,13 @@ def on_this_machine(name: str, family: Family) -> Path:
         shards = [f"{stem}-?????-of-?????{suffix}" for stem in stems]
         folder = hub.fetch(name, (*hub.CONFIGS, *(stem + suffix for stem in stems), *shards), hub.INSTEAD)
     return folder
+
+
+def folder_of(identity: Identity, family: Family) -> Path | None:
+    """The folder that a model is, fetched where it is of the hub and not here; None of a single file."""
+    if identity.source == "hub":
+        return on_this_machine(identity.location, family)
+    return Path(identity.location) if identity.source == "folder" else None
 
 
 def check_configs(folder: Path, family: Family) -> None:

@@ -15,12 +15,12 @@ from sdtune.core.header import read_header
 from sdtune.core.home import expanded
 from sdtune.core.lora_facts import spread
 from sdtune.core.lora_reader import read
-from sdtune.core.lora_updates import Bases, family_for, in_order, inside_of, is_matrix, update_of
+from sdtune.core.lora_updates import Bases, family_for, in_order, inside_of, is_matrix, made_plain, update_of
 from sdtune.core.lora_writer import precision_of
 from sdtune.core.low_rank import Limits, spectrum
 from sdtune.core.made_lora import write_made
 from sdtune.core.memorisation import filtered
-from sdtune.core.out_file import check_out
+from sdtune.core.out_file import check_models_stay, check_out
 from sdtune.core.reports import Note, Progress, Telling
 from sdtune.core.run_folder import lora_at
 from sdtune.core.truncation import Loss, Losses
@@ -35,14 +35,14 @@ def resize_lora(config: LoraResize) -> Telling[None]:
     if config.filter_memorisation and config.model is None:
         raise ConfigError("--filter-memorisation: compares with the base model; give it with --model")
     lora = read(path)
-    others = sorted({one.kind for one in lora.modules.values()} - {LoraModule.kind, Difference.kind})
-    limits = Limits(config.rank, config.share, config.ratio)
-    if limits == Limits() and config.filter_memorisation is None and not others:
+    limits, plain = Limits(config.rank, config.share, config.ratio), made_plain(lora)
+    if limits == Limits() and config.filter_memorisation is None and not plain:
         raise ConfigError("lora resize: say how small: --rank 8, --share 0.95 or --ratio 20")
     bases = Bases(config.model)
+    check_models_stay(out, bases.identity)
     family = family_for({str(path): lora}, bases)
-    if others:
-        yield Note(f"{', '.join(others)} becomes a plain LoRA")
+    if plain:
+        yield Note(plain)
     losses = Losses()
     modules: dict[str, Adapter] = {}
     names = in_order(lora.modules)
@@ -54,9 +54,18 @@ def resize_lora(config: LoraResize) -> Telling[None]:
     made = f"rank {before} to {after}" if before != after else f"rank {after}"
     if config.filter_memorisation:
         made += f", memorisation filtered by {config.filter_memorisation:g}"
+    if after == before and losses.whole() is None and not plain:
+        yield Note(f"nothing is taken away: {_why(config, before)}")
     dtype = config.dtype or precision_of(read_header(path, LoraError))
     smaller = replace(lora, modules=modules, family=family)
     yield from write_made(out, smaller, config.form, dtype, made, losses)
+
+
+def _why(config: LoraResize, before: str) -> str:
+    """What a LoRA that stays as it is has been asked for."""
+    if config.rank is not None and before.isdecimal() and config.rank > int(before):
+        return f"its rank is {before}, below --rank {config.rank}; give a lower one"
+    return f"its rank is {before}, and all of it is within what was asked for; give a lower --rank or --share"
 
 
 def _resized(
@@ -69,10 +78,7 @@ def _resized(
     found = spectrum(update, None if config.filter_memorisation else config.rank)
     norm, before, values = found.norm, rank_of(update, found), found.values
     if config.filter_memorisation:
-        base = bases.of(name)
-        if tuple(base.shape) != tuple(update.shape):
-            shapes = f"{tuple(update.shape)}, but in {config.model} it is {tuple(base.shape)}"
-            raise LoraError(f"{path}: changes {name} as {shapes}; choose the model that it was made for")
+        base = bases.changed_by(name, adapter, str(path))
         found, values = filtered(found.first(found.significant()), base, config.filter_memorisation)
     kept = found.first(limits.count(found))
     number = len(kept.values)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sdtune.core.blocks import block_of
+from sdtune.core.lora_facts import spread
 from sdtune.core.lora_reports import Truncated
 
 EXACT = 1e-5
@@ -42,7 +43,13 @@ class Losses:
         for module, loss in self.modules.items():
             found[block_of(module)].append(loss)
         return tuple(
-            Truncated(block, len(ones), max(one.rank for one in ones), max(one.before for one in ones), _share(ones))
+            Truncated(
+                block,
+                len(ones),
+                spread(one.rank or None for one in ones),
+                spread(one.before or None for one in ones),
+                _share(ones),
+            )
             for block, ones in found.items()
         )
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 from sdtune.core.families import Family, family_named
 from sdtune.core.header import Header, read_header
 from sdtune.core.identity import Identity
-from sdtune.core.model_folder import check_configs, check_weights, on_this_machine, weight_files
+from sdtune.core.model_folder import check_configs, check_weights, folder_of, weight_files
 from sdtune.core.original import Piece, part_shape, parted, pieces, pieces_of_file
 from sdtune.core.original_vae import OLDER
 from sdtune.core.quantised import PackingError, packed_weights
@@ -49,10 +49,8 @@ class Weights(ABC):
 def open_weights(identity: Identity) -> Weights:
     """Of a folder, a single file or a model from the hub."""
     family = family_named(identity.family)
-    if identity.source == "file":
-        return FileWeights(Path(identity.location), family)
-    here = identity.source == "folder"
-    return FolderWeights(Path(identity.location) if here else on_this_machine(identity.location, family), family)
+    folder = folder_of(identity, family)
+    return FolderWeights(folder, family) if folder else FileWeights(Path(identity.location), family)
 
 
 class Stored:
@@ -114,7 +112,7 @@ class FolderWeights(Weights):
             for file in weight_files(folder, part)[1]:
                 stored = Stored(file)
                 for key in stored.header.shapes.keys() - stored.beside:
-                    name = f"{part}.{_as_now(key, part, family)}"
+                    name = f"{part}.{as_now(key, part, family)}"
                     where = extra if key.endswith("position_ids") else self._places
                     if name in where:
                         raise ModelError(f"{file}: {name} is in another file of this folder, too; download it again")
@@ -172,7 +170,7 @@ class FileWeights(Weights):
         return self._stored.read(key)
 
 
-def _as_now(key: str, part: str, family: Family) -> str:
+def as_now(key: str, part: str, family: Family) -> str:
     """The name that diffusers gives a tensor today, with text_model. where transformers may have left that out."""
     if part in family.clips and not key.startswith(("text_model.", "text_projection.")):
         return f"text_model.{key}"

@@ -103,7 +103,7 @@ def test_other_networks_keep_their_bytes_and_who_reads_them_is_said(network: str
     reports, _ = convert(source, out)
     assert contents(out) == contents(source)
     told = [report.text for report in reports if isinstance(report, Note)]
-    words = {"DoRA by inputs": "read it alike", "DoRA by outputs": "each read otherwise"}
+    words = {"DoRA by inputs": "read alike", "DoRA by outputs": "each read otherwise"}
     assert len(told) == 1
     assert words.get(network, network) in told[0]
     assert "diffusers" in told[0]
@@ -199,6 +199,7 @@ def test_of_sd3_there_is_one_form_and_that_is_said(tmp_path: Path) -> None:
         ({"lora": "none.safetensors"}, LoraError, "none"),
         ({"lora": "there.safetensors"}, LoraError, "not a safetensors file"),
         ({"thumbnail": "there.safetensors"}, DataError, "there"),
+        ({"thumbnail": "none.png"}, DataError, r"none.png: no such file; give a picture with --thumbnail$"),
     ],
 )
 def test_nothing_is_written_where_something_is_wrong(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,19 +98,30 @@ def test_what_a_lower_rank_loses_is_what_is_told(method: Any, tmp_path: Path) ->
     written = told(merge_loras(config(out, method=method, rank=2), loras))
     mine, theirs = updates(out), updates(exact)
     assert written.rank == "2"
+    assert written.measured == (
+        "the LoRAs' sum" if method == Concat() else f"what {type(method).__name__} makes of them"
+    )
     assert written.lost == pytest.approx(apart(mine, theirs), rel=1e-3)
     assert 0.05 < written.lost < 1
     for block in written.blocks:
         names = [name for name in theirs if block.block in name]
         lost = apart({name: mine[name] for name in names}, {name: theirs[name] for name in names})
-        assert (block.modules, block.rank) == (len(names), 2)
+        assert (block.modules, block.rank) == (len(names), "2")
         assert block.lost == pytest.approx(lost, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", [TIES(), DARE()])
 def test_sums_without_a_low_rank_get_the_largest_given(method: Any, tmp_path: Path) -> None:
-    written = told(merge_loras(config(tmp_path / "c.safetensors", method=method), two(tmp_path)))
+    out = tmp_path / "c.safetensors"
+    *reports, written = merge_loras(config(out, method=method), two(tmp_path))
     assert written.rank == "4"
+    (said,) = [one.text for one in reports if isinstance(one, Note) and "has no place" in one.text]
+    assert said == (
+        f"{100 * written.lost:.2g} % of what {type(method).__name__} makes of them has no place in rank 4; "
+        "--rank 16 keeps more"
+    )
+    more = told(merge_loras(config(out, method=method, rank=16, overwrite=True), two(tmp_path)))
+    assert (more.lost or 0) < written.lost
     assert written.lost is not None
 
 
@@ -238,6 +250,23 @@ def test_names_and_words_are_joined_and_nothing_is_said_of_trainings(tmp_path: P
     assert written.made == "2 LoRAs added"
 
 
+def test_two_runs_of_one_data_set_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    loras = []
+    for number, strength in ((1, 0.7), (2, 0.4)):
+        folder = tmp_path / f"cats-{number}"
+        folder.mkdir()
+        (folder / "run.toml").write_text('[data]\nfolder = "cats"\n')
+        of = lora("sd1", seed=number, metadata={"modelspec.title": "cats"})
+        loras.append(applied(folder / "cats.safetensors", of, strength))
+    out = tmp_path / "c.safetensors"
+    first, *_ = merge_loras(config(out), loras)
+    assert isinstance(first, Note)
+    assert first.text == "cats-1 at 0.7; cats-2 at 0.4"
+    metadata = read_header(out, LoraError).metadata
+    assert metadata["modelspec.title"] == "cats-1 + cats-2"
+    assert metadata["modelspec.merged_from"] == "cats-1:0.7, cats-2:0.4"
+
+
 @pytest.mark.parametrize("method", [Concat(), TIES(), DARE()])
 def test_the_same_merge_gives_the_same_bytes(method: Any, tmp_path: Path) -> None:
     loras, out = two(tmp_path), tmp_path / "c.safetensors"
@@ -266,3 +295,13 @@ def test_what_cannot_be_made_one_is_refused_before_anything_is_written(tmp_path:
     assert not out.exists()
     with pytest.raises(OutputError, match="is what the work begins with"):
         told(merge_loras(config(sd1.path), [sd1]))
+
+
+def test_no_file_of_the_model_is_replaced(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_models["sd1"], base)
+    weights = base / "vae" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(OutputError, match="is of the model base, which stays"):
+        told(merge_loras(config(weights, model=str(base), overwrite=True), two(tmp_path)))
+    assert weights.read_bytes() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sdtune.core.lora import Lora
 from sdtune.core.lora_writer import write
 from sdtune.core.low_rank import Product, spectrum
 from sdtune.core.memorisation import alignment
+from sdtune.core.reports import Note
 from sdtune.core.resize_lora import resize_lora
 from sdtune.core.weights import open_weights
 from sdtune.errors import ConfigError, LoraError, OutputError
@@ -51,8 +53,9 @@ def test_what_is_lost_is_what_is_told(limits: Any, tmp_path: Path) -> None:
         names = [name for name in theirs if block.block in name]
         lost = apart({name: mine[name] for name in names}, {name: theirs[name] for name in names})
         assert block.lost == pytest.approx(lost, rel=1e-4)
-        assert block.rank == max(ranks[name] for name in names)
-        assert block.before == 4
+        least, most = (wanted(ranks[name] for name in names) for wanted in (min, max))
+        assert block.rank == (f"{least}-{most}" if least < most else str(most))
+        assert block.before == "4"
     for name, update in theirs.items():
         cut = torch.linalg.svdvals(update)
         found = ranks[name]
@@ -60,6 +63,34 @@ def test_what_is_lost_is_what_is_told(limits: Any, tmp_path: Path) -> None:
         assert lost == pytest.approx(float(cut[found:].norm()), rel=1e-4, abs=1e-5), "as little as can be"
         if "share" in limits and limits != {"rank": 3, "share": 0.9}:
             assert cut[:found].norm() >= limits["share"] * cut.norm() > cut[: found - 1].norm()
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"rank": 64}, "its rank is 4, below --rank 64; give a lower one"),
+        ({"share": 1.0}, "its rank is 4, and all of it is within what was asked for; give a lower --rank or --share"),
+        ({"rank": 2}, None),
+    ],
+)
+def test_a_lora_that_stays_as_it_is_is_told(limits: Any, said: str | None, tmp_path: Path) -> None:
+    before = tmp_path / "before.safetensors"
+    write(before, lora("sd1", 4))
+    reports = list(resize_lora(LoraResize(lora=before, out=tmp_path / "after.safetensors", **limits)))
+    found = [one.text for one in reports if isinstance(one, Note)]
+    assert found == ([f"nothing is taken away: {said}"] if said else [])
+
+
+def test_the_stricter_of_two_limits_holds_in_each_module(tmp_path: Path) -> None:
+    one, both, other = (
+        {
+            name: module.rank or 0
+            for name, module in lora_file.read(resized(tmp_path, lora("sd1", 8), **limits)[1]).modules.items()
+        }
+        for limits in ({"share": 0.9}, {"share": 0.9, "ratio": 1.8}, {"ratio": 1.8})
+    )
+    assert both == {name: min(one[name], other[name]) for name in one}
+    assert one != both != other
 
 
 def test_precision_and_metadata_stay_and_the_same_gives_the_same(tmp_path: Path) -> None:
@@ -127,7 +158,7 @@ def test_the_filter_damps_what_the_base_does_least(
     weights = open_weights(model.identify(base))
     for name, module in lora_file.read(before).modules.items():
         assert isinstance(module, LoraModule)
-        found = spectrum(Product.of(module))
+        found = spectrum(Product(*module.factors()))
         aligned = alignment(found, weights.read(f"{name}.weight").float().flatten(1))
         kept = torch.stack(
             [left @ mine[name].double() @ right for left, right in zip(found.left.T, found.right, strict=True)]
@@ -152,3 +183,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == [before.name]
     with pytest.raises(OutputError, match="is what the work begins with"):
         told(resize_lora(LoraResize(lora=before, out=before, rank=2)))
+
+
+def test_no_file_of_the_model_is_replaced(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    base, before = tmp_path / "base", tmp_path / "before.safetensors"
+    shutil.copytree(tiny_models["sd1"], base)
+    write(before, lora("sd1"))
+    weights = base / "vae" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    with pytest.raises(OutputError, match="is of the model base, which stays"):
+        told(resize_lora(LoraResize(lora=before, out=weights, rank=2, model=str(base), overwrite=True)))
+    assert weights.read_bytes() == whole
