@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sdtune.core.header import what_is
+from sdtune.core.identity import Identity
 from sdtune.core.run_folder import must_be_writable
 from sdtune.errors import OutputError
 
@@ -31,3 +33,14 @@ def check_out(out: Path, overwrite: bool, *sources: Path) -> None:
         raise OutputError(
             f"{ascii(str(out))[1:-1]}: cannot be written ({told}); give another place with --out"
         ) from None
+
+
+def check_models_stay(out: Path, *models: Identity | None) -> None:
+    """Stop where a file of a base model that the work reads would be replaced, whatever was said of overwriting."""
+    places = {Path(os.path.abspath(out)), Path(os.path.realpath(out))}
+    for model in models:
+        if model is None or model.source == "hub" or not out.exists():
+            continue
+        base = Path(os.path.realpath(model.location))
+        if any(base == place or base in place.parents for place in places) or (base.is_file() and out.samefile(base)):
+            raise OutputError(f"{out}: is of the model {model.name}, which stays; give another place with --out")

@@ -152,3 +152,13 @@ def test_the_same_models_give_the_same_bytes(tiny_models: dict[str, Path], tmp_p
         told(extract_lora(config(tiny_models["sd1"], model, out, rank=3, dtype="fp16", overwrite=True)))
         files.append(out.read_bytes())
     assert files[0] == files[1]
+
+
+def test_the_models_are_never_replaced(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    base = tiny.saved_pipeline(tiny.pipeline("sd1"), tmp_path / "base")
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    for one, other in ((base, tiny_models["sd1"]), (tiny_models["sd1"], base)):
+        with pytest.raises(OutputError, match="is of the model base, which stays"):
+            told(extract_lora(config(one, other, weights, overwrite=True)))
+    assert weights.read_bytes() == before

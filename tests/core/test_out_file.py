@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sdtune.core.out_file import check_out
+from sdtune.core.identity import Identity
+from sdtune.core.out_file import check_models_stay, check_out
 from sdtune.errors import OutputError
 
 
@@ -50,3 +51,27 @@ def test_a_place_where_no_file_can_be_is_refused(name: str, told: str, overwrite
     with pytest.raises(OutputError, match=told) as problem:
         check_out(tmp_path / name, overwrite)
     assert str(problem.value).isprintable()
+
+
+def test_files_of_models_that_are_read_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "base" / "unet").mkdir(parents=True)
+    weights, single = tmp_path / "base/unet/weights.safetensors", tmp_path / "single.safetensors"
+    for file in (weights, single, tmp_path / "lora.safetensors"):
+        file.touch()
+    (tmp_path / "link.safetensors").symlink_to(single)
+    os.link(single, tmp_path / "same.safetensors")
+    (tmp_path / "folder").symlink_to("base")
+    folder, file = (
+        Identity("a", kind, str(tmp_path / name), "sd1") for kind, name in (("folder", "base"), ("file", single))
+    )  # type: ignore[arg-type]
+    for out in (
+        weights,
+        single,
+        tmp_path / "link.safetensors",
+        tmp_path / "same.safetensors",
+        tmp_path / "folder/unet/weights.safetensors",
+    ):
+        with pytest.raises(OutputError, match="is of the model a, which stays; give another place with --out"):
+            check_models_stay(out, None, folder, file)
+    check_models_stay(tmp_path / "lora.safetensors", folder, file)
+    check_models_stay(tmp_path / "base" / "new.safetensors", folder, Identity("b", "hub", "a/b", "sd1"))
