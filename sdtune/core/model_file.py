@@ -60,7 +60,7 @@ def _what_else(header: Header) -> str:
     if not keys:
         return "holds no weights; download it again"
     if any(".lora_" in key or key.startswith("lora_") or ".hada_" in key or ".lokr_" in key for key in keys):
-        return "a LoRA, not a base model; give the model it was made for with --model, and this file with --lora"
+        return "a LoRA, not a base model; give the model that it was made for"
     if all(key.startswith(("first_stage_model.", "encoder.", "decoder.", "quant_", "post_quant_")) for key in keys):
         return "a VAE alone, not a whole model; choose a model with a denoiser and text encoders"
     if any(key.startswith(("control_model.", "controlnet_")) for key in keys):

@@ -224,6 +224,9 @@ def spoil(folder: Path, how: str) -> None:
         index.unlink()
     elif how == "single":
         index.rename(folder / "some.safetensors")
+    elif how == "run":
+        index.rename(folder / "run.toml")
+        (folder / "cats.safetensors").touch()
     elif how == "no denoiser":
         rewrite(index, unet=None)
     elif how == "no config":
@@ -280,6 +283,7 @@ def spoil(folder: Path, how: str) -> None:
         ),
         ("no index", "no model_index.json; a model folder has"),
         ("single", "some.safetensors"),
+        ("run", "a run, whose LoRA is no base model; give the model that it was trained on"),
         ("no denoiser", "names no unet or transformer"),
         ("no config", "unet/config.json is missing; download"),
         ("not json", "not a config in JSON; download"),
@@ -487,7 +491,7 @@ def test_single_files_whose_weights_are_not_all_there(tiny_models: dict[str, Pat
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        (["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"], "a LoRA, not a base model; give"),
+        (["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"], "a LoRA, not a base model; give the model that it was made for"),
         (["unet.mid_block.attentions.0.proj_in.lora_A.weight"], "a LoRA, not a base model"),
         (["first_stage_model.encoder.conv_in.weight"], "a VAE alone, not a whole model"),
         (["encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"], "a VAE alone"),
