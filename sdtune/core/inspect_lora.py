@@ -10,7 +10,7 @@ from sdtune.core import lora_facts as facts
 from sdtune.core.families import families
 from sdtune.core.header import read_header
 from sdtune.core.lora_keys import family_of, keys_of, said_family
-from sdtune.core.lora_metadata import hashes_of, in_short, likely_trigger, title_of, training_of, trigger_of
+from sdtune.core.lora_metadata import hashes_of, likely_trigger, prompt_of, title_of, training_of, trigger_of
 from sdtune.core.lora_names import split
 from sdtune.core.lora_problems import File, problems_of
 from sdtune.core.lora_reports import Inspected
@@ -77,7 +77,7 @@ def _try_next(file: File, config: LoraInspect) -> str:
     place = quote(str(file.path))
     if not config.weights:
         return f"sdtune lora inspect {place} --weights"
-    prompt = quote(in_short(trigger_of(file.metadata) or likely_trigger(file.metadata) or "what it was trained on"))
+    prompt = quote(prompt_of(trigger_of(file.metadata) or likely_trigger(file.metadata)) or "what it was trained on")
     model = _model(file)
     return f"sdtune sample --prompt {prompt} --lora {place}" + (f" --model {model}" if model else "")
 

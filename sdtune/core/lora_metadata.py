@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ OF_WEIGHTS = ("sshs_model_hash", "modelspec.hash_sha256")
 HASHES = (*OF_WEIGHTS, "sshs_legacy_hash")
 OF_THE_FILE = (*HASHES, SETTINGS, "format")
 """what holds for one file alone, and says nothing of what the LoRA is"""
+LONGEST_PROMPT = 80
+"""letters of a command that people copy"""
 LETTERS = 200
 """of a value in a table"""
 PLAIN = "networks.lora"
@@ -36,12 +39,11 @@ def trigger_of(metadata: Mapping[str, str]) -> str | None:
     return _first(metadata, "modelspec.trigger_phrase", "trigger_phrase", "ss_trigger_words")
 
 
-def in_short(trigger: str) -> str:
-    """As much of it, between commas, as a line shows."""
-    if len(trigger) <= LETTERS:
-        return trigger
-    short = trigger[: LETTERS + 1]
-    return (short.rpartition(",")[0] or short.rpartition(" ")[0]).strip(", ") or short[:LETTERS]
+def prompt_of(trigger: str | None) -> str:
+    """As much of a trigger phrase as goes into a command that people copy; empty where none of it does."""
+    if not trigger or not trigger.isprintable():
+        return ""
+    return textwrap.shorten(trigger, LONGEST_PROMPT, placeholder="", break_long_words=False).rstrip(", ")
 
 
 def likely_trigger(metadata: Mapping[str, str]) -> str | None:

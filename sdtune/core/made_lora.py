@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import textwrap
 from pathlib import Path
 
 from sdtune.core.adapters import LoraModule
 from sdtune.core.elsewhere import of_text
 from sdtune.core.lora import Lora
 from sdtune.core.lora_facts import spread
-from sdtune.core.lora_metadata import trigger_of
+from sdtune.core.lora_metadata import prompt_of, trigger_of
 from sdtune.core.lora_reports import Written
 from sdtune.core.lora_writer import form_of, write
 from sdtune.core.reports import Note, Telling, Warned
 from sdtune.core.truncation import Losses
 from sdtune.errors import LoraError, TrainingError
 from sdtune.lora_config import Dtype, Form
-
-LONGEST_PROMPT = 80
-"""letters of a command that people copy"""
 
 
 def write_made(
@@ -56,16 +53,9 @@ def write_made(
     )
 
 
-def prompt_of(trigger: str | None) -> str:
-    """As much of a trigger phrase as goes into a command that people copy; empty where none of it does."""
-    if not trigger or not trigger.isprintable():
-        return ""
-    return textwrap.shorten(trigger, LONGEST_PROMPT, placeholder="", break_long_words=False).rstrip(", ")
-
-
 def _written(out: Path, lora: Lora, form: Form, dtype: Dtype) -> Dtype:
     try:
-        return write(out, lora, form, dtype)
+        return write(Path(os.path.realpath(out)), lora, form, dtype)
     except TrainingError:
         raise LoraError(
             f"{out}: not made, as its values are too large for any precision; give lower strengths, or other LoRAs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from sdtune.core.header import read_header
 from sdtune.core.identity import Identity
 from sdtune.core.last_loras import averaged
 from sdtune.core.lora import check_family
+from sdtune.core.lora_metadata import prompt_of
 from sdtune.core.lora_reports import Merged
 from sdtune.core.lora_updates import Bases
 from sdtune.core.merge_check import prediction_difference
@@ -33,12 +35,22 @@ from sdtune.core.original import Piece, file_shape, joined
 from sdtune.core.reports import Note, Progress, Telling, Warned
 from sdtune.core.run_folder import embeddings_beside
 from sdtune.core.tensor_file import TORCH_DTYPES, Slot, writing
-from sdtune.core.weights import open_weights
+from sdtune.core.weights import Weights, open_weights
+from sdtune.core.whole import check_whole, missing_parts
 from sdtune.errors import ConfigError, ModelError
 from sdtune.lora_config import Dtype, Merge
 from sdtune.tables import Memory
 
 PHASE = "merging"
+EMA = "model_ema."
+EMPTY = 8
+"""bytes of the numbers that stand beside an average"""
+HARMLESS = re.compile(
+    r"^(alphas|betas$|sqrt_|log_one_minus_|posterior_|lvlb_weights$|logvar$|scale_factor$|model_ema\.|model_sampling\.)"
+    rf"|^({'|'.join(MARKS)})$|(^|\.)(position_ids|logit_scale|attn_mask)$|^first_stage_model\.loss\."
+    r"|^cond_stage_model\.model\.(transformer\.resblocks\.23\.|text_projection$)"
+)
+"""of files: what follows from the configs, or what nothing reads"""
 SMALL = 10**9
 """bytes of a denoiser that is asked for a prediction unless --verify says otherwise"""
 LARGE = 10**10
@@ -63,12 +75,24 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         yield Note("the model is fetched from the hub: some GB, kept for later")
     if config.last is not None:
         applied = yield from averaged(applied, config.last, Bases(config.given[0]))
-    mixture = Mixture(open_weights(identity), applied, config.dtype, _shown(identity))
+    weights = open_weights(identity)
+    lacking = missing_parts(weights)
+    if lacking and not is_file(config.out):
+        todo = "get it whole, or give a name that ends in .safetensors with --out"
+        raise ModelError(f"{identity.location}: has no {_and(lacking)}, and a folder does not load without; {todo}")
     configs = _configs(identity, family, needed=not is_file(config.out))
     noise = noise_of(identity, configs)
+    in_file = identity.source == "file" and is_file(config.out)
+    check_whole(weights, identity.location, configs, _changes(identity, noise), in_file=in_file)
+    mixture = Mixture(weights, applied, config.dtype, _shown(identity))
+    for line in _left_alone(weights, lacking, config):
+        yield Warned(line)
     kinds = _few_bits(mixture)
     if kinds:
         yield Note(_told_of_packed(kinds, mixture, config.dtype))
+    if config.verify and lacking:
+        told = "leave it out, or choose a whole model"
+        raise ConfigError(f"--verify: {identity.name} has no {_and(lacking)}, so it is asked for no prediction; {told}")
     if config.verify and mixture.weights.packed:
         told = "leave it out, as what rounding does to each layer is told in any case"
         raise ConfigError(f"--verify: {identity.name} is packed ({kinds}), so it is asked for no prediction; {told}")
@@ -81,7 +105,7 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
     sizes = {name: Slot(kind, mixture.weights.shapes[name]).bytes for name, kind in mixture.dtypes.items()}
     of_denoiser = sum(size for name, size in sizes.items() if name.startswith(f"{family.denoiser}."))
     denoised = None
-    if config.verify or (config.verify is None and of_denoiser < SMALL and not kinds):
+    if config.verify or (config.verify is None and of_denoiser < SMALL and not kinds and not lacking):
         yield Note("the merged model and the base with its LoRAs are asked for a prediction each")
         try:
             denoised = prediction_difference(identity, applied, config.out, device)
@@ -216,6 +240,28 @@ def _words(applied: Sequence[Applied]) -> Iterator[str]:
             yield f"{path}: a new word that was learned with {one.path.name}, which no model can hold; {todo}"
 
 
+def _left_alone(weights: Weights, lacking: Sequence[str], config: Merge) -> Iterator[str]:
+    """A line for what of the base the merged model has not, and what it has without the LoRAs."""
+    if lacking:
+        told = "so the merged file has none; give it to a program that takes them beside it"
+        yield f"the base has no {_and(lacking)}, {told}"
+    averages = [key for key in weights.extra if key.startswith(EMA) and weights.extra[key].bytes > EMPTY]
+    others = [key for key in weights.extra if key not in averages and not HARMLESS.search(key)]
+    kept = is_file(config.out)
+    if averages:
+        size = sum(weights.extra[key].bytes for key in averages)
+        told = "is kept as it is, without the LoRAs" if kept else "is left out, as folders have no place for it"
+        yield f"the base has an average of its weights beside them ({EMA}*, {size / 1e9:.1f} GB), which {told}"
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        told = "kept as it is" if kept else "left out, as folders have no place for it"
+        yield f"{others[0]}{more} of the base is not known here, and {told}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
 def _few_bits(mixture: Mixture) -> str:
     """How the base's weights are packed, F8_E4M3 and nf4; empty where they are not."""
     plain = {kind for kind in mixture.weights.dtypes.values() if kind.startswith("F8")}
@@ -237,4 +283,5 @@ def _drawing(config: Merge) -> str:
 
 def _prompt(applied: Sequence[Applied]) -> str:
     triggers = [one.lora.metadata.get("modelspec.trigger_phrase", "") for one in applied]
-    return ", ".join(dict.fromkeys(trigger for trigger in triggers if trigger.isprintable() and trigger)) or "a cat"
+    told = dict.fromkeys(trigger for trigger in triggers if trigger.isprintable() and trigger)
+    return prompt_of(", ".join(told)) or "a cat"

@@ -22,6 +22,8 @@ INHERITED = ("modelspec.license", "modelspec.author", "modelspec.resolution", "m
 """what holds of the merged model as of its base"""
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 """diffusers' name -> ModelSpec's"""
+LONGEST = 2**16
+"""bytes of a value"""
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 """that reads the original layout"""
 
@@ -71,7 +73,7 @@ def metadata_of(
         told["modelspec.trigger_phrase"] = trigger
     side = (_side(configs, family) if configs else None) or family.resolution
     told.setdefault("modelspec.resolution", f"{side}x{side}")
-    return told | {
+    told |= {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": IMPLEMENTATION if is_file(out) else "diffusers",
@@ -80,6 +82,13 @@ def metadata_of(
             [Path(identity.name).name, *(f"{one.shown.removesuffix(SUFFIX)}:{one.strength.usual:g}" for one in applied)]
         ),
     }
+    return {key: _shortened(value) for key, value in told.items()}
+
+
+def _shortened(value: str) -> str:
+    """As files may have it, whatever the LoRAs' triggers are."""
+    told = value.encode()
+    return value if len(told) <= LONGEST else told[:LONGEST].decode(errors="ignore") + " ..."
 
 
 def _side(configs: Path, family: Family) -> int | None:

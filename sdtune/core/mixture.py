@@ -13,9 +13,9 @@ from sdtune.core.adapters.difference import Difference
 from sdtune.core.applied import Applied
 from sdtune.core.lora import check_shape
 from sdtune.core.merge_check import layer_difference
-from sdtune.core.tensor_file import TORCH_DTYPES
+from sdtune.core.tensor_file import TORCH_DTYPES, finite
 from sdtune.core.weights import Weights
-from sdtune.errors import LoraError
+from sdtune.errors import LoraError, ModelError
 from sdtune.lora_config import Dtype
 
 NAMES: Mapping[Dtype, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -62,6 +62,8 @@ class Mixture:
     def made(self, name: str) -> Tensor:
         """One of the model's tensors: as stored where nothing becomes of it, else in float32, not yet rounded."""
         base = self.weights.read(name)
+        if not finite(base):
+            raise ModelError(f"{self._base}: {name} holds what is no number; download the model again")
         if name not in self.changes:
             return base if self.is_untouched(name) or not base.is_floating_point() else base.float()
         rows = base.float().reshape(flat(base.shape))

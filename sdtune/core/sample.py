@@ -21,6 +21,7 @@ from sdtune.core.drawing import Wish, draw
 from sdtune.core.embedding import embeddings_into, load_embedding
 from sdtune.core.families import Family, family_named
 from sdtune.core.lora import check_family, load_all
+from sdtune.core.lora_metadata import prompt_of
 from sdtune.core.picture_file import Names, parameters, save_png
 from sdtune.core.reports import Drawn, Note, Saved, Telling, Warned
 from sdtune.core.run_folder import embeddings_beside, write_atomically
@@ -140,7 +141,7 @@ def _words_of(one: Applied, pipe: Any, family: Family) -> list[str]:
 
 
 def _told(one: Applied) -> str:
-    trigger = one.lora.metadata.get("modelspec.trigger_phrase")
+    trigger = prompt_of(one.lora.metadata.get("modelspec.trigger_phrase"))
     return f", with {one.shown} at {one.strength}" + (f" (trigger: {trigger})" if trigger else "")
 
 

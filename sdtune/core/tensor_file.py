@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from sdtune.core.header import read_header
 from sdtune.core.run_folder import beside
-from sdtune.errors import DISK_FULL, FULL, SdtuneError
+from sdtune.errors import DISK_FULL, FULL, ModelError, SdtuneError
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -72,9 +73,9 @@ class TensorFile:
         assert value.dtype == dtype or not as_is, f"{key}: {value.dtype} as it is for a slot of {slot.dtype}"
         assert key in self.missing, f"{key}: added twice"
         kept = value.detach().to("cpu", dtype).contiguous()
-        if not as_is and not _finite(kept):
+        if not as_is and not finite(kept):
             told = f"{self._path}: not written, as {key}"
-            if not _finite(value):
+            if not finite(value):
                 raise SdtuneError(f"{told} holds what is no number; get what it is made of again")
             remedy = "fp32" if slot.dtype == "BF16" else "bf16 or fp32"
             raise SdtuneError(f"{told} has values too large for {slot.dtype}; give --dtype {remedy}")
@@ -88,14 +89,28 @@ def writing(path: Path, slots: Mapping[str, Slot], metadata: Mapping[str, str]) 
     """The file is at its place when the block ends well; not at all, or as it was, when it does not."""
     header, begins = header_of(slots, metadata)
     try:
-        with beside(path) as temporary, temporary.open("wb") as file:
-            file.write(header)
-            made = TensorFile(path, file, slots, begins)
-            yield made
-            assert not made.missing, f"never added: {', '.join(sorted(made.missing))[:200]}"
+        with beside(path) as temporary:
+            with temporary.open("wb") as file:
+                file.write(header)
+                made = TensorFile(path, file, slots, begins)
+                yield made
+                assert not made.missing, f"never added: {', '.join(sorted(made.missing))[:200]}"
+            _must_read_back(temporary, path, slots, metadata)
     except OSError as problem:
         told = DISK_FULL if problem.errno in FULL else f"cannot be written ({problem.strerror}); choose another place"
         raise SdtuneError(f"{path}: {told}") from None
+
+
+def _must_read_back(temporary: Path, path: Path, slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> None:
+    """Stop where what is on the disk is not what was to be written, or what no program should read."""
+    try:
+        header = read_header(temporary, ModelError)
+    except ModelError as problem:
+        told = str(problem).replace(f"{temporary}: ", "").rpartition("; ")[0]
+        raise SdtuneError(f"{path}: not written, as it does not read back: {told}; check the disk") from None
+    there = {key: Slot(header.dtypes[key], shape) for key, shape in header.shapes.items()}
+    if there != dict(slots) or header.metadata != dict(metadata):
+        raise SdtuneError(f"{path}: not written, as it does not read back as it was written; check the disk")
 
 
 def header_of(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
@@ -116,7 +131,8 @@ def header_of(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> tuple[b
     return len(header).to_bytes(8, "little") + header, {key: start + begin for key, begin in begins.items()}
 
 
-def _finite(value: Tensor) -> bool:
+def finite(value: Tensor) -> bool:
+    """Whether all of it are numbers, and none of them endless; 0.4 ns each."""
     if not value.is_floating_point() or not value.numel():
         return True
     wide = value.float() if value.element_size() == 1 else value  # 8 bits compare with nothing

@@ -13,10 +13,11 @@ from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.adapters.difference import Difference
 from sdtune.core.header import read_header
 from sdtune.core.lora import Lora
+from sdtune.core.lora_metadata import LONGEST_PROMPT, prompt_of
 from sdtune.core.lora_precision import TOLERANCE, balanced, fitting, lost, narrowed, with_alpha
 from sdtune.core.lora_reader import read
 from sdtune.core.lora_writer import write
-from sdtune.core.made_lora import LONGEST_PROMPT, prompt_of, write_made
+from sdtune.core.made_lora import write_made
 from sdtune.core.reports import Warned
 from sdtune.core.truncation import Losses
 from sdtune.errors import LoraError, TrainingError
