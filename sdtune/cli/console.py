@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, ESC among them
     r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line ends, and what reverses the reading order
+    r"\u00ad\u180e\u200b\u2060-\u2064\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # what is not seen
     r"\ud800-\udfff]"  # bytes of a file name that are no UTF-8
 )
 SUMMARIES = dict.fromkeys(("prepared", "cached", "planned", "listing", "statistics"), "sdtune.cli.summaries") | (

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sdtune.core import lora_names as names
 from sdtune.core.adapters import Adapter, LoraModule
-from sdtune.core.adapters.base import flat
+from sdtune.core.adapters.base import flat, without_ones
 from sdtune.core.adapters.difference import Difference
 from sdtune.core.families import Family, family_named
 from sdtune.core.model_folder import INPAINTING_CHANNELS
@@ -129,10 +129,19 @@ def load_all(pipe: Any, applied: Sequence[Applied]) -> None:
 def check_shape(name: str, adapter: Adapter, weight: Sequence[int]) -> None:
     """Stop at an adapter for weights of another shape than this, which is not flat."""
     if not adapter.fits(weight):
-        told = f"the LoRA changes {name} as {adapter.shape}, but in the model it is {flat(weight)}"
+        whole = flat(weight)
+        kernel = adapter.kernel
+        if kernel is not None and adapter.shape == whole and not adapter.has_kernel_of(weight):
+            told = f"the LoRA changes {name} {_kernels(kernel)}, but in the model it is {_kernels(weight[2:])}"
+            raise LoraError(f"{told}; {_REMEDY}")
+        told = f"the LoRA changes {name} as {adapter.shape}, but in the model it is {whole}"
         is_for_inpainting = name == "unet.conv_in" and weight[1] == INPAINTING_CHANNELS
         remedy = "a model for inpainting; leave that out, with conv_in=0 behind the LoRA's strength"
         raise LoraError(f"{told}, {remedy}" if is_for_inpainting else f"{told}; {_REMEDY}")
+
+
+def _kernels(kernel: Sequence[int]) -> str:
+    return f"as kernels of {kernel[0]} x {kernel[1]}" if without_ones(kernel) else "as a layer without kernels"
 
 
 def changed(weight: Tensor, changes: Iterable[tuple[Adapter, float]]) -> Tensor:

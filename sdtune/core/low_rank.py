@@ -20,6 +20,8 @@ NOTHING = 1e-6
 """singular values that are so many times smaller than the largest are rounding"""
 MORE = 32
 """directions that are drawn beyond those asked for"""
+LARGE = 2048
+"""shorter side of a matrix of which even half of the values are found sooner by drawn directions than all of them"""
 POWERS = 4
 """times that drawn directions are put through the matrix and back"""
 
@@ -32,14 +34,6 @@ class Product:
     """[out, n], double"""
     right: Tensor
     """[n, in], double, of a convolution [n, in x k x k]"""
-
-    @classmethod
-    def of(cls, module: LoraModule, strength: float = 1.0) -> Product:
-        """What a plain LoRA adds at this strength; the root of strength x alpha / rank is on both sides."""
-        scale = strength * module.alpha / module.rank
-        root = math.sqrt(abs(scale))
-        left = math.copysign(root, scale) * module.up.double().flatten(1)
-        return cls(left, root * module.down.double().flatten(1))
 
     @property
     def rank(self) -> int:
@@ -133,7 +127,7 @@ def spectrum(update: Product | Tensor, most: int | None = None) -> Spectrum:
         right, lower = torch.linalg.qr(update.right.T)
         inner, values, outer = torch.linalg.svd(upper @ lower.T, full_matrices=False)
         return _signed(left @ inner, values, outer @ right.T)
-    if most is not None and 4 * (most + MORE) <= min(update.shape):
+    if most is not None and (4 if min(update.shape) < LARGE else 2) * (most + MORE) <= min(update.shape):
         return _largest(update, most + MORE)
     matrix = update.double()
     if matrix.shape[0] > matrix.shape[1]:
@@ -141,6 +135,19 @@ def spectrum(update: Product | Tensor, most: int | None = None) -> Spectrum:
         return _signed(turned.right.T, turned.values, turned.left.T)
     found = _wide(matrix)
     return _signed(found.left, found.values, found.right)
+
+
+def singular_values(update: Product | Tensor) -> Tensor:
+    """All of them alone, which takes a third of the time; of a matrix those under 1e-8 of the largest are rounding."""
+    if isinstance(update, Product):
+        upper = torch.linalg.qr(update.left, mode="r").R
+        lower = torch.linalg.qr(update.right.T, mode="r").R
+        values: Tensor = torch.linalg.svdvals(upper @ lower.T)
+        return values
+    matrix = update.double()
+    squares = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    found: Tensor = torch.linalg.eigvalsh(squares)
+    return found.flip(0).clamp_min(0).sqrt()
 
 
 def directions(matrix: Tensor, count: int) -> Spectrum:

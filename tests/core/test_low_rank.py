@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -122,8 +120,8 @@ def test_a_module_has_the_shapes_of_its_layer_and_both_sides_alike(inside: tuple
 
 
 def test_a_lora_as_a_product_changes_what_it_changes() -> None:
-    module = LoraModule(noise(4, 3, 3, 3), noise(8, 4, 1, 1, seed=1), 2.0)
-    product = Product.of(module, -0.5)
-    assert torch.allclose(product.matrix(), -0.5 * module.delta(), atol=1e-6)
+    module = LoraModule(noise(4, 3, 3, 3), noise(8, 4, 1, 1, seed=1), -2.0)
+    product = Product(*module.factors())
+    assert torch.allclose(product.matrix(), module.delta(), atol=1e-6)
     assert product.shape == (8, 27)
-    assert product.norm() == pytest.approx(math.sqrt(float((0.5 * module.delta()).square().sum())), rel=1e-5)
+    assert product.norm() == pytest.approx(float(torch.linalg.vector_norm(module.delta())), rel=1e-5)

@@ -38,6 +38,11 @@ class Adapter(ABC):
     def shape(self) -> tuple[int, ...]:
         """(out, in) of the weights that it changes, flat; (out,) where it fits any number of inputs."""
 
+    @property
+    def kernel(self) -> tuple[int, ...] | None:
+        """(k, k) of a convolution, () of what has no kernel, None where its tensors do not tell."""
+        return None
+
     @classmethod
     @abstractmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], alpha: float | None) -> Adapter:
@@ -55,9 +60,17 @@ class Adapter(ABC):
     def delta(self, base: Tensor | None = None) -> Tensor:
         """What is added to the weights at strength 1, flat, in float32; `base` are the weights, flat, in float32."""
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """[out, n] and [n, in], flat, in double, whose product is the delta; None where no small n is known."""
+        return None
+
     def fits(self, weight: Sequence[int]) -> bool:
         """Whether it changes weights of this shape, which is not flat."""
-        return flat(weight)[: len(self.shape)] == self.shape
+        return flat(weight)[: len(self.shape)] == self.shape and self.has_kernel_of(weight)
+
+    def has_kernel_of(self, weight: Sequence[int]) -> bool:
+        """Whether it is for kernels like those of weights of this shape; 1 x 1 is as none, files have it as both."""
+        return self.kernel is None or without_ones(self.kernel) == without_ones(weight[2:])
 
     def share(self, number: int, of: int) -> Adapter:  # noqa: ARG002 (those that can look at them)
         """What it does to one of so many equal shares of the outputs, as q, k and v are of one tensor that holds them.
@@ -70,6 +83,11 @@ class Adapter(ABC):
 def flat(shape: Sequence[int]) -> tuple[int, int]:
     """(out, in) of weights of any shape; of those with one dimension in is 1."""
     return shape[0], math.prod(shape[1:])
+
+
+def without_ones(kernel: Sequence[int]) -> tuple[int, ...]:
+    """A kernel of one number is none."""
+    return tuple(kernel) if math.prod(kernel) > 1 else ()
 
 
 def share_of(tensor: Tensor, number: int, of: int, axis: int = 0) -> Tensor:

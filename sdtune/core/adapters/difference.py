@@ -33,13 +33,18 @@ class Difference(Adapter):
             raise ValueError(f"has {' and '.join(sorted(tensors)) or 'nothing'}, which is no {cls.kind} of weights")
         ((role, values),) = tensors.items()
         fit = values.ndim in ((1,) if role == NORM else (1, 2, 4))
-        check_fit(cls.kind, tensors, fit, values.shape)
+        check_fit(cls.kind, tensors, fit, flat(values.shape) if fit else (0,), kernel=values.shape[2:])
         return cls(values, role)
 
     @property
     @override
     def shape(self) -> tuple[int, int]:
         return flat(self.values.shape)
+
+    @property
+    @override
+    def kernel(self) -> tuple[int, ...] | None:
+        return tuple(self.values.shape[2:]) or None
 
     @override
     def tensors(self) -> dict[str, Tensor]:

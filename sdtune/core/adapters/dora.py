@@ -69,6 +69,11 @@ class DoraModule(Adapter):
         return self.inner.shape
 
     @property
+    @override
+    def kernel(self) -> tuple[int, ...] | None:
+        return self.inner.kernel
+
+    @property
     def of_outputs(self) -> bool:
         """Whether the magnitude is that of each output's weights, rather than of each input channel's."""
         return self.magnitude.shape[:2] == (self.shape[0], 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sdtune.core.adapters.base import Adapter
-from sdtune.core.adapters.shapes import Factors, check_fit, check_whole
+from sdtune.core.adapters.shapes import MOST_MADE, Factors, check_fit, check_whole, is_low
 
 ROLES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 CORES = ("hada_t1", "hada_t2")
@@ -40,7 +40,8 @@ class LohaModule(Adapter):
             Factors(tensors[f"hada_w{n}_a"], tensors[f"hada_w{n}_b"], tensors.get(f"hada_t{n}")) for n in (1, 2)
         )
         fit = first.fits and second.fits and first.shape == second.shape and first.kernel == second.kernel
-        check_fit(cls.kind, tensors, fit, first.shape if fit else (), (first.rank, second.rank) if fit else (0,))
+        shape, ranks = (first.shape, (first.rank, second.rank)) if fit else ((0, 0), (0,))
+        check_fit(cls.kind, tensors, fit, shape, ranks, kernel=first.kernel, most=MOST_MADE)
         return cls(first, second, first.rank if alpha is None else alpha)
 
     @property
@@ -54,6 +55,11 @@ class LohaModule(Adapter):
     def shape(self) -> tuple[int, int]:
         return self.first.shape
 
+    @property
+    @override
+    def kernel(self) -> tuple[int, ...] | None:
+        return self.first.kernel or None
+
     @override
     def tensors(self) -> dict[str, Tensor]:
         found = {"alpha": torch.tensor(self.alpha, dtype=torch.float64)}
@@ -65,6 +71,15 @@ class LohaModule(Adapter):
     @override
     def delta(self, base: Tensor | None = None) -> Tensor:
         return self.alpha / self.rank * self.first.matrix() * self.second.matrix()
+
+    @override
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """sum_r a_r b_r * sum_s c_s d_s = sum_rs (a_r * c_s) (b_r * d_s)"""
+        if not is_low(self.first.rank * self.second.rank, self.shape):
+            return None
+        (a, b), (c, d) = ([side.double() for side in one.sides()] for one in (self.first, self.second))
+        left = (a[:, :, None] * c[:, None, :]).flatten(1)
+        return self.alpha / self.rank * left, (b[:, None] * d[None]).flatten(0, 1)
 
     @override
     def share(self, number: int, of: int) -> LohaModule:

@@ -39,9 +39,11 @@ class LoraModule(Adapter):
         fit = matrices and up.shape[1] == (down if mid is None else mid).shape[0] and math.prod(up.shape[2:]) == 1
         if mid is not None:
             fit = fit and mid.ndim == 4 and mid.shape[1] == down.shape[0] and math.prod(down.shape[2:]) == 1
-        kernel = math.prod(mid.shape[2:]) if mid is not None else 1
-        shape = (up.shape[0], math.prod(down.shape[1:]) * kernel) if matrices else (0, 0)
-        check_fit(cls.kind, tensors, fit, shape, (down.shape[0], up.shape[1]) if matrices else (0,))
+        kernel = (down if mid is None else mid).shape[2:]
+        inputs = math.prod(down.shape[1:] if mid is None else (*down.shape[1:2], *kernel))
+        shape = (up.shape[0], inputs) if matrices else (0, 0)
+        ranks = (down.shape[0], up.shape[1]) if matrices else (0,)
+        check_fit(cls.kind, tensors, fit, shape, ranks, kernel=kernel)
         if mid is not None:  # the part of Tucker's core joins that which leads into it
             down = torch.einsum("rskl,si->rikl", mid.float(), down.float().flatten(1))
         return cls(down, up, down.shape[0] if alpha is None else alpha)
@@ -57,6 +59,11 @@ class LoraModule(Adapter):
     def shape(self) -> tuple[int, int]:
         return self.up.shape[0], math.prod(self.down.shape[1:])
 
+    @property
+    @override
+    def kernel(self) -> tuple[int, ...]:
+        return tuple(self.down.shape[2:])
+
     @override
     def tensors(self) -> dict[str, Tensor]:
         alpha = torch.tensor(self.alpha, dtype=torch.float64)
@@ -66,6 +73,14 @@ class LoraModule(Adapter):
     def delta(self, base: Tensor | None = None) -> Tensor:
         scale = self.alpha / self.rank
         return scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))
+
+    @override
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The root of alpha / rank is on both sides."""
+        scale = self.alpha / self.rank
+        root = math.sqrt(abs(scale))
+        left = math.copysign(root, scale) * self.up.double().flatten(1)
+        return left, root * self.down.double().flatten(1)
 
     @override
     def share(self, number: int, of: int) -> LoraModule:

@@ -48,7 +48,7 @@ class OftModule(Adapter):
         outputs = math.prod(blocks.shape[-3:-1])
         if rescale is not None:
             fit = fit and rescale.shape[:1] == (outputs,) and rescale.numel() == outputs
-        check_fit(cls.kind, tensors, fit, blocks.shape)
+        check_fit(cls.kind, tensors, fit, (outputs, math.prod(blocks.shape[-1:])))
         return cls(blocks, rescale, 0.0 if alpha is None else alpha)
 
     @property
