@@ -21,7 +21,7 @@ from sdtune.core import lora_file
 from sdtune.core.blocks import Strength, depth_in, is_general, known_blocks, names_of
 from sdtune.core.home import expanded
 from sdtune.core.lora import Lora
-from sdtune.core.run_folder import lora_in
+from sdtune.core.lora_place import lora_in
 from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import LoraError, nearest
 

@@ -13,12 +13,12 @@ from sdtune.core.header import read_header, what_is
 from sdtune.core.home import expanded
 from sdtune.core.lora import Lora
 from sdtune.core.lora_keys import keys_of
+from sdtune.core.lora_place import lora_at
 from sdtune.core.lora_reader import read
 from sdtune.core.lora_writer import form_of, precision_of
 from sdtune.core.made_lora import write_made
 from sdtune.core.out_file import check_out
 from sdtune.core.reports import Note, Telling
-from sdtune.core.run_folder import lora_at
 from sdtune.core.thumbnail import thumbnail_of
 from sdtune.core.truncation import Losses
 from sdtune.errors import DataError, LoraError

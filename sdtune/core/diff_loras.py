@@ -17,12 +17,12 @@ from torch import Tensor
 from sdtune.core.adapters import Adapter
 from sdtune.core.lora import Lora
 from sdtune.core.lora_facts import by_block
+from sdtune.core.lora_place import lora_at
 from sdtune.core.lora_reader import read
 from sdtune.core.lora_reports import Apart, Differing
 from sdtune.core.lora_updates import Bases, family_for, update_of
 from sdtune.core.low_rank import Product
 from sdtune.core.reports import Progress, Telling
-from sdtune.core.run_folder import lora_at
 from sdtune.errors import LoraError
 from sdtune.inspect_config import LoraDiff
 

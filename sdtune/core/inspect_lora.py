@@ -12,10 +12,10 @@ from sdtune.core.header import read_header
 from sdtune.core.lora_keys import family_of, keys_of, said_family
 from sdtune.core.lora_metadata import hashes_of, likely_trigger, prompt_of, title_of, training_of, trigger_of
 from sdtune.core.lora_names import split
+from sdtune.core.lora_place import lora_at
 from sdtune.core.lora_problems import File, problems_of
 from sdtune.core.lora_reports import Inspected
 from sdtune.core.reports import Telling
-from sdtune.core.run_folder import lora_at
 from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import LoraError
 from sdtune.inspect_config import LoraInspect

@@ -14,6 +14,7 @@ from sdtune.core.blending import rank_of
 from sdtune.core.header import read_header
 from sdtune.core.home import expanded
 from sdtune.core.lora_facts import spread
+from sdtune.core.lora_place import lora_at
 from sdtune.core.lora_reader import read
 from sdtune.core.lora_updates import Bases, family_for, in_order, inside_of, is_matrix, made_plain, update_of
 from sdtune.core.lora_writer import precision_of
@@ -22,7 +23,6 @@ from sdtune.core.made_lora import write_made
 from sdtune.core.memorisation import filtered
 from sdtune.core.out_file import check_models_stay, check_out
 from sdtune.core.reports import Note, Progress, Telling
-from sdtune.core.run_folder import lora_at
 from sdtune.core.truncation import Loss, Losses
 from sdtune.errors import ConfigError, LoraError
 from sdtune.lora_config import LoraResize

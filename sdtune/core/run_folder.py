@@ -12,27 +12,20 @@ import shutil
 import tempfile
 import tomllib
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdtune.core.header import read_header, refuse_pickle, what_is
-from sdtune.core.home import expanded
-from sdtune.core.lora_keys import keys_of
 from sdtune.core.reports import Step, Validated
 from sdtune.earlier import CHECKPOINT, RUN_SETTINGS, RUNS
-from sdtune.errors import FULL, LoraError, OutputError, Paused
+from sdtune.errors import FULL, OutputError, Paused
 
 EMBEDDINGS = "embeddings"
 NAME_BYTES = 100  # file systems take 255, and numbers and endings are added
 UNFINISHED = re.compile(r"(.+)-step-(\d+)")
 BEST = "-best"
 OF_PEFT = "-peft"
-MODEL_INDEX = "model_index.json"
-"""of a model in diffusers' layout"""
-NAMED = 6
-"""of several LoRAs, in a message"""
 FIRST_SAMPLE = re.compile(r"step-(\d+)-1\.png")
 QUARANTINE = "quarantine"
 """folder of broken checkpoints"""
@@ -331,62 +324,6 @@ def beside(path: Path, *, within: Path | None = None) -> Iterator[Path]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def lora_in(path: Path) -> Path:
-    """The LoRA file of a run folder: the finished one, else that of the latest step."""
-    if (path / MODEL_INDEX).is_file():
-        raise LoraError(f"{path}: a model, not a LoRA; give a LoRA file or a run folder")
-    found = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))
-    run = RunFolder.at(path)
-    if run.lora in found:
-        return run.lora
-    if not found:
-        raise LoraError(f"{path}: no .safetensors in this folder; give a run folder that has finished, or a LoRA file")
-    steps = {file: told for file in found if (told := UNFINISHED.fullmatch(file.stem))}
-    own = {file: int(told[2]) for file, told in steps.items() if told[1] == run.name}
-    if own:
-        return max(own, key=own.__getitem__)
-    whole = [file for file in found if file not in steps and not _is_once_more(file, found)]
-    finished = [file for file in whole if not file.stem.endswith(BEST)] or whole
-    if len(finished) > 1:
-        return _only_lora(path, finished)
-    return finished[0] if finished else max(steps, key=lambda file: int(steps[file][2]))
-
-
-def _is_once_more(file: Path, found: Collection[Path]) -> bool:
-    """Whether it is another of the files in PEFT's form."""
-    return file.stem.endswith(OF_PEFT) and file.with_stem(file.stem.removesuffix(OF_PEFT)) in found
-
-
-def _only_lora(folder: Path, found: Sequence[Path]) -> Path:
-    """The one of several files that is a LoRA."""
-    loras = [file for file in found if _is_lora(file)]
-    if len(loras) == 1:
-        return loras[0]
-    if not loras:
-        raise LoraError(f"{folder}: none of its {len(found)} .safetensors is a LoRA; give a LoRA file or a run folder")
-    more = f" and {len(loras) - NAMED} more" if len(loras) > NAMED else ""
-    named = ", ".join(file.name for file in loras[:NAMED])
-    raise LoraError(f"{folder}: holds several LoRAs; give one of {named}{more}")
-
-
-def _is_lora(file: Path) -> bool:
-    try:
-        keys_of(file, read_header(file, LoraError))
-    except LoraError:
-        return False
-    return True
-
-
-def lora_at(place: Path) -> Path:
-    """The file that a LoRA or a run folder stands for."""
-    path = expanded(place)
-    kind = what_is(path, LoraError)
-    if kind is None:
-        refuse_pickle(path, LoraError)
-        raise LoraError(f"{place}: no such LoRA file or run folder; check its name")
-    return lora_in(path) if kind == "folder" else path
 
 
 def embeddings_beside(lora: Path) -> list[Path]:

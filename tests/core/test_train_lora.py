@@ -21,10 +21,10 @@ from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.data.images import open_image
 from sdtune.core.header import read_header
 from sdtune.core.lora_names import SETTINGS
+from sdtune.core.lora_place import lora_in
 from sdtune.core.lora_reader import read
 from sdtune.core.making import usual_steps
 from sdtune.core.reports import Drawn, Note, Progress, Report, Step, Trained, Warned
-from sdtune.core.run_folder import lora_in
 from sdtune.core.sample import sample
 from sdtune.core.thumbnail import thumbnail_of
 from sdtune.core.train_lora import train_lora

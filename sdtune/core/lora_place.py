@@ -1,0 +1,73 @@
+"""Where a LoRA lies that a user names: in a file, or in a run folder, of whose files it is one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from sdtune.core.header import read_header, refuse_pickle, what_is
+from sdtune.core.home import expanded
+from sdtune.core.lora_keys import keys_of
+from sdtune.core.run_folder import BEST, OF_PEFT, UNFINISHED, RunFolder
+from sdtune.errors import LoraError
+
+MODEL_INDEX = "model_index.json"
+"""of a model in diffusers' layout"""
+NAMED = 6
+"""of several LoRAs, in a message"""
+
+
+def lora_at(place: Path) -> Path:
+    """The file that a LoRA or a run folder stands for."""
+    path = expanded(place)
+    kind = what_is(path, LoraError)
+    if kind is None:
+        refuse_pickle(path, LoraError)
+        raise LoraError(f"{place}: no such LoRA file or run folder; check its name")
+    return lora_in(path) if kind == "folder" else path
+
+
+def lora_in(path: Path) -> Path:
+    """The LoRA file of a run folder: the finished one, else that of the latest step."""
+    if (path / MODEL_INDEX).is_file():
+        raise LoraError(f"{path}: a model, not a LoRA; give a LoRA file or a run folder")
+    found = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))
+    run = RunFolder.at(path)
+    if run.lora in found:
+        return run.lora
+    if not found:
+        raise LoraError(f"{path}: no .safetensors in this folder; give a run folder that has finished, or a LoRA file")
+    steps = {file: told for file in found if (told := UNFINISHED.fullmatch(file.stem))}
+    own = {file: int(told[2]) for file, told in steps.items() if told[1] == run.name}
+    if own:
+        return max(own, key=own.__getitem__)
+    whole = [file for file in found if file not in steps and not _is_once_more(file, found)]
+    finished = [file for file in whole if not file.stem.endswith(BEST)] or whole
+    if len(finished) > 1:
+        return _only_lora(path, finished)
+    return finished[0] if finished else max(steps, key=lambda file: int(steps[file][2]))
+
+
+def _is_once_more(file: Path, found: Collection[Path]) -> bool:
+    """Whether it is another of the files in PEFT's form."""
+    return file.stem.endswith(OF_PEFT) and file.with_stem(file.stem.removesuffix(OF_PEFT)) in found
+
+
+def _only_lora(folder: Path, found: Sequence[Path]) -> Path:
+    """The one of several files that is a LoRA."""
+    loras = [file for file in found if _is_lora(file)]
+    if len(loras) == 1:
+        return loras[0]
+    if not loras:
+        raise LoraError(f"{folder}: none of its {len(found)} .safetensors is a LoRA; give a LoRA file or a run folder")
+    more = f" and {len(loras) - NAMED} more" if len(loras) > NAMED else ""
+    named = ", ".join(file.name for file in loras[:NAMED])
+    raise LoraError(f"{folder}: holds several LoRAs; give one of {named}{more}")
+
+
+def _is_lora(file: Path) -> bool:
+    try:
+        keys_of(file, read_header(file, LoraError))
+    except LoraError:
+        return False
+    return True
