@@ -10,6 +10,12 @@ from collections.abc import Collection, Iterator
 PACKED = ("LoHa", "LoKr")
 """networks that all but diffusers read alike"""
 MERGE = "sdtune merge puts it into a model exactly"
+_DORA = {
+    True: "a DoRA of outputs: ComfyUI, Forge and InvokeAI differ, diffusers leaves the magnitudes out",
+    False: "a DoRA: ComfyUI, Forge and InvokeAI read it alike, diffusers leaves the magnitudes out",
+    None: "a DoRA: diffusers leaves its magnitudes out, and others may differ in how they read them",
+}
+"""by whether its magnitudes are of outputs"""
 
 
 def of_networks(kinds: Collection[str], plain: str, by_outputs: bool | None = None) -> Iterator[str]:
@@ -19,17 +25,14 @@ def of_networks(kinds: Collection[str], plain: str, by_outputs: bool | None = No
     1), None where nobody has looked.
     """
     if "DoRA" in kinds:
-        each = {True: "each read otherwise", False: "read alike", None: "each read otherwise where they are of outputs"}
-        how = f"diffusers leaves its magnitudes out, which ComfyUI, Forge and InvokeAI {each[by_outputs]}"
-        yield f"a DoRA: {how}; {MERGE}"
+        yield f"{_DORA[by_outputs]}; {MERGE}"
     if packed := [kind for kind in PACKED if kind in kinds]:
         who = "ComfyUI, Forge and InvokeAI read it, and diffusers does not"
-        yield f"{' and '.join(packed)}: {who}; {plain} makes a plain LoRA of it"
+        yield f"{' and '.join(packed)}: {who}; to make a plain LoRA of it: {plain}"
     if "OFT" in kinds:
-        who = "ComfyUI reads it, right at strength 1 alone, and Forge, InvokeAI and diffusers do not"
-        yield f"an OFT: {who}; {MERGE}"
+        yield f"an OFT: ComfyUI reads it, right at strength 1, and Forge, InvokeAI and diffusers do not; {MERGE}"
     if "difference" in kinds:
-        yield f"a change of whole weights (norms, or a difference): diffusers refuses such a file; {MERGE}"
+        yield f"whole weights are changed (norms, or a difference), which diffusers refuses; {MERGE}"
 
 
 def of_text(form: str, modules: Collection[str]) -> tuple[str, str] | None:
@@ -42,8 +45,7 @@ def of_text(form: str, modules: Collection[str]) -> tuple[str, str] | None:
         inside = [name for name in modules if name.startswith(f"{part}.")]
         attention = [name for name in inside if ".self_attn." in name]
         if form == "kohya" and attention and not any(name.endswith(".out_proj") for name in attention):
-            what = f"no out_proj of the {part} is in it, so that diffusers leaves its whole attention out"
-            return what, "peft"
+            return f"without an out_proj of the {part} diffusers leaves all its attention out", "peft"
         if form == "peft" and inside and not attention:
-            return f"nothing of the {part}'s attention is in it, so that diffusers refuses the file", "kohya"
+            return f"without any attention of the {part} diffusers refuses the whole file", "kohya"
     return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import join
 
+from sdtune.core.elsewhere import of_networks, of_text
 from sdtune.core.families import Family, families
 from sdtune.core.lora_facts import Module, networks_in
 from sdtune.core.lora_keys import Keys
@@ -18,8 +19,6 @@ from sdtune.core.lora_metadata import likely_trigger, trigger_of
 
 OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """SHA-256 of no bytes at all, which some trainers have written (ostris/ai-toolkit #130)"""
-PACKED = ("LoHa", "LoKr", "OFT")
-"""networks that diffusers refuses in LoRAs for these families"""
 NAMED = 3
 
 
@@ -41,6 +40,7 @@ def problems_of(file: File) -> Iterator[str]:
     yield from _of_family(file)
     yield from _of_form(file)
     yield from _of_networks(file)
+    yield from _of_text(file)
     yield from _of_alpha(file)
     yield from _of_words(file)
     if OF_NOTHING in file.metadata.get("sshs_model_hash", ""):
@@ -87,18 +87,20 @@ def _of_form(file: File) -> Iterator[str]:
 
 
 def _of_networks(file: File) -> Iterator[str]:
-    kinds = networks_in(file.modules.values())
-    packed = [kind for kind in kinds if kind in PACKED]
-    if packed:
-        plain = _other(file, "resize", "--rank", "16")
-        yield f"diffusers does not load {' and '.join(packed)}; to make a plain LoRA of it: {plain}"
-    if "DoRA" in kinds:
-        told = "a DoRA, whose magnitudes diffusers leaves out and other programs read differently"
-        yield f"{told}; compare pictures before you share it"
-    if "difference" in kinds:
-        yield "whole weights are changed (norms, or a difference), which diffusers refuses; merge it into a model"
+    yield from of_networks(networks_in(file.modules.values()), _other(file, "resize", "--rank", "16"))
     if file.keys.embeddings:
         yield "new words are bundled, so that diffusers loads nothing of it; give others a file of the words, too"
+
+
+def _of_text(file: File) -> Iterator[str]:
+    family = _family(file)
+    if family is not None and family.lora_form != "kohya":
+        return
+    form = file.keys.form
+    spelt = "kohya" if form.startswith("kohya") else "peft" if form in ("peft", "diffusers") else form
+    if unread := of_text(spelt, [name for name, one in file.modules.items() if one.kind == "LoRA"]):
+        what, other = unread
+        yield f"{what}; for diffusers: {_other(file, 'convert', '--form', other)}"
 
 
 def _of_alpha(file: File) -> Iterator[str]:

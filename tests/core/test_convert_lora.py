@@ -103,7 +103,7 @@ def test_other_networks_keep_their_bytes_and_who_reads_them_is_said(network: str
     reports, _ = convert(source, out)
     assert contents(out) == contents(source)
     told = [report.text for report in reports if isinstance(report, Note)]
-    words = {"DoRA by inputs": "read alike", "DoRA by outputs": "each read otherwise"}
+    words = {"DoRA by inputs": "read it alike", "DoRA by outputs": "of outputs", "difference": "whole weights"}
     assert len(told) == 1
     assert words.get(network, network) in told[0]
     assert "diffusers" in told[0]

@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from sdtune.config import TrainLora, resolve
 from sdtune.core import validation
 from sdtune.core.checkpoint import Checkpoints
+from sdtune.core.data.images import open_image
 from sdtune.core.header import read_header
 from sdtune.core.reports import Note, Progress, Pulse, Report, Resumed, Step, Trained, Validated, Warned
+from sdtune.core.thumbnail import thumbnail_of
 from sdtune.core.train_lora import train_lora
 from sdtune.errors import ConfigError, LoraError, Paused, SdtuneError, Stopped
 from tests import pictures
@@ -98,11 +100,12 @@ def unbroken(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFact
         nth(Step, 3),
         nth(Step, 4),
         nth(Progress, 3, "validating"),
+        nth(Step, 6),
         nth(Validated, 2),
         nth(Progress, 2, "samples after"),
         nth(Step, 8),
     ],
-    ids=["before", "step", "before validation", "validating", "validated", "drawing", "last step"],
+    ids=["before", "step", "before validation", "validating", "before drawing", "validated", "drawing", "last step"],
 )
 def test_a_run_that_is_ended_and_resumed_leaves_what_an_unbroken_one_leaves(
     when: Callable[[Report], bool],
@@ -118,6 +121,13 @@ def test_a_run_that_is_ended_and_resumed_leaves_what_an_unbroken_one_leaves(
     assert any(isinstance(report, Resumed) for report in again)
     assert isinstance(again[-1], Trained)
     assert left(out) == whole
+
+
+def test_what_is_compared_has_thumbnails_of_its_last_sample(unbroken: tuple[Path, dict[str, Any]]) -> None:
+    run = unbroken[0].parent / "whole"
+    told = read_header(run / "discs.safetensors", LoraError).metadata
+    assert told["modelspec.thumbnail"] == thumbnail_of(open_image(run / "samples" / "step-000008-1.png"))
+    assert thumbnail_of(open_image(run / "samples" / "step-000006-1.png")) != told["modelspec.thumbnail"]
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ SD3 = "transformer.transformer_blocks.0.attn.to_k"
             {"modelspec.trigger_phrase": "", "ss_tag_frequency": json.dumps({"a": {"cat": 2, "ohwx": 3}})},
             "most captions had: sdtune lora convert {path} --trigger ohwx --out cats-new.safetensors",
         ),
-        (plain() | {f"{NAME}.dora_scale": torch.ones(8, 1)}, {}, "a DoRA, whose magnitudes diffusers leaves"),
+        (plain() | {f"{NAME}.dora_scale": torch.ones(8, 1)}, {}, "a DoRA: diffusers leaves its magnitudes out"),
         (AB, {}, "A1111, Forge and ComfyUI do not load all of its form, diffusers; to write kohya's: sdtune"),
         (
             {f"{SD3}.{end}": value for end, value in zip(("lora_A.weight", "lora_B.weight"), AB.values(), strict=True)}
@@ -245,9 +245,16 @@ SD3 = "transformer.transformer_blocks.0.attn.to_k"
             {f"{NAME}.hada_w{n}_a": torch.ones(8, 4) for n in (1, 2)}
             | {f"{NAME}.hada_w{n}_b": torch.ones(4, 768) for n in (1, 2)},
             {},
-            "diffusers does not load LoHa; to make a plain LoRA of it: sdtune lora resize",
+            "diffusers does not; to make a plain LoRA of it: sdtune lora resize",
         ),
         (plain() | {"lora_unet_conv_norm_out.w_norm": torch.ones(8)}, {}, "whole weights are changed"),
+        (
+            {f"lora_te1_text_model_encoder_layers_0_{path}.lora_{end}.weight": torch.ones(*shape)
+             for path in ("self_attn_q_proj", "mlp_fc1") for end, shape in (("down", (4, 768)), ("up", (768, 4)))},
+            {},
+            "without an out_proj of the text_encoder diffusers leaves all its attention out; for diffusers: "
+            "sdtune lora convert {path} --form peft",
+        ),
         (plain() | {"bundle_emb.ohwx.string_to_param.*": torch.ones(2, 768)}, {}, "new words are bundled"),
     ],
 )  # fmt: skip
