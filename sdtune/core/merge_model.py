@@ -25,7 +25,7 @@ from sdtune.core.lora_metadata import prompt_of
 from sdtune.core.lora_reports import Merged
 from sdtune.core.lora_updates import Bases
 from sdtune.core.merge_check import prediction_difference
-from sdtune.core.merge_out import check_place, check_room, clear_up, is_file, making
+from sdtune.core.merge_out import check_place, check_room, clear_up, in_bytes, is_file, making
 from sdtune.core.merged_folder import copy_configs, file_of
 from sdtune.core.merged_metadata import MARKS, Noise, metadata_of, noise_of
 from sdtune.core.mixture import NAMES, Mixture
@@ -251,7 +251,7 @@ def _left_alone(weights: Weights, lacking: Sequence[str], config: Merge) -> Iter
     if averages:
         size = sum(weights.extra[key].bytes for key in averages)
         told = "is kept as it is, without the LoRAs" if kept else "is left out, as folders have no place for it"
-        yield f"the base has an average of its weights beside them ({EMA}*, {size / 1e9:.1f} GB), which {told}"
+        yield f"the base has an average of its weights beside them ({EMA}*, {in_bytes(size)}), which {told}"
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         told = "kept as it is" if kept else "left out, as folders have no place for it"

@@ -57,7 +57,7 @@ def check_room(out: Path, size: int) -> None:
     free = disk.free(folder)
     if free < size + SPARE:
         raise OutputError(
-            f"{out}: takes {_in_bytes(size + SPARE)}, and {folder} has {_in_bytes(free)} left; free some, or choose "
+            f"{out}: takes {in_bytes(size + SPARE)}, and {folder} has {in_bytes(free)} left; free some, or choose "
             "another place with --out"
         )
 
@@ -83,7 +83,8 @@ def making(out: Path) -> Iterator[Path]:
         raise _unwritable(out, problem) from None
 
 
-def _in_bytes(size: int) -> str:
+def in_bytes(size: int) -> str:
+    """1.2 GB, or 34 MB"""
     return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"
 
 
