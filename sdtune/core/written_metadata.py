@@ -3,85 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from sdtune.core.adapters import Adapter
 from sdtune.core.families import Family, family_named
 from sdtune.core.lora import Lora
 from sdtune.core.lora_metadata import OF_THE_FILE
+from sdtune.core.shareable import clean
 
 MOST_TAGS = 500
 """of ss_tag_frequency; a data set of free sentences would fill the header"""
 LONGEST_TAG = 200
 """letters; what is longer is no tag"""
-_OF_THE_MACHINE = re.compile(
-    r"(^|[._])(session_id|user|username|user_name|host|hostname|host_name|computer_name|machine|machine_name|home"
-    r"|\w*token|\w*secret|\w*password|\w*api_key)$",
-    re.IGNORECASE,
-)
-"""names of settings that tell who, or where"""
-_PATH = re.compile(
-    r"""
-    file:/{1,3}[^\s"']*                                      # file:///home/me/x
-    | (?<![A-Za-z0-9])[A-Za-z]:[\\/]+(?:[^\\/:*?"<>|\n,;]+[\\/]+)*[^\\/:*?"<>|\s,;]*            # C:\\Users\\me\\x
-    | \\\\[\w.$-]+[\\/]+(?:[^\\/:*?"<>|\n,;]+[\\/]+)*[^\\/:*?"<>|\s,;]*                         # \\\\host\\share\\x
-    | (?<![\w./~-])~[\w.-]*(?:/[^/\s"'<>|,;]+)+                                                # ~me/x
-    | (?<![\w./~-])/(?![/\s])(?:[^/\s"'<>|,;][^/\n"'<>|,;]*/+)+[^/\s"'<>|,;]*                 # /home/me/x
-    """,
-    re.VERBOSE,
-)
-_WHOLE_PATH = re.compile(r"(file:/|[A-Za-z]:[\\/]|\\\\[\w.$-]+[\\/]|~[\w.-]*/|/[^/\s][^/]*/)")
 
 
 def carried_over(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What of a file's metadata holds for another one of the same LoRA, and may be shown to others.
-
-    Of paths the last name is kept; names of users, hosts and secrets are left out.
-    """
-    return {
-        key: shareable(value)
-        for key, value in metadata.items()
-        if key not in OF_THE_FILE and not _tells_of_the_machine(key)
-    }
-
-
-def shareable(text: str) -> str:
-    """The same text, or JSON, in which paths are their last names."""
-    if text.startswith("data:image/"):  # a picture, whose letters may look like one
-        return text
-    if text.lstrip()[:1] in ("{", "["):
-        try:
-            told = json.loads(text)
-            cleaned = _walked(told)
-        except (ValueError, RecursionError):
-            return _named(text)
-        return text if cleaned == told else json.dumps(cleaned, ensure_ascii=False)
-    return _named(text)
-
-
-def _walked(told: Any) -> Any:
-    if isinstance(told, dict):
-        return {shareable(key): _walked(value) for key, value in told.items() if not _tells_of_the_machine(key)}
-    if isinstance(told, list):
-        return [_walked(one) for one in told]
-    return shareable(told) if isinstance(told, str) else told
-
-
-def _tells_of_the_machine(key: str) -> bool:
-    return _OF_THE_MACHINE.search(key[-64:]) is not None
-
-
-def _named(text: str) -> str:
-    if _WHOLE_PATH.match(text) and "\n" not in text and len(_PATH.findall(text)) == 1:
-        return _last_name(text)
-    return _PATH.sub(lambda found: _last_name(found[0]), text)
-
-
-def _last_name(path: str) -> str:
-    return re.split(r"[\\/]+", path.rstrip("\\/"))[-1]
+    """What of a file's metadata holds for another one of the same LoRA, and may be shown to others."""
+    return clean({key: value for key, value in metadata.items() if key not in OF_THE_FILE})
 
 
 def of_structure(lora: Lora) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.adapters.difference import Difference
 from sdtune.core.header import read_header
 from sdtune.core.lora import Lora
-from sdtune.core.lora_metadata import LONGEST_PROMPT, prompt_of
 from sdtune.core.lora_precision import TOLERANCE, balanced, fitting, lost, narrowed, with_alpha
 from sdtune.core.lora_reader import read
+from sdtune.core.lora_reports import Written
 from sdtune.core.lora_writer import write
 from sdtune.core.made_lora import write_made
 from sdtune.core.reports import Warned
@@ -151,16 +152,12 @@ def test_numbers_that_overflow_are_blamed_on_a_training_only_where_there_was_one
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("trigger", "told"),
-    [
-        (None, ""),
-        ("a sks cat", "a sks cat"),
-        ("x" * 10_000, ""),
-        ("red \x1b[31m", ""),
-        ("one, " * 40, ("one, " * 16).rstrip(", ")),
-    ],
-)
-def test_prompts_of_commands_are_short(trigger: str | None, told: str) -> None:
-    assert prompt_of(trigger) == told
-    assert len(told) <= LONGEST_PROMPT
+@pytest.mark.parametrize("trigger", ["x" * 1_000_000, "one, " * 100_000, "red \x1b[31m"])
+def test_prompts_of_commands_are_short_and_can_be_typed(trigger: str, tmp_path: Path) -> None:
+    lora = Lora({f"{UNET}q": drawn(0.1)}, "sd1", {"modelspec.trigger_phrase": trigger})
+    *_, written = write_made(tmp_path / "it.safetensors", lora, "auto", "fp16", "made", Losses())
+    assert isinstance(written, Written)
+    prompt = shlex.split(written.try_next)[3]
+    assert prompt.isprintable()
+    assert 0 < len(prompt) <= 200
+    assert prompt == "TEXT" or trigger.startswith(prompt)
