@@ -33,6 +33,7 @@ sdtune lora extract mini merged/ --rank 4 --dtype fp32 --out extracted.safetenso
 draw() { sdtune sample --prompt "a red apple" --steps 4 --seed 3 --guidance 2 "$@" > log.txt; }
 draw --model mini --lora runs/a:0.8 --out stacked.png
 draw --model merged --out merged.png
+draw --model merged.safetensors --out merged-file.png
 draw --model mini --lora extracted.safetensors --out extracted.png
 draw --model mini --out base.png
 """
@@ -70,4 +71,5 @@ def test_loras_are_looked_into_merged_resized_converted_and_extracted(tmp_path: 
     base, stacked = grey(tmp_path / "base.png"), grey(tmp_path / "stacked.png")
     assert abs(stacked - base).mean() > 1, "the LoRA does something"
     assert abs(stacked - grey(tmp_path / "merged.png")).max() <= 2
+    assert abs(stacked - grey(tmp_path / "merged-file.png")).max() <= 2
     assert abs(stacked - grey(tmp_path / "extracted.png")).max() <= 8

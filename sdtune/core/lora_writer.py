@@ -22,7 +22,7 @@ from sdtune.core.lora_reader import MAX_ALPHA, read
 from sdtune.core.run_folder import write_atomically
 from sdtune.core.safetensors_bytes import kohya_hashes, pieces
 from sdtune.core.written_metadata import carried_over, of_structure
-from sdtune.errors import LoraError, SdtuneError, TrainingError
+from sdtune.errors import FULL, LoraError, SdtuneError, TrainingError
 from sdtune.lora_config import Dtype, Form
 
 _WIDER: dict[Dtype, tuple[Dtype, ...]] = {"fp32": (), "fp16": ("bf16", "fp32"), "bf16": ("fp32",)}
@@ -83,8 +83,8 @@ def write(path: Path, lora: Lora, form: Form = "auto", dtype: Dtype = "fp16") ->
     try:
         write_atomically(path, save)
     except OSError as problem:
-        told = problem.strerror or problem
-        raise SdtuneError(f"{path}: cannot be written ({told}); free space or choose another place") from None
+        todo = "free space, or choose another place" if problem.errno in FULL else "choose another place"
+        raise SdtuneError(f"{path}: cannot be written ({problem.strerror or problem}); {todo}") from None
     return dtype
 
 

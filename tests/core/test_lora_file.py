@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -146,11 +147,20 @@ def test_a_failed_save_leaves_the_file_before_it(tmp_path: Path, monkeypatch: py
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SdtuneError, match=r"cannot be written \(.+\); free space") as told:
+    with pytest.raises(SdtuneError, match=r"cannot be written \(.+\); choose another place$") as told:
         lora_file.write(tmp_path / "file" / "lora.safetensors", small())
     assert told.value.exit_code == 1  # the work was done, and other files of the run may be written
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lora_writer, "write_atomically", full)
+    with pytest.raises(
+        SdtuneError, match=r"cannot be written \(No space left .+\); free space, or choose another place$"
+    ):
+        lora_file.write(tmp_path / "lora.safetensors", small())
 
 
 # ---- into a model
