@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdtune.core.adapters import Adapter
+from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.lora import Lora
 from sdtune.core.lora_facts import by_block
 from sdtune.core.lora_place import lora_at
 from sdtune.core.lora_reader import read
 from sdtune.core.lora_reports import Apart, Differing
-from sdtune.core.lora_updates import Bases, family_for, update_of
+from sdtune.core.lora_updates import Bases, family_for
 from sdtune.core.low_rank import Product
 from sdtune.core.reports import Progress, Telling
 from sdtune.errors import LoraError
@@ -126,7 +126,8 @@ def said_apart(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str,
 def _update(name: str, entry: Adapter | Tensor, bases: Bases, place: Path) -> Update:
     if isinstance(entry, Tensor):
         return entry.float()
-    return update_of(entry, bases.fitting(name, entry, str(place)))
+    base = bases.fitting(name, entry, str(place))
+    return Product(*entry.factors()) if isinstance(entry, LoraModule) else entry.delta(base)
 
 
 def _shape(update: Update) -> tuple[int, ...]:

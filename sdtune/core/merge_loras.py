@@ -105,9 +105,8 @@ def _embeddings(applied: Sequence[Applied]) -> Telling[dict[str, Mapping[str, Te
 
 def _networks_told(applied: Sequence[Applied], family: str | None) -> Telling[None]:
     """What of them is not kept as it is, or does not fit well together."""
-    for one in applied:
-        if plain := made_plain(one.lora):
-            yield Note(f"{one.shown}: {plain}")
+    for line in dict.fromkeys(f"{one.shown}: {plain}" for one in applied if (plain := made_plain(one.lora))):
+        yield Note(line)
     predictions = {one.lora.metadata.get("modelspec.prediction_type") for one in applied} - {None}
     if len(predictions) > 1:
         title = family_named(family).title if family else "Stable Diffusion"

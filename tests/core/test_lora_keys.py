@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from sdtune.core import lora_names
+from sdtune.core import lora_names, lora_reader
 from sdtune.core.header import read_header
 from sdtune.core.lora_keys import Keys, keys_of
 from sdtune.core.lora_reader import read
@@ -152,6 +152,40 @@ def test_the_last_modulation_of_the_first_publication_is_turned_round(network: s
         deltas[name] = [*(one.delta() for one in lora.modules.values()), *lora.biases.values()]
     for theirs, ours in zip(*deltas.values(), strict=True):
         torch.testing.assert_close(theirs, torch.cat([ours[3:], ours[:3]]))
+
+
+FUSED = "lora_unet_joint_blocks_3_context_block_attn_qkv"
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "tensors"),
+    [
+        (
+            "MOST_HERE",
+            4 * 8 * 9 - 4 * 8 - 4 * 4 * 9,
+            foreign.of(
+                NAME, lora_down__weight=(4, 8, 1, 1), lora_mid__weight=(4, 4, 3, 3), lora_up__weight=(6, 4, 1, 1)
+            ),
+        ),
+        (
+            "MOST_HERE",
+            6 * 8,
+            foreign.of("lora_unet_final_layer_adaLN_modulation_1", lokr_w1=(2, 2), lokr_w2=(3, 4)),
+        ),
+        ("MOST_LATER", 6 * 8, foreign.of(FUSED, lokr_w1=(2, 2), lokr_w2=(3, 4))),
+        ("MOST_LATER", 0, foreign.of(FUSED, lokr_w1=(3, 2), lokr_w2=(2, 4))),
+    ],
+)
+def test_a_file_that_makes_too_much_out_of_little_is_refused(
+    limit: str, most: int, tensors: foreign.Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = foreign.saved(tmp_path / "x.safetensors", tensors)
+    monkeypatch.setattr(lora_reader, limit, most)
+    assert read(path).modules
+    if most:
+        monkeypatch.setattr(lora_reader, limit, most - 1)
+        with pytest.raises(LoraError, match=r"numbers would be made out of far fewer, which no LoRA .*; get it again"):
+            read(path)
 
 
 # ---- bundled words

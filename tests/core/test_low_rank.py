@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdtune.core import low_rank
 from sdtune.core.adapters import LoraModule
-from sdtune.core.low_rank import MORE, Limits, Product, directions, spectrum
+from sdtune.core.low_rank import MORE, Limits, Product, directions, singular_values, spectrum
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -117,6 +118,26 @@ def test_a_module_has_the_shapes_of_its_layer_and_both_sides_alike(inside: tuple
     assert tuple(module.up.shape) == ((10, 3) if len(inside) == 1 else (10, 3, 1, 1))
     assert module.alpha == 3
     assert torch.linalg.vector_norm(module.down) == pytest.approx(float(torch.linalg.vector_norm(module.up)))
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (8, 8), (1, 5)])
+def test_singular_values_alone_are_those_of_the_whole(shape: tuple[int, int]) -> None:
+    left, right = noise(shape[0], 4).double(), noise(4, shape[1], seed=1).double()
+    for update in (Product(left, right), noise(*shape)):
+        matrix = update.left @ update.right if isinstance(update, Product) else update.double()
+        found, expected = singular_values(update), torch.linalg.svdvals(matrix)
+        count = min(len(found), len(expected))
+        assert torch.allclose(found[:count], expected[:count], atol=1e-6)
+        assert float(found[count:].sum()) == pytest.approx(0, abs=1e-6)
+
+
+def test_of_a_large_matrix_half_of_the_values_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = with_values(128, 160, torch.logspace(0, -3, 128))
+    assert not spectrum(matrix, 30).rest
+    monkeypatch.setattr(low_rank, "LARGE", 128)
+    found = spectrum(matrix, 30)
+    assert found.rest > 0
+    assert torch.allclose(found.values[:30], torch.logspace(0, -3, 128).double()[:30], rtol=1e-4)
 
 
 def test_a_lora_as_a_product_changes_what_it_changes() -> None:

@@ -186,6 +186,12 @@ def test_linear_of_one_is_that_one_at_its_strength(tmp_path: Path) -> None:
     agree(updates(out), summed(loras))
 
 
+def test_that_a_network_becomes_a_plain_lora_is_said_once(tmp_path: Path) -> None:
+    twice = [applied(tmp_path / "a.safetensors", loha("sd1"), 0.5)] * 2
+    *reports, _ = merge_loras(config(tmp_path / "c.safetensors"), twice)
+    assert sum("becomes a plain LoRA" in one.text for one in reports if isinstance(one, Note)) == 1
+
+
 def test_other_networks_and_differences_are_added_exactly(tmp_path: Path) -> None:
     plain, other = lora("sd1", seed=0), loha("sd1")
     norm, bias = torch.linspace(0, 1, 32), torch.linspace(-1, 1, 32)

@@ -100,7 +100,7 @@ class Factors:
         a, b = self.a.float(), self.b.float()
         if self.core is None:
             return a, b
-        return a.T, torch.einsum("rskl,si->rikl", self.core.float(), b).flatten(1)
+        return a.T.contiguous(), torch.einsum("rskl,si->rikl", self.core.float(), b).flatten(1)
 
     def matrix(self) -> Tensor:
         """[out, in], flat, in float32."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from sdtune.core.adapters import Adapter, LoraModule, adapters
 from sdtune.core.adapters.base import flat
+from sdtune.core.adapters.lokr import LokrModule
 from sdtune.core.lora_keys import NETWORKS
 from tests.core.adapters.examples import Example, examples, numbers
 
 EXAMPLES = examples()
+LONG = dict.fromkeys(("hada_w1_b", "hada_w2_b"), (1, 2**14))
+
+
+def shaped(*shape: int) -> Tensor:
+    """Of no numbers at all."""
+    return torch.empty(shape, device="meta")
 
 
 @pytest.fixture(params=EXAMPLES, ids=lambda name: name.replace(" ", "_"))
@@ -131,6 +140,21 @@ def test_a_network_that_is_not_whole_is_refused(example: Example) -> None:
         ("LoRA", {"lora_down.weight": (1025, 8), "lora_up.weight": (8, 1025)}, "no LoRA of rank 1 to 1024"),
         ("LoRA", {"lora_down.weight": (0, 8), "lora_up.weight": (8, 0)}, "no LoRA of rank 1 to 1024"),
         ("LoRA", {"lora_down.weight": (1, 2**15), "lora_up.weight": (2**15, 1)}, "no LoRA"),
+        ("LoRA", {"lora_down.weight": (1, 2**17), "lora_up.weight": (8, 1)}, "no LoRA"),
+        ("LoRA", {"lora_down.weight": (4, 8, 3, 1), "lora_up.weight": (8, 4)}, "no LoRA"),
+        ("LoRA", {"lora_down.weight": (4, 8, 8, 8), "lora_up.weight": (8, 4)}, "no LoRA"),
+        (
+            "LoRA",
+            {"lora_down.weight": (1, 2**14, 1, 1), "lora_mid.weight": (1, 1, 128, 128), "lora_up.weight": (1, 1)},
+            "no LoRA",
+        ),
+        ("LoHa", dict.fromkeys(("hada_w1_a", "hada_w2_a"), (2**14, 1)) | LONG, "no LoHa"),
+        ("LoHa", dict.fromkeys(("hada_w1_a", "hada_w2_a"), (2**13, 1)) | LONG, "no LoHa"),
+        ("LoKr", {"lokr_w1": (128, 128), "lokr_w2": (128, 128)}, "no LoKr"),
+        ("LoKr", {"lokr_w1": (2, 2), "lokr_w2": (2, 2, 9, 9)}, "no LoKr"),
+        ("OFT", {"oft_blocks": (2, 2**13, 2**13)}, "no OFT"),
+        ("difference", {"diff": (2**13, 2**13)}, "no difference"),
+        ("difference", {"diff": (8, 8, 1, 7)}, "no difference"),
         ("LoRA", {"lora_up.weight": (8, 4)}, r"lora_up\.weight without lora_down\.weight, which is no whole LoRA"),
         ("LoHa", {"hada_w1_a": (8, 4)}, "hada_w1_a without hada_w1_b and hada_w2_a and hada_w2_b"),
         ("LoKr", {"lokr_w1": (8, 4)}, "lokr_w1 without lokr_w2_a and lokr_w2_b"),
@@ -147,4 +171,102 @@ def test_a_network_that_is_not_whole_is_refused(example: Example) -> None:
 )
 def test_what_is_wrong_is_told(kind: str, shapes: dict[str, tuple[int, ...]], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        adapters()[kind].from_tensors({role: torch.zeros(shape) for role, shape in shapes.items()}, None)
+        adapters()[kind].from_tensors({role: shaped(*shape) for role, shape in shapes.items()}, None)
+
+
+@pytest.mark.parametrize("shape", [(10240, 4096), (14592, 2432), (1280, 2560, 3, 3), (49408, 768)])
+def test_the_largest_layers_of_the_families_are_read(shape: tuple[int, ...]) -> None:
+    out, *inside = shape
+    ones = [1] * (len(shape) - 2)
+    roles = {
+        "LoRA": {"lora_down.weight": (64, *inside), "lora_up.weight": (out, 64, *ones)},
+        "LoHa": dict.fromkeys(("hada_w1_a", "hada_w2_a"), (out, 8))
+        | dict.fromkeys(("hada_w1_b", "hada_w2_b"), (8, math.prod(inside))),
+        "LoKr": {"lokr_w1": (16, 16), "lokr_w2": (out // 16, inside[0] // 16, *inside[1:])},
+        "OFT": {"oft_blocks": (out // 16, 16, 16)},
+        "difference": {"diff": shape},
+    }
+    for kind, tensors in roles.items():
+        adapter = adapters()[kind].from_tensors({role: shaped(*one) for role, one in tensors.items()}, 1.0)
+        assert adapter.fits(shape)
+
+
+def test_of_few_ranks_there_are_factors_which_make_the_same(example: Example) -> None:
+    factors = None if (adapter := made(example)).needs_base else adapter.factors()
+    if factors is not None:
+        torch.testing.assert_close((factors[0] @ factors[1]).float(), adapter.delta(), rtol=1e-5, atol=1e-5)
+    assert factors is not None or example.kind != "LoRA"
+
+
+def side(out: int, rank: int, inside: int, name: str) -> dict[str, Tensor]:
+    return {f"{name}_a": numbers(out, rank), f"{name}_b": numbers(rank, inside, seed=3)}
+
+
+def core(rank: int, out: int, inside: int, name: str, core_name: str) -> dict[str, Tensor]:
+    made = {f"{name}_a": numbers(rank, out), f"{name}_b": numbers(rank, inside, seed=3)}
+    return made | {core_name: numbers(rank, rank, 3, 3, seed=4)}
+
+
+LOW: dict[str, tuple[str, dict[str, Tensor], int]] = {
+    "LoHa": ("LoHa", side(96, 2, 80, "hada_w1") | side(96, 3, 80, "hada_w2"), 6),
+    "LoHa with cores": ("LoHa", core(2, 96, 20, "hada_w1", "hada_t1") | core(2, 96, 20, "hada_w2", "hada_t2"), 4),
+    "LoKr": ("LoKr", {"lokr_w1": numbers(4, 6), **side(24, 3, 20, "lokr_w2")}, 12),
+    "LoKr, tall": ("LoKr", {"lokr_w1": numbers(6, 4), **side(24, 3, 20, "lokr_w2")}, 12),
+    "LoKr of products": ("LoKr", side(12, 2, 10, "lokr_w1") | side(12, 3, 10, "lokr_w2"), 6),
+    "LoKr of wide products": ("LoKr", side(2, 9, 2, "lokr_w1") | side(48, 2, 48, "lokr_w2"), 4),
+    "LoKr with a core": ("LoKr", {"lokr_w1": numbers(4, 4), **core(2, 24, 20, "lokr_w2", "lokr_t2")}, 8),
+}
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_loha_and_lokr_of_few_ranks_have_factors_and_so_have_shares(name: str) -> None:
+    kind, tensors, inner = LOW[name]
+    adapter = adapters()[kind].from_tensors(tensors, 1.5)
+    factors = adapter.factors()
+    assert factors is not None
+    assert factors[0].shape[1] == factors[1].shape[0] == inner
+    torch.testing.assert_close((factors[0] @ factors[1]).float(), adapter.delta(), rtol=1e-4, atol=1e-4)
+    for share, rows in ((share, adapter.delta().chunk(3)[share]) for share in range(3)):
+        part = adapter.share(share, 3).factors()
+        if part is not None:
+            torch.testing.assert_close((part[0] @ part[1]).float(), rows, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("outputs", [(6, 4), (4, 6), (5, 9), (9, 5), (2, 9)])
+def test_shares_of_a_lokr_are_made_out_when_asked_for_alone(outputs: tuple[int, int]) -> None:
+    first, second = numbers(outputs[0], 3), numbers(outputs[1], 4, seed=2)
+    adapter = adapters()["LoKr"].from_tensors({"lokr_w1": first, "lokr_w2": second}, None)
+    shares = [adapter.share(number, 3) for number in range(3)]
+    assert torch.equal(torch.cat([one.delta() for one in shares]), adapter.delta())
+    assert sum(one.shape[0] for one in shares) == adapter.shape[0]
+    for one in shares:
+        assert isinstance(one, LokrModule)
+        assert one.second is second
+        again = one.tensors()
+        alone = adapters()["difference" if "diff" in again else "LoKr"].from_tensors(
+            {role: value for role, value in again.items() if role != "alpha"}, None
+        )
+        assert torch.equal(alone.delta(), one.delta())
+    if not shares[1].shape[0] % 2:
+        halves = [shares[1].share(number, 2).delta() for number in range(2)]
+        assert torch.equal(torch.cat(halves), shares[1].delta())
+
+
+@pytest.mark.parametrize(
+    ("down", "fits", "others"),
+    [
+        ((4, 6, 3, 3), (8, 6, 3, 3), [(8, 54), (8, 54, 1, 1)]),
+        ((4, 9, 2, 2), (8, 9, 2, 2), [(8, 4, 3, 3), (8, 36)]),
+        ((4, 1, 6, 6), (8, 1, 6, 6), [(8, 4, 3, 3)]),
+        ((4, 36, 1, 1), (8, 36), [(8, 4, 3, 3)]),
+        ((4, 36), (8, 36, 1, 1), [(8, 4, 3, 3)]),
+    ],
+)
+def test_kernels_are_those_of_the_weights(
+    down: tuple[int, ...], fits: tuple[int, ...], others: list[tuple[int, ...]]
+) -> None:
+    plain = {"lora_down.weight": torch.ones(down), "lora_up.weight": torch.ones(8, 4)}
+    for kind, tensors in (("LoRA", plain), ("DoRA", plain | {"dora_scale": torch.ones(8, 1)})):
+        adapter = adapters()[kind].from_tensors(tensors, 1.0)
+        assert adapter.fits(fits)
+        assert not any(adapter.fits(other) for other in others)
