@@ -112,8 +112,10 @@ def weight_files(folder: Path, part: str) -> tuple[str | None, list[Path]]:
         for stem in ("diffusion_pytorch_model", "model"):
             index = folder / part / f"{stem}.safetensors.index{infix}.json"
             if index.is_file():
-                shards = sorted(set(_json(index).get("weight_map", {}).values()))
-                files = [folder / part / Path(str(shard)).name for shard in shards]
+                told = _json(index).get("weight_map")
+                if not isinstance(told, dict) or not all(isinstance(shard, str) for shard in told.values()):
+                    raise ModelError(f"{index}: does not tell which file has which weight; download it again")
+                files = [folder / part / Path(shard).name for shard in sorted(set(told.values()))]
             else:
                 files = [folder / part / f"{stem}{infix}.safetensors"]
             if files and all(file.is_file() for file in files):

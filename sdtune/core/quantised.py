@@ -21,6 +21,8 @@ Read = Callable[[str], "Tensor"]
 _STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 _SCALES = ("scale_weight", "weight_scale")
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_LONGEST_STATE, _LARGEST_BLOCK = 2**16, 2**12
+"""bytes of a quant_state, and weights that share a largest value"""
 _NAMES = {"float32": "F16", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -48,16 +50,22 @@ def packed_weights(header: Header, read: Read) -> tuple[dict[str, Packed], set[s
     """The packed weights of a file, and the keys of all that stands there for their sake; a few bytes are read."""
     found: dict[str, Packed] = {}
     others = set()
+
+    def put(weight: str, packed: Packed) -> None:
+        if weight in found:
+            raise PackingError(f"{weight} is packed in two ways ({found[weight].beside[0]} and {packed.beside[0]})")
+        found[weight] = packed
+
     for key in header.shapes:
         stem, _, last = key.rpartition(".")
         weight = f"{stem}.weight"
         if key.endswith(_STATES):
             weight = key[: key.index(".quant_state.")]
-            found[weight] = _four_bits(weight, key, header, read)
+            put(weight, _four_bits(weight, key, header, read))
         elif last == "SCB":
-            found[weight] = _eight_bits(stem, header, read)
+            put(weight, _eight_bits(stem, header, read))
         elif last in _SCALES and header.dtypes.get(weight, "").startswith("F8"):
-            found[weight] = _scaled(weight, key, header, read)
+            put(weight, _scaled(weight, key, header))
         elif last in ("scaled_fp8", "comfy_quant", "scale_input", "input_scale"):
             others.add(key)
     others |= {key for one in found.values() for key in one.beside}
@@ -75,11 +83,15 @@ def _four_bits(weight: str, state_key: str, header: Header, read: Read) -> Packe
     """
     tables = {name: f"{weight}.{name}" for name in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")}
     there = {name: key for name, key in tables.items() if key in header.shapes}
+    if math.prod(header.shapes[state_key]) > _LONGEST_STATE or header.dtypes[state_key] != "U8":
+        raise PackingError(f"{state_key} does not tell how its weight is packed")
     try:
         told = json.loads(read(state_key).numpy().tobytes())
         shape, dtype, block = tuple(int(n) for n in told["shape"]), _NAMES[told["dtype"]], int(told["blocksize"])
         offset, outer = float(told.get("nested_offset", 0)), int(told.get("nested_blocksize", 0))
         nested = "nested_absmax" in there
+        if min(shape, default=1) < 1 or not 0 < block <= _LARGEST_BLOCK or not 0 <= outer <= _LARGEST_BLOCK:
+            raise ValueError
         count = math.prod(shape)
         blocks = math.ceil(count / block)
         expected = {"absmax": (blocks,), "quant_map": (16,)}
@@ -87,8 +99,15 @@ def _four_bits(weight: str, state_key: str, header: Header, read: Read) -> Packe
             expected |= {"nested_absmax": (math.ceil(blocks / outer),), "nested_quant_map": (256,)}
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         raise PackingError(f"{state_key} does not tell how its weight is packed") from None
-    fits = {name: header.shapes[key] for name, key in there.items()} == expected
-    if not fits or math.prod(header.shapes[weight]) != math.ceil(count / 2) or header.dtypes[weight] != "U8":
+    sound = {name: header.shapes[key] for name, key in there.items()} == expected and all(
+        header.dtypes[key] == "U8" if nested and name == "absmax" else header.dtypes[key] in _FLOATS
+        for name, key in there.items()
+    )
+    if (
+        not sound
+        or math.prod(header.shapes.get(weight, ())) != math.ceil(count / 2)
+        or header.dtypes.get(weight) != "U8"
+    ):
         raise PackingError(f"{state_key} does not fit its weight")
 
     def unpack(read: Read) -> Tensor:
@@ -109,22 +128,23 @@ def _four_bits(weight: str, state_key: str, header: Header, read: Read) -> Packe
 def _eight_bits(stem: str, header: Header, read: Read) -> Packed:
     """Whole numbers of up to 127, each row with a largest value."""
     weight, scale, order = f"{stem}.weight", f"{stem}.SCB", f"{stem}.weight_format"
-    if header.dtypes.get(weight) != "I8" or header.shapes[scale] != header.shapes[weight][:1]:
+    shape = header.shapes.get(weight, ())
+    if header.dtypes.get(weight) != "I8" or len(shape) != 2 or header.shapes[scale] != shape[:1]:
         raise PackingError(f"{scale} does not fit its weight")
-    if order in header.shapes and int(read(order).sum()):
+    if header.dtypes.get(order, "U8") != "U8" or (order in header.shapes and int(read(order).sum())):
         raise PackingError(f"{weight} is packed in the order of a certain card")
 
     def unpack(read: Read) -> Tensor:
         return read(weight).float() * (read(scale).float() / 127).reshape(-1, 1)
 
     beside = tuple(key for key in (scale, order) if key in header.shapes)
-    return Packed("int8", header.shapes[weight], "F16", beside, unpack)
+    return Packed("int8", shape, "F16", beside, unpack)
 
 
-def _scaled(weight: str, scale: str, header: Header, read: Read) -> Packed:
+def _scaled(weight: str, scale: str, header: Header) -> Packed:
     """Floats of 8 bits, all or each row multiplied by one number."""
-    shape, count = header.shapes[weight], read(scale).numel()
-    if count not in (1, shape[0]):
+    shape, count = header.shapes[weight], math.prod(header.shapes[scale])
+    if count != 1 and (count,) != shape[:1]:
         raise PackingError(f"{scale} does not fit its weight")
 
     def unpack(read: Read) -> Tensor:

@@ -199,6 +199,28 @@ def test_ways_of_packing_that_are_not_known_are_refused(model: Path) -> None:
             r"nf4 does not tell how",
         ),
         ({"x.weight._data": torch.zeros(4, 4, dtype=torch.int8)}, r"x\.weight\._data is packed"),
+        ({"x.weight": torch.zeros(4, dtype=torch.int8), "x.SCB": torch.ones(4)}, r"x\.SCB does not fit"),
+        (
+            {
+                "x.weight": torch.zeros(4, 4, dtype=torch.int8),
+                "x.SCB": torch.ones(4),
+                "x.weight_format": torch.zeros(4).to(torch.float8_e4m3fn),
+            },
+            r"x\.weight is packed in the order of",
+        ),
+        ({"x.weight": torch.zeros(()).to(torch.float8_e4m3fn), "x.scale_weight": torch.ones(4)}, r"does not fit"),
+        (
+            {
+                "x.weight": torch.zeros(4, 4).to(torch.float8_e4m3fn),
+                "x.scale_weight": torch.ones(()),
+                "x.weight_scale": torch.ones(()),
+            },
+            r"x\.weight is packed in two ways \(x\.scale_weight and x\.weight_scale\)",
+        ),
+        (
+            {"x.weight.quant_state.bitsandbytes__nf4": torch.zeros(2**16 + 1, dtype=torch.uint8)},
+            r"nf4 does not tell how",
+        ),
     ],
 )
 def test_packed_weights_that_contradict_themselves_are_refused(
@@ -231,3 +253,44 @@ def test_what_lies_beside_must_fit(name: str, tmp_path: Path) -> None:
     header = read_header(tmp_path / "one.safetensors", ModelError)
     with pytest.raises(PackingError, match="bitsandbytes__nf4 does not fit its weight"):
         packed_weights(header, load_file(tmp_path / "one.safetensors").__getitem__)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shape": [-8, -64]},
+        {"shape": [0, 64]},
+        {"shape": [2**40, 2**40]},
+        {"shape": [[8, 64]]},
+        {"shape": "8"},
+        {"blocksize": -64},
+        {"blocksize": 0},
+        {"blocksize": 10**18},
+        {"nested_blocksize": 0},
+        {"nested_blocksize": -256},
+        {"nested_blocksize": 10**18},
+        {"dtype": []},
+        {"nested_offset": "x"},
+    ],
+)
+def test_what_a_state_tells_must_be_possible(wrong: dict[str, object], tmp_path: Path) -> None:
+    state = {f"x.{key}": value for key, value in layer(torch.randn(8, 64), "nf4 twice").state_dict().items()}
+    key = "x.weight.quant_state.bitsandbytes__nf4"
+    told = json.loads(state[key].numpy().tobytes()) | wrong
+    state[key] = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+    save_file(state, tmp_path / "one.safetensors")
+    with pytest.raises(PackingError, match=r"does not (tell how|fit)"):
+        packed_weights(read_header(tmp_path / "one.safetensors", ModelError), state.__getitem__)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64])
+def test_largest_values_that_are_packed_are_bytes(kind: torch.dtype, tmp_path: Path) -> None:
+    state = {f"x.{key}": value for key, value in layer(torch.randn(8, 64), "nf4 twice").state_dict().items()}
+    state["x.weight.absmax"] = torch.full_like(state["x.weight.absmax"], 300, dtype=kind)
+    save_file(state, tmp_path / "one.safetensors")
+    with pytest.raises(PackingError, match="does not fit its weight"):
+        packed_weights(read_header(tmp_path / "one.safetensors", ModelError), state.__getitem__)
+    del state["x.weight"]
+    save_file(state, tmp_path / "one.safetensors")
+    with pytest.raises(PackingError, match="does not fit its weight"):
+        packed_weights(read_header(tmp_path / "one.safetensors", ModelError), state.__getitem__)

@@ -202,3 +202,43 @@ def test_one_tensor_at_a_time_is_kept(tmp_path: Path) -> None:
             file.add(str(number), torch.full((2**18,), float(number)))
             (made,) = tmp_path.iterdir()
             assert made.stat().st_size >= (number + 1) * 2**20
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({"long": "x" * (2**20 + 1)}, "'long' in its metadata has more than 1 MB"),
+        ({f"many{n}": "x" * 2**20 for n in range(4)}, "more than 4 MB of metadata"),
+    ],
+)
+def test_what_would_be_refused_is_not_written(metadata: dict[str, str], told: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", TENSORS)
+    before = path.read_bytes()
+    with pytest.raises(SdtuneError, match=rf"a.safetensors: not written, .*{told}"):
+        write(path, TENSORS, **metadata)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("shorter", [True, False])
+def test_what_the_disk_has_changed_is_not_kept(shorter: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"before")
+    work = writing(path, slots_of(TENSORS), {"title": "cats"})
+    file = work.__enter__()
+    for key, value in TENSORS.items():
+        file.add(key, value)
+    (temporary,) = (one for one in tmp_path.iterdir() if one != path)
+    file._file.flush()
+    data = bytearray(temporary.read_bytes())
+    if shorter:
+        os.truncate(temporary, len(data) - 1)
+    else:
+        start = data.index(b"cats")
+        with temporary.open("rb+") as on_disk:
+            on_disk.seek(start)
+            on_disk.write(b"dogs")
+    with pytest.raises(SdtuneError, match=r"a.safetensors: not written, as it does not read back"):
+        work.__exit__(None, None, None)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]

@@ -154,3 +154,13 @@ def test_a_tensor_that_is_read_stands_alone(sd1: Path) -> None:
         value.zero_()
         assert (sd1 / UNET).read_bytes() == before
         assert weights.read(name).any()
+
+
+@pytest.mark.parametrize(
+    "told", [["conv_in.weight"], {"conv_in.weight": ["a.safetensors"]}, None, {"conv_in.weight": 3}]
+)
+def test_an_index_that_tells_of_no_files_is_refused(told: object, sd1: Path) -> None:
+    index = sd1 / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": told}))
+    with pytest.raises(ModelError, match=r"index.json: does not tell which file has which weight; download it again"):
+        open_weights(identify(str(sd1)))
