@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdtune.core.merge_out import CONFIG, INDEX
+from sdtune.core.shareable import without_places
 from sdtune.errors import ModelError
 
 COPIED = (".json", ".txt", ".model")
@@ -17,8 +18,9 @@ LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 """how the names of files begin that go with a model wherever it goes"""
 SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """of the hub's cache: models--owner--name/snapshots/<revision> links to files of models--owner--name/blobs"""
-DROPPED = ("quantization_config", "_name_or_path")
-"""of a part's config: the weights are unpacked, and a path says where somebody keeps their files"""
+DROPPED = "quantization_config"
+"""of a part's config: the weights are unpacked"""
+OF_TOKENIZERS = "tokenizer_config.json"
 DTYPES = ("torch_dtype", "dtype")
 """what transformers has called it in configs"""
 
@@ -61,13 +63,22 @@ def _copy_part(folder: Path, target: Path, dtype: str | None, changes: Mapping[s
         if not file.is_file() or file.suffix not in COPIED or ".index." in file.name:
             continue
         is_config = file.name in (CONFIG, "scheduler_config.json")
-        if not is_config:
+        if not is_config and (file.name != OF_TOKENIZERS or _names_no_place(file, folder)):
             _copy(file, target / file.name, folder)
             continue
         _must_be_inside(file, folder)
-        config = {key: value for key, value in _json(file).items() if key not in DROPPED}
-        config |= {key: dtype for key in DTYPES if key in config and dtype} | dict(changes)
+        config = without_places(_json(file))
+        if is_config:
+            config.pop(DROPPED, None)
+            config |= {key: dtype for key in DTYPES if key in config and dtype} | dict(changes)
         _write(target / file.name, config)
+
+
+def _names_no_place(file: Path, folder: Path) -> bool:
+    """Whether a config can be copied as it is."""
+    _must_be_inside(file, folder)
+    config = _json(file)
+    return without_places(config) == config
 
 
 def _copy(file: Path, target: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ from sdtune.core.header import read_header
 from sdtune.core.identity import Identity
 from sdtune.core.merge_out import is_file
 from sdtune.core.out_file import SUFFIX
+from sdtune.core.shareable import clean
 from sdtune.errors import ModelError
 
 MARKS = ("v_pred", "ztsnr")
@@ -82,7 +83,7 @@ def metadata_of(
             [Path(identity.name).name, *(f"{one.shown.removesuffix(SUFFIX)}:{one.strength.usual:g}" for one in applied)]
         ),
     }
-    return {key: _shortened(value) for key, value in told.items()}
+    return clean({key: _shortened(value) for key, value in told.items()})
 
 
 def _shortened(value: str) -> str:

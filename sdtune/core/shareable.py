@@ -13,7 +13,8 @@ from sdtune.core.header import MAX_METADATA, MAX_VALUE
 SPARE = MAX_METADATA // 4
 """bytes of metadata that are left to what is said beside it"""
 CONTENT = re.compile(
-    r"(?:modelspec\.(?:title|description|trigger_phrase|tags|author|license|usage_hint)"
+    r"(?:modelspec\.(?:title|description|trigger_phrase|tags|author|license|usage_hint|merged_from)"
+    r"|ss_(?:output_name|sd_model_name|vae_name|training_comment)"
     r"|(?:ss_)?trigger_(?:phrase|words)|(?:ss_)?(?:tag_frequency|dataset_dirs|reg_dataset_dirs))"
 )
 """names of what people wrote on purpose, and of tags and folders of images, whose words may be any"""
@@ -41,7 +42,7 @@ _NETWORK = re.compile(
     (?<![\w+.-])(?:smb|cifs|nfs|afp|s?ftps?|ssh|scp|rsync|git\+ssh|webdavs?|davs?|s3|gs|hdfs)://[^\s"'<>|,;]*
     | https?://(?:[\w-]{{1,63}}|(?:\d{{1,3}}\.){{3}}\d{{1,3}})(?::\d{{1,5}})?(?![\w.:@-])    # http://host:7860/x
         (?:/[^\s"'<>|,;]*)?
-    | (?<![\w@.+-])[\w.+-]{{1,64}}@[\w.-]{{1,255}}:[^\s"'<>|,;]*                                # me@host:/data/x
+    | (?<![\w@.+-])[\w.+-]{{1,64}}@[\w.-]{{1,255}}:[^\s"'<>|,;\\/]*[\\/][^\s"'<>|,;]*            # me@host:/data/x
     | \\\\[\w.$-]+[\\/]+(?:{_WIDE}[\\/]+)*[^\\/:*?"<>|\s,;]*                                    # \\host\share\x
     | (?<![\w:./~\\-])//[\w.$-]+/[^/\s"'<>|,;]+(?:/[^/\s"'<>|,;]+)*                             # //host/share/x
     """,

@@ -395,6 +395,25 @@ def test_a_folder_has_all_that_the_base_has_but_weights_of_others(files: dict[st
     assert (out / "unet").stat().st_mode & 0o777 == (base / "unet").stat().st_mode & 0o777
 
 
+def test_a_merged_model_says_nothing_of_whose_machine_it_was_made_on(files: dict[str, Path], tmp_path: Path) -> None:
+    base, lora = tiny.saved("sd1", tmp_path / "base"), tmp_path / "lora.safetensors"
+    for name, told in (
+        ("tokenizer/tokenizer_config.json", {"name_or_path": "/home/CANARY/tok"}),
+        ("unet/config.json", {"_name_or_path": "/home/CANARY/x", "trained_from": "/home/CANARY/base"}),
+        ("vae/config.json", {"_name_or_path": r"C:\Users\CANARY"}),
+    ):
+        file = base / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    save_file(load_file(files["sd1"]), lora, {"modelspec.trigger_phrase": r"C:\Users\CANARY\cat.png"})
+    for out in (tmp_path / "merged", tmp_path / "merged.safetensors"):
+        merged(base, lora, out=out, verify=False)
+        made = [path for path in (out.rglob("*") if out.is_dir() else [out]) if path.is_file()]
+        assert not any(b"CANARY" in path.read_bytes() for path in made)
+    assert json.loads((tmp_path / "merged/unet/config.json").read_text())["trained_from"] == "base"
+    header = read_header(tmp_path / "merged.safetensors", ModelError)
+    assert header.metadata["modelspec.trigger_phrase"] == "cat.png"
+
+
 def test_mini(tmp_path: Path) -> None:
     lora = written(random_lora(MINI), tmp_path / "a.safetensors")
     for out in (tmp_path / "merged", tmp_path / "merged.safetensors"):

@@ -52,6 +52,7 @@ from sdtune.core.written_metadata import carried_over
         ("file:///home/CANARY", "~"),
         ("CANARY@CANARY:/data/x.png", "x.png"),
         ("ssh CANARY@CANARY.lan", "ssh ~"),
+        ("CANARY@CANARY:x.png", "~:x.png"),
         ("%2Fhome%2FCANARY%2Fx", "x"),
         ("C:%5CUsers%5CCANARY", "~"),
         ("data:image/png;base64,AAAA /home/CANARY/x", "data:image/png;base64,AAAA x"),
@@ -161,6 +162,7 @@ def test_tags_and_names_of_folders_are_kept_whatever_they_say() -> None:
 
 def test_what_people_wrote_on_purpose_may_name_them() -> None:
     said = {"modelspec.author": "me@example.org", "modelspec.title": "~nya", "modelspec.trigger_phrase": "a@b cat"}
+    said |= {"modelspec.merged_from": "cat@0.5:1, ~b:0.5", "ss_sd_model_name": "owner/model@main"}
     assert clean(said) == said
     assert clean({"modelspec.trigger_phrase": r"C:\Users\CANARY\x.png"}) == {"modelspec.trigger_phrase": "x.png"}
 
