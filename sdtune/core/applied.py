@@ -11,8 +11,8 @@ What lies on the disk under the whole name is meant by it, whatever colons it ha
 from __future__ import annotations
 
 import contextlib
-import math
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import LoraError, nearest
 
 STRONGEST = 100
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 STYLE = "style.safetensors:0.8"
 BLOCK_STYLE = "style.safetensors:0.8:text_encoder=0,mid_block=0.5"
 
@@ -128,16 +129,17 @@ def _exists(path: Path) -> bool:
 
 
 def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
+    """As people write strengths: 0.8, -1 or 5e-1."""
+    if not _NUMBER.fullmatch(text):
         return None
-    return number if abs(number) <= STRONGEST else None
+    number = float(text)
+    is_lost = not number and bool(re.search(r"[1-9]", text.lower().partition("e")[0]))
+    return number if abs(number) <= STRONGEST and not is_lost else None
 
 
 def _strength(told: str, text: str, style: str) -> float:
     number = _number(told)
-    if number is None or math.isnan(number):
+    if number is None:
         raise LoraError(f"{text}: its strength should be a number from -{STRONGEST} to {STRONGEST}, as in {style}")
     return number
 

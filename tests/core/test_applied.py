@@ -30,6 +30,9 @@ def file(tmp_path: Path) -> Path:
         ("", 1.0, {}),
         (":0.8", 0.8, {}),
         (":-1", -1.0, {}),
+        (":+.5", 0.5, {}),
+        (":0.0e5", 0.0, {}),
+        (":1.:M00=1E-3", 1.0, {"M00": 0.001}),
         (":0.8:text=0", 0.8, {"text": 0.0}),
         (":mid_block=0.5, text_encoder = 2", 1.0, {"mid_block": 0.5, "text_encoder": 2.0}),
         (":1:unet=0.5,M00=1e-1,BASE=0,IN00=0", 1.0, {"unet": 0.5, "M00": 0.1, "BASE": 0.0, "IN00": 0.0}),
@@ -68,6 +71,11 @@ def test_a_run_folder_stands_for_its_lora(file: Path) -> None:
         (":101", "its strength should be a number"),
         (":nan", "its strength should be a number"),
         (":1e999:text=0", "its strength should be a number"),
+        *(
+            (f":{told}", "its strength should be a number")
+            for told in ("1_0", "\u0663", " 1 ", "1e-400", "0.5e-999", "0x1")
+        ),
+        (":1:mid_block=1_0", "mid_block: its strength should be a number"),
         (":1:mid_block=", "mid_block: its strength should be a number from -100 to 100, as in .*:text_encoder=0"),
         (":1:mid_block=inf", "mid_block: its strength should be a number"),
         (":1:mid_block=1,", "nothing is no block with its strength"),
