@@ -24,6 +24,8 @@ from sdtune.core.truncation import Losses
 from sdtune.errors import LoraError
 from sdtune.lora_config import Merge
 
+LONGEST = 2**14
+"""letters of what is joined of all LoRAs"""
 _OF_THE_MODEL = (
     "modelspec.prediction_type",
     "modelspec.architecture",
@@ -133,8 +135,9 @@ def _metadata(applied: Sequence[Applied]) -> dict[str, str]:
 
 
 def _joined(texts: Iterable[str | None]) -> str:
-    """All that stands between commas, once."""
-    return ", ".join(dict.fromkeys(word.strip() for text in texts for word in (text or "").split(",") if word.strip()))
+    """All that stands between commas, once, as far as a value of metadata reaches."""
+    told = ", ".join(dict.fromkeys(word.strip() for text in texts for word in (text or "").split(",") if word.strip()))
+    return told if len(told) <= LONGEST else told[: LONGEST + 1].rpartition(",")[0] or told[:LONGEST]
 
 
 def _measured(method: Blend) -> str:

@@ -311,3 +311,19 @@ def test_no_file_of_the_model_is_replaced(tiny_models: dict[str, Path], tmp_path
     with pytest.raises(OutputError, match="is of the model base, which stays"):
         told(merge_loras(config(weights, model=str(base), overwrite=True), two(tmp_path)))
     assert weights.read_bytes() == before
+
+
+def test_what_is_joined_of_long_metadata_can_be_read_again(tmp_path: Path) -> None:
+    said = {"modelspec.trigger_phrase": "x" * 900_000, "modelspec.title": "y" * 900_000, "ss_output_name": "z" * 9_000}
+    loras = [
+        applied(
+            tmp_path / f"{number}.safetensors",
+            replace(lora("sd1"), metadata=said | {"modelspec.tags": ", ".join(f"{number}-{n}" for n in range(50_000))}),
+        )
+        for number in range(6)
+    ]
+    written = told(merge_loras(config(tmp_path / "all.safetensors"), loras))
+    again = lora_file.read(written.out).metadata
+    assert again["modelspec.tags"].startswith("0-0, 0-1, ")
+    assert max(map(len, again.values())) <= 2**14
+    assert len(written.try_next) < 1000
