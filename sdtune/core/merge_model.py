@@ -73,26 +73,21 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         yield Warned(line)
     if not model.is_here(identity):
         yield Note("the model is fetched from the hub: some GB, kept for later")
-    if config.last is not None:
-        applied = yield from averaged(applied, config.last, Bases(config.given[0]))
     weights = open_weights(identity)
     lacking = missing_parts(weights)
-    if lacking and not is_file(config.out):
-        todo = "get it whole, or give a name that ends in .safetensors with --out"
-        raise ModelError(f"{identity.location}: has no {_and(lacking)}, and a folder does not load without; {todo}")
+    _check_parts(config, identity, lacking)
     configs = _configs(identity, family, needed=not is_file(config.out))
     noise = noise_of(identity, configs)
     in_file = identity.source == "file" and is_file(config.out)
     check_whole(weights, identity.location, configs, _changes(identity, noise), in_file=in_file)
+    if config.last is not None:
+        applied = yield from averaged(applied, config.last, Bases(config.given[0]))
     mixture = Mixture(weights, applied, config.dtype, _shown(identity))
     for line in _left_alone(weights, lacking, config):
         yield Warned(line)
     kinds = _few_bits(mixture)
     if kinds:
         yield Note(_told_of_packed(kinds, mixture, config.dtype))
-    if config.verify and lacking:
-        told = "leave it out, or choose a whole model"
-        raise ConfigError(f"--verify: {identity.name} has no {_and(lacking)}, so it is asked for no prediction; {told}")
     if config.verify and mixture.weights.packed:
         told = "leave it out, as what rounding does to each layer is told in any case"
         raise ConfigError(f"--verify: {identity.name} is packed ({kinds}), so it is asked for no prediction; {told}")
@@ -124,8 +119,18 @@ def merge_model(config: Merge, identity: Identity, applied: Sequence[Applied]) -
         mixture.difference,
         denoised,
         time.monotonic() - began,
-        f"sdtune sample --model {in_command(config.out)} --prompt {shlex.quote(_prompt(applied))}{_drawing(config)}",
+        "" if lacking else _try_next(config, applied),
     )
+
+
+def _check_parts(config: Merge, identity: Identity, lacking: Sequence[str]) -> None:
+    """Stop where more is asked for than a base can give that lacks parts."""
+    if lacking and not is_file(config.out):
+        todo = "get it whole, or give a name that ends in .safetensors with --out"
+        raise ModelError(f"{identity.location}: has no {_and(lacking)}, and a folder does not load without; {todo}")
+    if lacking and config.verify:
+        told = "leave it out, or choose a whole model"
+        raise ConfigError(f"--verify: {identity.name} has no {_and(lacking)}, so it is asked for no prediction; {told}")
 
 
 def _write_file(
@@ -243,7 +248,7 @@ def _words(applied: Sequence[Applied]) -> Iterator[str]:
 def _left_alone(weights: Weights, lacking: Sequence[str], config: Merge) -> Iterator[str]:
     """A line for what of the base the merged model has not, and what it has without the LoRAs."""
     if lacking:
-        told = "so the merged file has none; give it to a program that takes them beside it"
+        told = "so the merged file has none; draw with a program that takes such parts beside it"
         yield f"the base has no {_and(lacking)}, {told}"
     averages = [key for key in weights.extra if key.startswith(EMA) and weights.extra[key].bytes > EMPTY]
     others = [key for key in weights.extra if key not in averages and not HARMLESS.search(key)]
@@ -273,6 +278,10 @@ def _told_of_packed(kinds: str, mixture: Mixture, dtype: Dtype | None) -> str:
     made = {mixture.dtypes[name] for name, kind in weights.dtypes.items() if name in weights.packed or "F8" in kind}
     told = " and ".join(name for name, own in NAMES.items() if own in made) + ("" if dtype else " (see --dtype)")
     return f"the base has weights in {kinds}; they are unpacked, and written in {told}"
+
+
+def _try_next(config: Merge, applied: Sequence[Applied]) -> str:
+    return f"sdtune sample --model {in_command(config.out)} --prompt {shlex.quote(_prompt(applied))}{_drawing(config)}"
 
 
 def _drawing(config: Merge) -> str:

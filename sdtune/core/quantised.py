@@ -90,7 +90,12 @@ def _four_bits(weight: str, state_key: str, header: Header, read: Read) -> Packe
         shape, dtype, block = tuple(int(n) for n in told["shape"]), _NAMES[told["dtype"]], int(told["blocksize"])
         offset, outer = float(told.get("nested_offset", 0)), int(told.get("nested_blocksize", 0))
         nested = "nested_absmax" in there
-        if min(shape, default=1) < 1 or not 0 < block <= _LARGEST_BLOCK or not 0 <= outer <= _LARGEST_BLOCK:
+        if (
+            shape != tuple(told["shape"])
+            or min(shape, default=1) < 1
+            or not 0 < block <= _LARGEST_BLOCK
+            or not 0 <= outer <= _LARGEST_BLOCK
+        ):
             raise ValueError
         count = math.prod(shape)
         blocks = math.ceil(count / block)

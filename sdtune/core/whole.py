@@ -64,8 +64,8 @@ def check_whole(
         expected = _by_config(configs, part, weights.family, changes.get(part, {}), weights.shapes)
         missing = sorted(expected.keys() - weights.shapes.keys() - (_IMPLIED if in_file else set()))
         if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ModelError(f"{place}: {missing[0]}{more} missing, of which the config of {part} tells; {REMEDY}")
+            told = f"{missing[0]} is" if len(missing) == 1 else f"{missing[0]} and {len(missing) - 1} more are"
+            raise ModelError(f"{place}: {told} missing, of which the config of {part} tells; {REMEDY}")
         for name, shape in expected.items():
             if weights.shapes.get(name, shape) != shape:
                 told = f"{name} has the shape {weights.shapes[name]}, where the config of {part} tells of {shape}"

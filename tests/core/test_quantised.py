@@ -260,6 +260,7 @@ def test_what_lies_beside_must_fit(name: str, tmp_path: Path) -> None:
     [
         {"shape": [-8, -64]},
         {"shape": [0, 64]},
+        {"shape": [8.5, 64]},
         {"shape": [2**40, 2**40]},
         {"shape": [[8, 64]]},
         {"shape": "8"},

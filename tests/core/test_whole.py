@@ -101,7 +101,7 @@ def test_one_of_two_names_for_the_same_is_enough(kept: str, tmp_path: Path) -> N
     (base / "model_index.json").write_text(json.dumps(index))
     check_whole(open_weights(identify(str(base))), "base", base, {}, in_file=False)
     change(base / "text_encoder_3" / "model.safetensors", lambda tensors: tensors.pop(kept))
-    with pytest.raises(ModelError, match=r"base: text_encoder_3.\S+ missing, of which the config of text_encoder_3"):
+    with pytest.raises(ModelError, match=r"base: text_encoder_3.\S+ is missing, of which the config of text_encoder_3"):
         check_whole(open_weights(identify(str(base))), "base", base, {}, in_file=False)
 
 
@@ -124,7 +124,7 @@ def test_a_folder_that_is_not_whole(part: str, key: str, folder: Path, lora: Pat
     change(weights, lambda tensors: tensors.pop(key))
     for name in ("out", "out.safetensors"):
         with pytest.raises(
-            ModelError, match=rf"base: {part}.{re.escape(key)} missing, of which the config of {part} tel"
+            ModelError, match=rf"base: {part}.{re.escape(key)} is missing, of which the config of {part} tel"
         ):
             merged(folder, lora, out=tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {"base", "a.safetensors"}
@@ -132,7 +132,7 @@ def test_a_folder_that_is_not_whole(part: str, key: str, folder: Path, lora: Pat
 
 def test_a_file_that_is_not_whole(file: Path, folder: Path, lora: Path, tmp_path: Path) -> None:
     there = Path(shutil.copy(file, folder))
-    for path, problem in ((file, f"{OTHER} is missing"), (there, f"{OTHER} missing, of which the config")):
+    for path, problem in ((file, f"{OTHER} is missing"), (there, f"{OTHER} is missing, of which the config")):
         change(path, lambda tensors: tensors.pop(KEY))
         with pytest.raises(ModelError, match=rf"base.safetensors: {re.escape(problem)}.*; download the model again"):
             merged(path, lora, out=tmp_path / "out.safetensors")
@@ -189,7 +189,7 @@ def test_a_part_that_a_file_has_not(gone: str, file: Path, lora: Path, tmp_path:
     reports = merged(file, lora, out=tmp_path / "out.safetensors")
     assert any(f"the base has no {part}, so the merged file has none" in line for line in warnings_of(reports))
     assert isinstance(reports[-1], Merged)
-    assert reports[-1].denoised is None
+    assert (reports[-1].denoised, reports[-1].try_next) == (None, "")
     assert not any(key.startswith(gone) for key in read_header(tmp_path / "out.safetensors", ModelError).shapes)
 
 
