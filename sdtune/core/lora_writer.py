@@ -186,6 +186,7 @@ def _fitted(path: Path, lora: Lora, form: Form, dtype: Dtype) -> tuple[Lora, dic
         if not broken and is_held(lora, meant, kept):
             return meant, tensors, kept
         too_small = not broken
+    assert broken, "float32 holds every change that a weight shows"
     told = f"{path}: not saved, as {broken} holds what is no number"
     raise TrainingError(f"{told}: the training broke down; lower the learning rate")
 

@@ -216,6 +216,17 @@ def test_what_our_own_reader_refuses_never_replaces_a_file(tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
+def test_what_changes_otherwise_than_it_shall_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_writer, "fitting", lambda module, alpha, _: replace(module, alpha=alpha))
+    lora = Lora({LAYERS["sd1"]: plain(), "unet.conv_in": plain(alpha=3.0)}, "sd1")
+    with pytest.raises(AssertionError, match="holds every change"):
+        write(tmp_path / "it.safetensors", lora)
+    monkeypatch.setattr(lora_writer, "is_held", lambda *_: True)
+    with pytest.raises(SdtuneError, match="what was read back is not what was written"):
+        write(tmp_path / "it.safetensors", lora)
+    assert not any(tmp_path.iterdir())
+
+
 # ---- hashes
 
 
