@@ -61,9 +61,7 @@ def blended(blend: Blend, module: str, parts: Sequence[Part], rank: int | None) 
     else:
         if blend.of_one_rank:
             _must_be_plain(module, parts)
-        products = [_product(part.update()) for part in parts]
-        strengths = [part.strength for part in parts]
-        total = Product(*blend.factors([one.left for one in products], [one.right for one in products], strengths))
+        total = _exactly(blend, parts)
         most = min(rank or MAX_RANK, *total.shape)
     return lowered(total, module, adapters, most)
 
@@ -95,12 +93,17 @@ def _added(parts: Sequence[Part]) -> tuple[Difference, Loss]:
     return Difference(total), Loss(0, 0, norm, 0.0)
 
 
-def _product(update: Product | Tensor) -> Product:
-    """Of an update of whatever network its factors, exact but for rounding."""
-    if isinstance(update, Product):
-        return update
-    found = spectrum(update)
-    return found.first(found.significant()).product()
+def _exactly(blend: OfFactors, parts: Sequence[Part]) -> Product | Tensor:
+    """The sum: its factors side by side where all of them have some, else all of it, in double."""
+    updates = [part.update() for part in parts]
+    strengths = [part.strength for part in parts]
+    products = [one for one in updates if isinstance(one, Product)]
+    if len(products) == len(updates):
+        return Product(*blend.factors([one.left for one in products], [one.right for one in products], strengths))
+    total = torch.zeros(updates[0].shape, dtype=torch.float64)
+    for update, strength in zip(updates, strengths, strict=True):
+        total += strength * (update.left @ update.right if isinstance(update, Product) else update)
+    return total
 
 
 def _summed(blend: OfUpdates, module: str, parts: Sequence[Part]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.adapters.difference import Difference
+from sdtune.core.adapters.shapes import MAX_RANK
 from sdtune.core.blending import rank_of
 from sdtune.core.header import read_header
 from sdtune.core.home import expanded
@@ -75,7 +76,7 @@ def _resized(
     if not is_matrix(adapter) or (isinstance(adapter, Difference) and limits == Limits()):
         return adapter, Loss(0, 0, float(torch.linalg.vector_norm(adapter.delta())), 0.0)
     update = update_of(adapter, bases.fitting(name, adapter, str(path)))
-    found = spectrum(update, None if config.filter_memorisation else config.rank)
+    found = spectrum(update, MAX_RANK if config.filter_memorisation else config.rank or MAX_RANK)
     norm, before, values = found.norm, rank_of(update, found), found.values
     if config.filter_memorisation:
         base = bases.changed_by(name, adapter, str(path))

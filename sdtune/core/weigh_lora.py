@@ -13,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from sdtune.core.adapters import Adapter
+from sdtune.core.adapters.lokr import LokrModule
 from sdtune.core.lora_facts import by_block
 from sdtune.core.lora_metadata import OF_WEIGHTS
 from sdtune.core.lora_problems import OF_NOTHING, File, of_hashes, of_weights
@@ -81,7 +84,10 @@ def weigh(file: File, blocks: Sequence[BlockFacts]) -> Telling[Weighed]:
 
 def weight_of(adapter: Adapter) -> Weight:
     """How much a module adds at strength 1."""
-    values = singular_values(update_of(adapter, None))
+    if isinstance(adapter, LokrModule) and (two := adapter.matrices()):  # each value of one by each of the other
+        values = torch.outer(*(singular_values(one) for one in two)).flatten()
+    else:
+        values = singular_values(update_of(adapter, None))
     squares = values.square()
     norm = math.sqrt(float(squares.sum()))
     shares = squares[squares > 0] / squares.sum()

@@ -106,6 +106,10 @@ class LokrModule(Adapter):
             raise ValueError(f"has {self.shape[0]} outputs, which does not make {of} equal layers")
         return replace(self, part=(self.part[0] * of + number, self.part[1] * of))
 
+    def matrices(self) -> tuple[Tensor, Tensor] | None:
+        """The two whose Kronecker product the delta is, None of a share of it."""
+        return None if self.part[1] > 1 else (self.scale * _matrix(self.first), _matrix(self.second))
+
     def _rows(self, first: Tensor, second: Tensor) -> Tensor:
         """The outputs of the share in the Kronecker product, of which no more is made than has to be."""
         each = len(second)

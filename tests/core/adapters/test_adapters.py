@@ -12,6 +12,7 @@ from sdtune.core.adapters import Adapter, LoraModule, adapters
 from sdtune.core.adapters.base import flat
 from sdtune.core.adapters.lokr import LokrModule
 from sdtune.core.lora_keys import NETWORKS
+from sdtune.core.weigh_lora import weight_of
 from tests.core.adapters.examples import Example, examples, numbers
 
 EXAMPLES = examples()
@@ -230,6 +231,19 @@ def test_loha_and_lokr_of_few_ranks_have_factors_and_so_have_shares(name: str) -
         part = adapter.share(share, 3).factors()
         if part is not None:
             torch.testing.assert_close((part[0] @ part[1]).float(), rows, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LoHa", "LoKr", "LoKr of products", "LoKr with a core"])
+def test_a_module_weighs_what_its_change_weighs(name: str) -> None:
+    kind, tensors, _ = LOW[name]
+    adapter = adapters()[kind].from_tensors(tensors, 1.5)
+    for one in (adapter, adapter.share(1, 3)):
+        found, values = weight_of(one), torch.linalg.svdvals(one.delta().double())
+        shares = values.square() / values.square().sum()
+        assert found.norm == pytest.approx(float(values.square().sum().sqrt()), rel=1e-5)
+        assert found.largest == pytest.approx(float(values[0]), rel=1e-5)
+        effective = -float((shares * shares.clamp_min(1e-30).log()).sum())
+        assert math.log(found.effective) == pytest.approx(effective, rel=1e-3)
 
 
 @pytest.mark.parametrize("outputs", [(6, 4), (4, 6), (5, 9), (9, 5), (2, 9)])
