@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from sdtune.core.adapters.difference import Difference
 from sdtune.core.applied import Applied
 from sdtune.core.header import read_header
 from sdtune.core.lora import Lora, load_into
+from sdtune.core.lora_updates import inside_of
 from sdtune.core.merge_loras import merge_loras
 from sdtune.core.reports import Note
 from sdtune.core.weights import open_weights
@@ -184,6 +186,19 @@ def test_linear_of_one_is_that_one_at_its_strength(tmp_path: Path) -> None:
     loras, out = [applied(tmp_path / "a.safetensors", lora("sd1"), -0.5)], tmp_path / "c.safetensors"
     told(merge_loras(config(out, method=Linear()), loras))
     agree(updates(out), summed(loras))
+
+
+@pytest.mark.parametrize(
+    ("module", "inside"),
+    [
+        ("transformer.pos_embed.proj", (16, 2, 2)),
+        ("unet.conv_in", (4, 3, 3)),
+        ("unet.up_blocks.0.resnets.0.conv_shortcut", (64, 1, 1)),
+        ("transformer.transformer_blocks.0.attn.to_q", (64,)),
+    ],
+)
+def test_kernels_are_told_by_names_where_no_plain_lora_tells_them(module: str, inside: tuple[int, ...]) -> None:
+    assert inside_of(module, [], math.prod(inside)) == inside
 
 
 def test_that_a_network_becomes_a_plain_lora_is_said_once(tmp_path: Path) -> None:
