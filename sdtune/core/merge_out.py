@@ -90,6 +90,8 @@ def in_bytes(size: int) -> str:
 
 def _check_folder(out: Path, overwrite: bool) -> None:
     kind = what_is(out, OutputError)
+    if out.name.lower() == SUFFIX:
+        raise OutputError(f"{out}: has no name before {SUFFIX}; give one with --out")
     if kind is None and OF_FILES.fullmatch(out.suffix):
         todo = f"give a name that ends in {SUFFIX} for a file, or without {out.suffix} for a folder"
         raise OutputError(f"{out}: a model is a {SUFFIX} file or a folder, and this reads like neither; {todo}")

@@ -147,3 +147,10 @@ def test_a_link_to_a_lora_leads_to_what_was_replaced(lora: Path, tmp_path: Path)
     merged(lora, lora, out=link, overwrite=True, verify=None)
     assert link.is_symlink()
     assert (tmp_path / "there.safetensors").read_bytes() != lora.read_bytes()
+
+
+@pytest.mark.parametrize("name", [".safetensors", ".SafeTensors"])
+def test_a_file_has_a_name_before_its_ending(name: str, base: Path, lora: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"(?i)safetensors: has no name before .safetensors; give one with --out"):
+        merged(base, lora, out=tmp_path / name)
+    assert not (tmp_path / name).exists()
