@@ -491,7 +491,10 @@ def test_single_files_whose_weights_are_not_all_there(tiny_models: dict[str, Pat
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        (["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"], "a LoRA, not a base model; give the model that it was made for"),
+        (
+            ["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"],
+            "a LoRA, not a base model; give the model that it was made for",
+        ),
         (["unet.mid_block.attentions.0.proj_in.lora_A.weight"], "a LoRA, not a base model"),
         (["first_stage_model.encoder.conv_in.weight"], "a VAE alone, not a whole model"),
         (["encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"], "a VAE alone"),
