@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from functools import cache
 
 from sdtune.choices.captioners import Auto, Captioner, Florence2, Qwen3VL
 from sdtune.core.captioners.base import Describer, Picture, Setting, Told
+from sdtune.core.found import classes_in
 from sdtune.tables import Memory
 
 __all__ = ["Describer", "Picture", "Told", "describers", "load", "resolve"]
@@ -20,13 +18,7 @@ ROOM = 6 * 2**30
 @cache
 def describers() -> dict[str, type[Describer]]:
     """Every captioner by its kind; their libraries are imported when one is made."""
-    found: dict[str, type[Describer]] = {}
-    for file in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{file.name}")
-        for _, kind in inspect.getmembers(module, inspect.isclass):
-            if issubclass(kind, Describer) and not inspect.isabstract(kind) and kind.__module__ == module.__name__:
-                found[kind.kind] = kind
-    return found
+    return {one.kind: one for one in classes_in(__name__, __path__, Describer)}  # type: ignore[type-abstract]
 
 
 def resolve(captioner: Captioner, memory: Memory) -> Captioner:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from functools import cache
 
 from sdtune.core.families.base import Family
+from sdtune.core.found import classes_in
 from sdtune.errors import ModelError
 
 __all__ = ["Family", "families", "family_named"]
@@ -16,12 +14,7 @@ __all__ = ["Family", "families", "family_named"]
 @cache
 def families() -> dict[str, Family]:
     """Every family by its short name, in the order of the names."""
-    found: dict[str, Family] = {}
-    for file in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{file.name}")
-        for _, kind in inspect.getmembers(module, inspect.isclass):
-            if issubclass(kind, Family) and not inspect.isabstract(kind) and kind.__module__ == module.__name__:
-                found[kind.name] = kind()
+    found = {one.name: one() for one in classes_in(__name__, __path__, Family)}  # type: ignore[type-abstract]
     return dict(sorted(found.items()))
 
 
