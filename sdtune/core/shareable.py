@@ -20,10 +20,13 @@ CONTENT = re.compile(
 """names of what people wrote on purpose, and of tags and folders of images, whose words may be any"""
 _OF_THE_MACHINE = re.compile(
     r"(^|[._])(session_id|user|username|user_name|host|hostname|host_name|computer_name|machine|machine_name|home"
-    r"|login|ip_address|\w*e?mail|\w*token|\w*secret|\w*password|\w*api_key)$",
+    r"|login|ip_address|\w*e?mail|(\w*_)?(auth|access|api|hf|hub|huggingface|wandb|github|bearer|refresh)_?token"
+    r"|\w*secret|\w*password|\w*api_key)$|^token$",
     re.IGNORECASE,
 )
 """names of settings that tell who, or where"""
+_OF_PLACES = re.compile(r"path|file|dir|folder", re.IGNORECASE)
+"""names of settings that are places"""
 _REPEATS = re.compile(r"\d+_")
 """how kohya's folders of images begin"""
 _HOMES = ("home", "users", "documents and settings")
@@ -61,6 +64,21 @@ _PATH = re.compile(
     """,
     re.VERBOSE,
 )
+_SURELY = re.compile(
+    rf"""
+    file:/{{1,3}}[^\s"']*
+    | (?<![\w+.-])(?:smb|cifs|nfs|afp|s?ftps?|ssh|scp|rsync|git\+ssh)://[^\s"'<>|,;]*
+    | (?<![\w@.+-])[\w.+-]{{1,64}}@[\w.-]{{1,255}}:[/~][^\s"'<>|,;]*                           # me@host:/data/x
+    | (?<![A-Za-z0-9])[A-Za-z]:[\\/]+(?=\w)(?:{_WIDE}[\\/]+)+[^\\/:*?"<>|\s,;]*             # C:\Users\me\x
+    | \\\\[\w.$-]{{2,}}[\\/]+(?=\w)(?:{_WIDE}[\\/]+)*[^\\/:*?"<>|\s,;]*                     # \\host\share\x
+    | (?<![\w./~-])//[\w.$-]{{2,}}/(?:share|home|users)[/\w.-]*                                # //host/share/x
+    | (?<![\w./~-])/(?:home|Users|root|mnt|media|workspace|tmp|var|opt|srv|content|kaggle|Volumes|private)
+        /(?=\w)(?:[^/\s"'<>|,;]*/)*[^/\s"'<>|,;]*                                             # /home/me/x
+    | (?<![\w./\\~-])(?:\.\.?[\\/]+|\\)+(?:Users|home|Documents\ and\ Settings)(?:[\\/]+{_NAME})+  # ..\Users\me\x
+    """,
+    re.VERBOSE,
+)
+"""what is a place even in words that people chose: a trigger or a tag may be /\\/\\/\\, w/ hat, 1/2 or home/garden"""
 _WHOLE_PATH = re.compile(
     r"file:/|[A-Za-z]:[\\/]|\\\\[\w.$-]+[\\/]|~[\w.-]*/|/[^/\s][^/]*/|\.\.?[\\/]|//[\w.$-]+/[^/\s]"
 )
@@ -91,7 +109,9 @@ def clean(metadata: Mapping[str, str]) -> dict[str, str]:
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config in JSON, in which texts that are paths are their last names, and none says where it was loaded from."""
     return {
-        key: _without_places(value) for key, value in config.items() if key not in ("_name_or_path", "name_or_path")
+        key: _without_places(value, _OF_PLACES.search(key) is not None)
+        for key, value in config.items()
+        if key not in ("_name_or_path", "name_or_path")
     }
 
 
@@ -109,12 +129,15 @@ def shareable(text: str, *, content: bool = False) -> str:
     return _named(text, content)
 
 
-def _without_places(told: Any) -> Any:
+def _without_places(told: Any, of_place: bool) -> Any:
     if isinstance(told, dict):
         return without_places(told)
     if isinstance(told, list):
-        return [_without_places(one) for one in told]
-    return shareable(told) if isinstance(told, str) and _WHOLE_PATH.match(told) else told
+        return [_without_places(one, of_place) for one in told]
+    if not isinstance(told, str):
+        return told
+    is_place = _WHOLE_PATH if of_place else _SURELY  # a token may look like a path
+    return shareable(told) if is_place.match(told) else told
 
 
 def _walked(told: Any, content: bool) -> Any:
@@ -139,15 +162,21 @@ def _named(text: str, content: bool) -> str:
     if _ESCAPED.search(text):
         text = _WORD.sub(_unescaped, text)
     text = _SIGNED_IN.sub(r"\1", text)
+    if content:
+        return _SURELY.sub(lambda found: _of_place(found[0]), text)
     if _HOST.fullmatch(text):
         return ""
-    if not content and _HOME.fullmatch(text):
+    if _HOME.fullmatch(text):
         return "~"
     if _WHOLE_PATH.match(text) and "\n" not in text and len(_PATH.findall(text)) + len(_NETWORK.findall(text)) == 1:
         return _of_network(text) if _NETWORK.search(text) else _last_name(text)
     text = _NETWORK.sub(lambda found: _of_network(found[0]), text)
     text = _PATH.sub(lambda found: _last_name(found[0]), text)
-    return text if content else _PERSON.sub("~", text)
+    return _PERSON.sub("~", text)
+
+
+def _of_place(place: str) -> str:
+    return _of_network(place) if "://" in place or "@" in place or place[:2] in ("//", "\\\\") else _last_name(place)
 
 
 def _unescaped(word: re.Match[str]) -> str:

@@ -160,6 +160,41 @@ def test_tags_and_names_of_folders_are_kept_whatever_they_say() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        r"/\/\/\, @_@, user, home, host, 1/2, ~",
+        r"1girl, /\/\/\, w/ hat",
+        "smile /w/ teeth, home/garden/flowers",
+        "fate/zero, home/office/desk",
+        "red@blue:1/2",
+        "photo, //bw/film, grain",
+        "by ~loish/wlop",
+        r"d:/ smile, D:\, >:/",
+    ],
+)
+def test_triggers_and_tags_are_kept_to_the_letter(words: str) -> None:
+    told = {"modelspec.trigger_phrase": words, "ss_tag_frequency": json.dumps({"10_cat": {words: 4}})}
+    assert clean(told) == told
+
+
+def test_but_for_what_is_surely_a_place() -> None:
+    places = {
+        "/home/CANARY/x.png": "x.png", r"C:\Users\CANARY\x.png": "x.png", r"\\CANARY\share\x.png": "x.png",
+        "me@CANARY:/data/CANARY": "", r"..\..\Users\CANARY\x": "x", "see /Users/CANARY/cats now": "see cats now",
+        "%2Fhome%2FCANARY%2Fx.png": "x.png", "//CANARY/share/x.png": "x.png",
+    }  # fmt: skip
+    for words, kept in places.items():
+        assert clean({"modelspec.tags": words}) == {"modelspec.tags": kept}
+
+
+def test_a_token_may_be_a_word_and_is_not_told_where_it_is_a_secret() -> None:
+    words = {"instance_token": "ohwx", "trigger_token": "ohwx", "ss_prompt_token": "ohwx"}
+    assert clean(words | dict.fromkeys(("hf_token", "token", "ss_wandb_token", "api_token"), "CANARY")) == words
+    kept = {"unk_token": "/a/b", "extra": ["//a/b"]}
+    assert without_places(kept | {"x_path": "/CANARY/b", "y": "/home/CANARY/b"}) == kept | {"x_path": "b", "y": "b"}
+
+
 def test_what_people_wrote_on_purpose_may_name_them() -> None:
     said = {"modelspec.author": "me@example.org", "modelspec.title": "~nya", "modelspec.trigger_phrase": "a@b cat"}
     said |= {"modelspec.merged_from": "cat@0.5:1, ~b:0.5", "ss_sd_model_name": "owner/model@main"}
