@@ -35,7 +35,7 @@ def merge(config: Merge) -> Telling[None]:
         raise ConfigError(f"{config.given[0]}: a base model alone; give LoRAs to put into it behind it")
     if base:
         _check_of_model(config)
-    elif config.verify is not None:
+    elif config.verify:
         raise ConfigError("--verify: is for a base model with LoRAs in it; leave it out, or give a base model first")
     applied: list[Applied] = [naming.read(text, TOLD) for text in loras]
     for line in (line for one in applied for line in one.idle()):
