@@ -47,7 +47,7 @@ EMPTY = 8
 """bytes of the numbers that stand beside an average"""
 HARMLESS = re.compile(
     r"^(alphas|betas$|sqrt_|log_one_minus_|posterior_|lvlb_weights$|logvar$|scale_factor$|model_ema\.|model_sampling\.)"
-    rf"|^({'|'.join(MARKS)})$|(^|\.)(position_ids|logit_scale|attn_mask)$|^first_stage_model\.loss\."
+    rf"|^(epoch|global_step|{'|'.join(MARKS)})$|(^|\.)(position_ids|logit_scale|attn_mask)$|^first_stage_model\.loss\."
     r"|^cond_stage_model\.model\.(transformer\.resblocks\.23\.|text_projection$)"
 )
 """of files: what follows from the configs, or what nothing reads"""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from sdtune.core import disk, unfinished
@@ -18,16 +19,33 @@ INDEX = "model_index.json"
 CONFIG = "config.json"
 SPARE = 64 * 2**20
 """bytes for configs, and for what else is written meanwhile"""
-_OF_A_MODEL = re.compile(
-    r"model_index\.json|README\.md|(LICEN[CS]E|NOTICE)[\w.-]*|\.gitattributes"
-    r"|(unet|transformer|vae|(text_encoder|tokenizer)(_[23])?|scheduler|safety_checker|feature_extractor|image_encoder)"
-    r"/([\w.-]*config\.json|(vocab|tokenizer|special_tokens_map|added_tokens)\.json|merges\.txt|spiece\.model"
-    r"|(diffusion_pytorch_model|pytorch_model|model)[\w.-]*\.(safetensors|bin|json))",
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE")
+"""how the names of files begin that go with a model wherever it goes"""
+_CARDS = ("readme.md", ".gitattributes")
+"""beside the index, in small letters"""
+_OF_SYSTEMS = (".ds_store", "thumbs.db", "desktop.ini")
+"""what file managers put anywhere, in small letters"""
+_PARTS = re.compile(
+    r"unet|transformer|vae|(text_encoder|tokenizer)(_[23])?|scheduler|safety_checker|feature_extractor|image_encoder",
     re.IGNORECASE,
 )
-"""files of a model's folder, below it: what may be replaced with it"""
+"""folders of a model, whether its index names them or not"""
+_WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)[\w.-]*\.(safetensors|bin)", re.IGNORECASE)
 OF_FILES = re.compile(r"\.[a-z]+", re.IGNORECASE)
 """endings that files have, .ckpt and .md; .5 and .v2 are versions in the name of a folder"""
+
+
+def is_licence(name: str) -> bool:
+    """Whether a file of that name goes with a model wherever it goes."""
+    return name.upper().startswith(_LICENCES)
+
+
+def goes_with_part(name: str) -> bool:
+    """Whether a merged model's part has the file beside its weights; what is copied may be replaced, and nothing else.
+
+    Texts are those that tokenizers read: any other may be somebody's notes.
+    """
+    return name.lower().endswith((".json", ".model")) or name.lower() in ("merges.txt", "vocab.txt") or is_licence(name)
 
 
 def is_file(out: Path) -> bool:
@@ -123,13 +141,37 @@ def _must_be_replaceable(out: Path) -> None:
 
 def _not_of_a_model(folder: Path) -> Iterator[str]:
     """What lies in a folder, below it, that no model's folder has; links are no folders."""
+    parts = _named_parts(folder / INDEX)
     for place, folders, files in os.walk(folder):
         for name in sorted((*folders, *files)):
             path = Path(place, name)
-            below = path.relative_to(folder).as_posix()
-            is_folder = path.is_dir() and not path.is_symlink()
-            if not _OF_A_MODEL.fullmatch(f"{below}/{CONFIG}" if is_folder else below):
-                yield below
+            below = path.relative_to(folder)
+            if path.is_dir() and not path.is_symlink():
+                fits = len(below.parts) == 1 and _is_part(name, parts)
+            elif len(below.parts) == 1:
+                fits = name.lower() in (INDEX, *_CARDS, *_OF_SYSTEMS) or is_licence(name)
+            else:
+                fits = len(below.parts) == 2 and _is_part(below.parts[0], parts) and _is_of_part(name)
+            if not fits:
+                yield below.as_posix()
+
+
+def _named_parts(index: Path) -> frozenset[str]:
+    """The folders of which a model's own index tells; none where it cannot be read."""
+    try:
+        told = json.loads(index.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return frozenset()
+    parts = told.items() if isinstance(told, dict) else ()
+    return frozenset(name for name, kind in parts if isinstance(kind, list))
+
+
+def _is_part(name: str, named: Collection[str]) -> bool:
+    return name in named or _PARTS.fullmatch(name) is not None
+
+
+def _is_of_part(name: str) -> bool:
+    return goes_with_part(name) or name.lower() in _OF_SYSTEMS or _WEIGHTS.fullmatch(name) is not None
 
 
 def _unwritable(out: Path, problem: Exception) -> SdtuneError:

@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdtune.core.merge_out import CONFIG, INDEX
+from sdtune.core.merge_out import CONFIG, INDEX, goes_with_part, is_licence
 from sdtune.core.shareable import without_places
 from sdtune.errors import ModelError
 
-COPIED = (".json", ".txt", ".model")
-LICENCES = ("LICENSE", "LICENCE", "NOTICE")
-"""how the names of files begin that go with a model wherever it goes"""
-SNAPSHOTS, BLOBS = "snapshots", "blobs"
+REPOSITORY, SNAPSHOTS, BLOBS = "models--", "snapshots", "blobs"
 """of the hub's cache: models--owner--name/snapshots/<revision> links to files of models--owner--name/blobs"""
 DROPPED = "quantization_config"
 """of a part's config: the weights are unpacked"""
@@ -52,7 +49,7 @@ def copy_configs(
                 _copy_part(source, target / name, parts.get(name), changes.get(name, {}))
     index.pop("_name_or_path", None)
     for file in sorted(source.iterdir()):
-        if file.is_file() and file.name.upper().startswith(LICENCES):
+        if file.is_file() and is_licence(file.name):
             _copy(file, target / file.name, source)
     _write(target / INDEX, index)
 
@@ -60,7 +57,7 @@ def copy_configs(
 def _copy_part(folder: Path, target: Path, dtype: str | None, changes: Mapping[str, Any]) -> None:
     target.mkdir()
     for file in sorted((folder / target.name).iterdir()):
-        if not file.is_file() or file.suffix not in COPIED or ".index." in file.name:
+        if not file.is_file() or not goes_with_part(file.name) or ".index." in file.name:
             continue
         is_config = file.name in (CONFIG, "scheduler_config.json")
         if not is_config and (file.name != OF_TOKENIZERS or _names_no_place(file, folder)):
@@ -87,10 +84,14 @@ def _copy(file: Path, target: Path, folder: Path) -> None:
 
 
 def _must_be_inside(file: Path, folder: Path) -> None:
-    """Stop at a link that leads out of the model's folder, but to where the hub's cache keeps what the model has."""
+    """Stop at a link that leads out of the model's folder, but to where the hub's cache keeps what models have.
+
+    Downloads into a folder of one's own have been links to there, too.
+    """
     place, home = file.resolve(), folder.resolve()
     homes = [home, home.parents[1] / BLOBS] if home.parent.name == SNAPSHOTS else [home]
-    if not any(place.is_relative_to(one) for one in homes):
+    is_blob = place.parent.name == BLOBS and place.parents[1].name.startswith(REPOSITORY)
+    if not is_blob and not any(place.is_relative_to(one) for one in homes):
         raise ModelError(f"{file}: a link that leads out of the model's folder; put the file itself there")
 
 

@@ -60,10 +60,10 @@ def test_parts_have_plain_names(name: str, base: Path, lora: Path, tmp_path: Pat
     assert not any((tmp_path / "work").iterdir())
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "tokenizer/merges.txt", "unet/config.json", "vae/more.txt"])
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer/merges.txt", "unet/config.json", "vae/more.json"])
 def test_links_out_of_the_model_are_not_followed(name: str, base: Path, lora: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
-    secret.write_bytes((base / name).read_bytes() if (base / name).exists() else b"secret")
+    secret.write_bytes((base / name).read_bytes() if (base / name).exists() else b"{}")
     (base / name).unlink(missing_ok=True)
     (base / name).symlink_to(secret)
     with pytest.raises(ModelError, match=rf"{name}: a link that leads out of the model's folder; put the file itself"):
@@ -95,9 +95,54 @@ def test_links_of_the_hubs_cache_are_followed(base: Path, lora: Path, tmp_path: 
     assert texts == {p.relative_to(tmp_path / "out"): told for p, told in here.items() if p.suffix != ".safetensors"}
 
 
+@pytest.mark.parametrize("cache", ["models--a--b/blobs", "models--a--b/other", "datasets--a--b/blobs", "a--b/blobs"])
+def test_links_into_the_hubs_cache_are_followed_from_anywhere(
+    cache: str, base: Path, lora: Path, tmp_path: Path
+) -> None:
+    (base / "LICENSE").write_text("as you like")
+    merged(base, lora, out=tmp_path / "same")
+    (tmp_path / cache).mkdir(parents=True)
+    for number, file in enumerate(sorted(path for path in base.rglob("*") if path.is_file())):
+        file.symlink_to(shutil.move(file, tmp_path / cache / str(number)))
+    if cache != "models--a--b/blobs":
+        with pytest.raises(ModelError, match=r"a link that leads out of the model's folder"):
+            merged(base, lora, out=tmp_path / "out")
+        return
+    merged(base, lora, out=tmp_path / "out")
+    there = {path.relative_to(tmp_path / "same") for path in snapshot(tmp_path / "same")}
+    assert {path.relative_to(tmp_path / "out") for path in snapshot(tmp_path / "out")} == there
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+
+
 @pytest.mark.parametrize(
     "name",
-    ["pics/a.png", "notes.txt", "my-lora.safetensors", "unet/notes.txt", "unet/more/config.json", "vae.png", "x/"],
+    [
+        *("unet/train_args.json", "scheduler/scheduler_config_old.json", "tokenizer/README.txt", "vae/LICENSE (1).md"),
+        *("tokenizer/tokenizer.model", "tokenizer/vocab.txt", "prompt_helper/x y.json", "LICENSE of ours.txt"),
+        *(".DS_Store", "unet/.DS_Store", "prompt_helper/README.md"),
+    ],
+)
+def test_what_a_merge_has_made_is_replaced(name: str, base: Path, lora: Path, tmp_path: Path) -> None:
+    told = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps(told | {"prompt_helper": ["diffusers", "X"]}))
+    (base / "prompt_helper").mkdir()
+    (base / name).write_text("{}")
+    merged(base, lora, out=tmp_path / "out")
+    assert (tmp_path / "out" / "prompt_helper").is_dir()
+    assert (tmp_path / "out" / name).is_file() == (not name.endswith(("README.txt", "README.md", ".DS_Store")))
+    if name.endswith(".DS_Store"):
+        (tmp_path / "out" / name).write_bytes(b"Bud1")
+    before = snapshot(tmp_path / "out")
+    merged(base, Path(f"{lora}:0.5"), out=tmp_path / "out", overwrite=True)
+    assert snapshot(tmp_path / "out") != before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pics/a.png", "pics/a.json", "notes.txt", "text.json", "my-lora.safetensors", "vae.png", "x/"),
+        *("unet/notes.txt", "unet/a.safetensors", "unet/a.png", "unet/more/config.json", "tokenizer/README.txt"),
+    ],
 )
 def test_only_a_model_is_replaced(name: str, base: Path, lora: Path, tmp_path: Path) -> None:
     merged(base, lora, out=tmp_path / "out")
