@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sdtune.core.config_file import config_of
 from sdtune.core.merge_out import CONFIG, INDEX, goes_with_part, is_licence
 from sdtune.core.shareable import without_places
 from sdtune.errors import ModelError
@@ -36,7 +37,7 @@ def copy_configs(
     missing in the index, as diffusers does it of a model that was saved without them.
     """
     _must_be_inside(source / INDEX, source)
-    index = _json(source / INDEX)
+    index = config_of(source / INDEX)
     if wrong := [name for name in index if not re.fullmatch(r"\w{1,64}", name)]:
         raise ModelError(f"{source / INDEX}: {wrong[0][:80]!a} is no name of a part; download the model again")
     for name, kind in list(index.items()):
@@ -64,7 +65,7 @@ def _copy_part(folder: Path, target: Path, dtype: str | None, changes: Mapping[s
             _copy(file, target / file.name, folder)
             continue
         _must_be_inside(file, folder)
-        config = without_places(_json(file))
+        config = without_places(config_of(file))
         if is_config:
             config.pop(DROPPED, None)
             config |= {key: dtype for key in DTYPES if key in config and dtype} | dict(changes)
@@ -74,7 +75,7 @@ def _copy_part(folder: Path, target: Path, dtype: str | None, changes: Mapping[s
 def _names_no_place(file: Path, folder: Path) -> bool:
     """Whether a config can be copied as it is."""
     _must_be_inside(file, folder)
-    config = _json(file)
+    config = config_of(file)
     return without_places(config) == config
 
 
@@ -93,16 +94,6 @@ def _must_be_inside(file: Path, folder: Path) -> None:
     is_blob = place.parent.name == BLOBS and place.parents[1].name.startswith(REPOSITORY)
     if not is_blob and not any(place.is_relative_to(one) for one in homes):
         raise ModelError(f"{file}: a link that leads out of the model's folder; put the file itself there")
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
-        raise ModelError(f"{file}: not a config in JSON; download the model again")
-    return told
 
 
 def _write(file: Path, told: Mapping[str, Any]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sdtune.core.applied import Applied
+from sdtune.core.config_file import config_of
 from sdtune.core.families import Family
 from sdtune.core.header import read_header
 from sdtune.core.identity import Identity
@@ -49,7 +48,7 @@ def noise_of(identity: Identity, configs: Path | None) -> Noise:
     if identity.source == "file":
         return Noise(identity.prediction, identity.zero_snr)
     assert configs, "a folder has configs"
-    scheduler = _json(configs / "scheduler" / "scheduler_config.json")
+    scheduler = config_of(configs / "scheduler" / "scheduler_config.json")
     is_flow = "Flow" in str(scheduler.get("_class_name"))
     prediction = None if is_flow else scheduler.get("prediction_type", "epsilon")
     return Noise(prediction, scheduler.get("rescale_betas_zero_snr") is True)
@@ -94,11 +93,6 @@ def _shortened(value: str) -> str:
 
 def _side(configs: Path, family: Family) -> int | None:
     """Pixels of a square picture that the denoiser was made for, where its config tells."""
-    latents = _json(configs / family.denoiser / "config.json").get("sample_size")
-    levels = _json(configs / "vae" / "config.json").get("block_out_channels")
+    latents = config_of(configs / family.denoiser / "config.json").get("sample_size")
+    levels = config_of(configs / "vae" / "config.json").get("block_out_channels")
     return latents * 2 ** (len(levels) - 1) if isinstance(latents, int) and isinstance(levels, list) else None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(file.read_bytes())
-    return told

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdtune.core.config_file import config_of
 from sdtune.core.header import Header
 from sdtune.errors import ModelError
 
@@ -21,17 +21,6 @@ MOST = 2**24
 MOST_PIXELS = 4096  # of a side
 MOST_AREA = 2**26  # pixels
 SLACK = 10_000_000  # weights that a file need not hold: those that are shared, or made
-
-
-def config_of(file: Path) -> dict[str, Any]:
-    """A config in JSON; anything else is a ModelError."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ModelError(f"{file}: not a config in JSON; download the model again")
-    return found
 
 
 def must_be_sane(file: Path, headers: Sequence[Header]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import StrictDataclassError
 
 from sdtune.core import hub
-from sdtune.core.captioners.config_sizes import config_of, must_be_sane, must_fit, must_make_pixels
+from sdtune.core.captioners.config_sizes import must_be_sane, must_fit, must_make_pixels
+from sdtune.core.config_file import config_of
 from sdtune.core.header import Header, read_header, refuse_pickle, what_is
 from sdtune.core.model_folder import FAILURES as ALL
 from sdtune.core.model_folder import unloadable
