@@ -13,7 +13,6 @@ from sdtune.choices.masks import Mask, MaskFiles
 from sdtune.choices.networks import LoRA, Network
 from sdtune.choices.noises import Gaussian, Noise
 from sdtune.choices.optimizers import AdamW8bit, Optimizer
-from sdtune.choices.samplers import AnySampler, DPMpp2M
 from sdtune.choices.schedules import Cosine, Schedule
 from sdtune.choices.spec import Spec, setting
 from sdtune.choices.tasks import Task, TextToImage
@@ -37,6 +36,8 @@ from sdtune.lora_config import LoraConvert as LoraConvert
 from sdtune.lora_config import LoraExtract as LoraExtract
 from sdtune.lora_config import LoraResize as LoraResize
 from sdtune.lora_config import Merge as Merge
+from sdtune.sample_config import Hires as Hires
+from sdtune.sample_config import Sample as Sample
 from sdtune.tables import (
     Augment,
     Buckets,
@@ -189,40 +190,6 @@ class Caption(Spec):
     """Base model whose tokenizer counts tokens. Not given: CLIP's where it is on this machine, else an estimate."""
     seed: int = setting(0, "--seed", place=19, ge=0, lt=2**63)
     """Start of random draws: the second and further captions of an image."""
-    memory: Memory = Memory()
-
-
-class Sample(Spec):
-    """Draw pictures from prompts."""
-
-    prompt: tuple[str, ...] = setting(
-        ..., "--prompt", place=0, min_length=1, example='sdtune sample --prompt "a red apple"'
-    )
-    """What to draw; can be given several times."""
-    negative: str = setting("", "--negative", place=8)
-    """What the picture should not show."""
-    lora: tuple[str, ...] = setting((), "--lora", metavar="FILE[:STRENGTH]", place=1)
-    """LoRA file or run folder, with a strength behind a colon where it is not 1; can be given several times."""
-    model: str | None = setting(None, "--model", "-m", place=2, min_length=1)
-    """Base model. Not given: that of the run whose LoRA is used, else mini."""
-    out: Path = setting(Path("samples"), "--out", "-o", place=4)
-    """Folder for the pictures, or the name of the only one (.png)."""
-    steps: int = setting(25, "--steps", place=5, ge=1, le=1000)
-    """Sampling steps."""
-    guidance: float = setting(5.0, "--guidance", place=6, ge=0, le=1000)
-    """How strongly the prompt pulls; 1: guidance off."""
-    sampler: AnySampler = setting(DPMpp2M(), "--sampler", place=8)
-    """Path from noise to an image."""
-    width: int | None = setting(None, "--width", place=9, ge=8, le=8192, multiple_of=8)
-    """Pixels. Not given: what the model was made for."""
-    height: int | None = setting(None, "--height", place=10, ge=8, le=8192, multiple_of=8)
-    """Pixels. Not given: what the model was made for."""
-    seed: int = setting(0, "--seed", place=7, ge=0, lt=2**63)
-    """Seed of the first picture of each prompt; the next has the next number."""
-    count: int = setting(1, "--count", "-n", place=3, ge=1, le=10**6)
-    """Pictures a prompt."""
-    batch_size: int = setting(4, "--batch-size", place=11, ge=1, le=4096)
-    """Pictures at once on the device."""
     memory: Memory = Memory()
 
 

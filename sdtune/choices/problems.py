@@ -56,6 +56,8 @@ def problems(spec: type[Spec], error: ValidationError) -> Iterator[tuple[Path, s
             yield path, _unknown_kind(path, field, value)
         elif kind == "missing":
             yield path, _missing(path, field)
+        elif not path:  # of settings that do not go together
+            yield path, str(problem["ctx"]["error"])
         else:
             yield path, f"{spelt(path, field)}: {_reason(problem, field)}; it was {_shown(value)}"
 

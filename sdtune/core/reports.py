@@ -162,6 +162,29 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """How far the picture that is being drawn has come."""
+
+    number: int
+    """of the picture, or of the first of those that are drawn together, from 1"""
+    of: int
+    """pictures in all"""
+    together: int
+    step: int
+    steps: int
+    """of all passes over it"""
+
+
+@dataclass(frozen=True)
+class There:
+    """An image that an earlier run has drawn, by the same settings, and that is not drawn again."""
+
+    path: Path
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Trained:
     """The end of a training."""
 
@@ -478,6 +501,8 @@ Report = (
     | Validated
     | Saved
     | Drawn
+    | Drawing
+    | There
     | Trained
     | Listing
     | Planned

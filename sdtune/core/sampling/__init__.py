@@ -1,0 +1,1 @@
+"""From lines of prompts to pictures on disk."""
