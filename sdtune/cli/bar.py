@@ -16,30 +16,39 @@ CLOCK = 10  # columns of "59:59 left"
 class Bar:
     """A bar that is drawn from its making to its end, and stays on the screen only where it `stays`."""
 
-    def __init__(self, phase: str, of: int, *, stays: bool) -> None:
-        self.stays = stays
-        self._taken = len(f"{phase} {of}/{of} ") + len(" ") + CLOCK
+    def __init__(self, phase: str, of: int, *, stays: bool, counted: bool = True) -> None:
+        self.stays, self._counted = stays, counted
+        self._count = f"{of}/{of} " if counted else ""
+        self._widest = phase
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar = BarColumn()
         self._others: tuple[str | ProgressColumn, ...] = (
-            MofNCompleteColumn(),
+            *([MofNCompleteColumn()] if counted else []),
             TextColumn("{task.fields[details]}", markup=False),
             _TimeLeft(),
         )
         self._name = TextColumn("{task.description}", markup=False)
-        self._progress = Progress(self._name, self._bar, *self._others, console=self._console, transient=not stays)
+        self._progress = Progress(
+            self._name, self._bar, *self._others, console=self._console, transient=not stays, redirect_stdout=False
+        )  # what goes to standard output is written there, or by `above`
         self._task = self._progress.add_task(phase, total=of, details="")
         self._progress.start()
 
-    def move(self, number: int, details: Sequence[str]) -> None:
-        """So many are done; of the details the last ones go where the terminal is narrow."""
+    def move(self, number: float, details: Sequence[str], phase: str | None = None) -> None:
+        """So many are done; of the details the last ones go where the terminal is narrow, a count of steps remains."""
+        self._widest = max(self._widest, phase or "", key=len)
         kept = list(details)
-        while len(kept) > 1 and self._room(kept) < -1:  # without the bar's own space
+        while len(kept) > self._counted and self._room(kept) < -1:  # without the bar's own space
             kept.pop()
         self._bar.bar_width = min(WIDEST, self._room(kept))
         drawn = (self._bar,) if self._bar.bar_width >= NARROWEST else ()
         self._progress.columns = (self._name, *drawn, *self._others)
-        self._progress.update(self._task, completed=number, details="  ".join(kept))
+        named = {"description": f"{phase:<{len(self._widest)}}"} if phase else {}
+        self._progress.update(self._task, completed=number, details="  ".join(kept), **named)
+
+    def above(self, text: str) -> None:
+        """A line above the bar, as long as it is."""
+        self._console.print(Text(text), soft_wrap=True)
 
     def pause(self) -> None:
         """Make room for another bar; the clock goes on."""
@@ -57,7 +66,8 @@ class Bar:
 
     def _room(self, details: Sequence[str]) -> int:
         """Columns that are left for the bar."""
-        return self._console.width - self._taken - len("  ".join(details)) - len(" ")
+        taken = len(f"{self._widest} {self._count}") + len(" ") + CLOCK
+        return self._console.width - taken - len("  ".join(details)) - len(" ")
 
 
 class _TimeLeft(ProgressColumn):

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdtune.cli.pictures import JSON_SECONDS, Earlier, Pace, done, step, which
 from sdtune.cli.streams import put
 
 if TYPE_CHECKING:
@@ -87,16 +88,20 @@ class Terminal:
         self._told: set[tuple[str, bool]] = set()
         """phases whose first line, or last one, has been written where there is no terminal"""
         self._held_out: tuple[str, ...] = ()
+        self._earlier = Earlier()
 
     def __enter__(self) -> Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_earlier()
         self._end_bar()
 
     def show(self, report: Report) -> None:
         """Show one report in its own way: a method a type, or a function that makes lines of it."""
         name = type(report).__name__.lower()
+        if name != "there":
+            self._end_earlier()
         if name in SUMMARIES:
             for line in getattr(import_module(SUMMARIES[name]), name)(report):
                 self.result(line)
@@ -109,10 +114,17 @@ class Terminal:
             with contextlib.suppress(OSError):
                 os.write(2, b"\x1b[?25h\n")  # the cursor, which a bar hides
 
-    def result(self, text: str) -> None:
-        """A line on standard output."""
-        self._end_bar()
-        put(plain(text))
+    def result(self, text: object, *, amid: bool = False) -> None:
+        """A line on standard output, amid work above its bar."""
+        if not amid:
+            self._end_bar()
+        self._put(plain(text))
+
+    def _put(self, line: str) -> None:
+        if self._bar is not None and _one_terminal():
+            self._bar.above(line)
+        else:
+            put(line)
 
     def _say(self, text: str, *, warning: bool = False) -> None:
         """A line on standard error, above a bar."""
@@ -166,7 +178,25 @@ class Terminal:
         self._say(f"{report.what}: {report.path}")
 
     def _show_drawn(self, report: Any) -> None:
-        self.result(report.path)
+        self.result(report.path, amid=True)
+
+    def _show_drawing(self, report: Any) -> None:
+        if _is_terminal():
+            if self._phase != "drawing" or self._bar is None:
+                self._begin_bar("drawing", report.of, stays=report.of > 1, counted=False)
+            assert self._bar
+            self._bar.move(done(report), [step(report)], which(report))
+        else:
+            end = done(report) == report.of
+            self._plain_line("drawing", f"{which(report)}, {step(report)}", end=end)
+
+    def _show_there(self, report: Any) -> None:
+        if line := self._earlier.line(report):
+            self._say(line)
+
+    def _end_earlier(self) -> None:
+        if line := self._earlier.rest():
+            self._say(line)
 
     def _show_setaside(self, report: Any) -> None:
         self._say(f"set aside {report.path}: {report.reason}")
@@ -216,7 +246,7 @@ class Terminal:
 
     def _advance(self, phase: str, number: int, of: int, *details: str, stays: bool = False) -> None:
         if not _is_terminal():
-            self._plain_line(phase, number, of, "  ".join(details))
+            self._plain_line(phase, f"{phase} {number}/{of}  {'  '.join(details)}", end=number == of)
             return
         if phase != self._phase or self._bar is None:
             self._begin_bar(phase, of, stays=stays)
@@ -225,7 +255,7 @@ class Terminal:
         if number == of:
             self._end_bar()
 
-    def _begin_bar(self, phase: str, of: int, *, stays: bool) -> None:
+    def _begin_bar(self, phase: str, of: int, *, stays: bool, counted: bool = True) -> None:
         """A new bar, or the one that another phase came in the midst of."""
         from sdtune.cli.bar import Bar
 
@@ -237,17 +267,17 @@ class Terminal:
             self._bar, self._paused = self._paused[1], None
             self._bar.go_on()
         else:
-            self._bar = Bar(plain(phase), of, stays=stays)
+            self._bar = Bar(plain(phase), of, stays=stays, counted=counted)
         self._phase = phase
 
-    def _plain_line(self, phase: str, number: int, of: int, details: str) -> None:
+    def _plain_line(self, phase: str, line: str, *, end: bool) -> None:
         """At the beginning and the end of each kind of phase, and now and then between."""
-        now, end = time.monotonic(), number == of
+        now = time.monotonic()
         begins = phase != self._phase and (phase, False) not in self._told
         ends = end and (phase, True) not in self._told
         self._phase = phase
         if begins or ends or now - self._last_line >= PLAIN_SECONDS:
-            self._say(f"{phase} {number}/{of}  {details}".rstrip())
+            self._say(line.rstrip())
             self._last_line = now
             self._told |= {(phase, False)} | ({(phase, True)} if end else set())
 
@@ -260,14 +290,21 @@ class Terminal:
 class JsonLines(Terminal):
     """Every report as one JSON object a line on standard output; bars and notes on standard error stay."""
 
-    def show(self, report: Report) -> None:
-        """One line: {"report": "step", "number": 1, ...}"""
-        super().show(report)
-        put(json.dumps({"report": type(report).__name__.lower(), **_value(report)}))
+    def __init__(self) -> None:
+        super().__init__()
+        self._pace = Pace(JSON_SECONDS)
 
-    def result(self, text: str) -> None:  # noqa: ARG002 (it stands in the JSON)
+    def show(self, report: Report) -> None:
+        """One line: {"report": "step", "number": 1, ...}; a drawing's steps now and then."""
+        super().show(report)
+        name = type(report).__name__.lower()
+        if name != "drawing" or self._pace.due():
+            self._put(json.dumps({"report": name, **_value(report)}))
+
+    def result(self, text: object, *, amid: bool = False) -> None:  # noqa: ARG002 (it stands in the JSON)
         """Standard output is for the JSON lines alone."""
-        self._end_bar()
+        if not amid:
+            self._end_bar()
 
 
 def duration(seconds: float) -> str:
@@ -301,6 +338,14 @@ def _value(value: Any) -> Any:
 
 def _is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _one_terminal() -> bool:
+    """Whether standard output is the terminal on which the bar is."""
+    try:
+        return sys.stdout.isatty() and os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
+    except (OSError, ValueError):
+        return False
 
 
 def _in_colour() -> bool:

@@ -1,0 +1,61 @@
+"""How a drawing looks: how far it has come, and which pictures are there already."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+LISTED = 3  # pictures that are there already and are told one by one
+JSON_SECONDS = 1.0  # a JSON line about the steps of a drawing this often, however many steps there are
+
+
+def done(report: Any) -> float:
+    """Pictures that are drawn, and the share of those that are being drawn; of sdtune.core.reports.Drawing."""
+    return report.number - 1 + report.together * report.step / report.steps
+
+
+def which(report: Any) -> str:
+    """ "drawing", "drawing 3 of 8" or "drawing 5-8 of 8"."""
+    if report.of == 1:
+        return "drawing"
+    last = report.number + report.together - 1
+    return f"drawing {report.number}{f'-{last}' if report.together > 1 else ''} of {report.of}"
+
+
+def step(report: Any) -> str:
+    """ "step 12/25"."""
+    return f"step {report.step:>{len(str(report.steps))}}/{report.steps}"
+
+
+class Earlier:
+    """Pictures that an earlier run has drawn: the first few are told, the others counted."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def line(self, report: Any) -> str | None:
+        """What is told of sdtune.core.reports.There, if anything."""
+        self._count += 1
+        return f"is there already: {report.path}" if self._count <= LISTED else None
+
+    def rest(self) -> str | None:
+        """What is told of those that were only counted, once, when another report comes."""
+        more, self._count = self._count - LISTED, 0
+        if more <= 0:
+            return None
+        return f"and {more:,} more {'picture is' if more == 1 else 'pictures are'} there already"
+
+
+class Pace:
+    """Lets a report through when the last one is long enough ago."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, -seconds
+
+    def due(self) -> bool:
+        """Whether this is one to tell."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
