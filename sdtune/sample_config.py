@@ -79,9 +79,9 @@ class Sample(Spec):
     compare: bool = setting(False, "--compare", place=18)
     """Draw each picture without and with the LoRAs, from the same noise, and put them side by side on a sheet."""
     grid: tuple[str, ...] = setting((), "--grid", metavar="SETTING=VALUES", place=19)
-    """Draw all combinations of one or two settings on a labelled sheet and an HTML page: "strength=0,0.5,1 x seed=1..4";
-    also checkpoint (of --run), prompt, lora, and any of sampler, steps, guidance, negative. The first goes down, the
-    second across."""
+    """Draw all combinations of one or two settings on a labelled sheet and an HTML page, the first down, the second
+    across: "strength=0,0.5,1 x seed=1..4"; also checkpoint (of --run), prompt, lora, and any of sampler, steps,
+    guidance, negative."""
     animate: str | None = setting(None, "--animate", metavar="SETTING[=VALUES]", place=20, min_length=1)
     """Draw a setting's values one after another as a moving picture: strength, or strength=0..1.5:0.1."""
     name: str = setting("{number}-{seed}-{prompt}", "--name", metavar="TEMPLATE", min_length=1, max_length=200)
@@ -96,8 +96,8 @@ class Sample(Spec):
     add_trigger: bool = True
     """With --run: put the trigger in front of prompts that lack it."""
     syntax: Literal["a1111", "plain"] = setting("a1111", "--syntax")
-    """a1111: (word:1.3), [from:to:when], BREAK, <lora:name:1>, {a|b} and __wildcards__ mean something; plain: prompts are
-    taken to the letter."""
+    """a1111: (word:1.3), [from:to:when], BREAK, <lora:name:1>, {a|b} and __wildcards__ mean something; plain: prompts
+    are taken to the letter."""
     combinations: bool = setting(False, "--combinations")
     """Draw every combination of {a|b} and __wildcards__, in place of one by chance for each seed."""
     wildcards: Path | None = setting(None, "--wildcards", metavar="FOLDER")
@@ -118,8 +118,8 @@ class Sample(Spec):
     def _what_goes_together(self) -> Self:
         if not (self.prompt or self.prompts or self.run or self.again):
             raise ValueError(
-                'nothing to draw; say what with --prompt, as in sdtune sample --prompt "a red apple", or give --prompts, '
-                "--run or --again"
+                'nothing to draw; say what with --prompt, as in sdtune sample --prompt "a red apple", or give '
+                "--prompts, --run or --again"
             )
         for name, needed in (("mask", "init"), ("strength", "init"), ("structure", "init"), ("feather", "mask")):
             given = getattr(self, name) != type(self).model_fields[name].default

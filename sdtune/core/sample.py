@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
 
 from sdtune.config import Sample, drawing_settings, refine
 from sdtune.core import memory, model
@@ -16,135 +18,293 @@ from sdtune.core.applied import Applied
 from sdtune.core.applied import read as applied_lora
 from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.data.cache import Store
-from sdtune.core.data.conditioning import LONGEST, encode_captions, let_go, reading_for
-from sdtune.core.drawing import Wish, draw
-from sdtune.core.embedding import embeddings_into, load_embedding
+from sdtune.core.data.conditioning import let_go
 from sdtune.core.families import Family, family_named
-from sdtune.core.lora import check_family, load_all
+from sdtune.core.identity import Identity
+from sdtune.core.lora import check_family
 from sdtune.core.lora_metadata import prompt_of
-from sdtune.core.picture_file import Names, parameters, save_png
-from sdtune.core.reports import Drawn, Note, Saved, Telling, Warned
-from sdtune.core.run_folder import embeddings_beside, write_atomically
-from sdtune.core.sheet import sheet
-from sdtune.errors import ConfigError, LoraError
+from sdtune.core.picture_file import save_picture
+from sdtune.core.reports import Drawn, Note, Telling, There, Warned
+from sdtune.core.sampling import again, fingerprint, parts, reading
+from sdtune.core.sampling.artist import Artist, Piece, shape_of
+from sdtune.core.sampling.asked import Asked
+from sdtune.core.sampling.axes import axes_of, crossed
+from sdtune.core.sampling.jobs import Desk, Job, by_set, made_now
+from sdtune.core.sampling.named_loras import NamedLoras
+from sdtune.core.sampling.rack import Rack, acting_on
+from sdtune.core.sampling.reading import Script, Scripted
+from sdtune.core.sampling.recipe import ModelUse, Recipe
+from sdtune.core.sampling.results import Finished, results
+from sdtune.core.sampling.run_of import RunUse, run_use
+from sdtune.core.sampling.shelf import Shelf
+from sdtune.core.sampling.start import Source, read_source
+from sdtune.core.sampling.wanted import lines_for, wanted, wanted_again
+from sdtune.errors import ConfigError, SdtuneError
 
-GRID = range(2, 101)  # so many pictures get a sheet of all, too
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run tells of how its LoRA is to be used."""
-
-    model: str | None = None
-    clip_skip: int | None = None
-    weighted: bool = False
-    """whether brackets weigh words"""
+IN_MEMORY = 128
+"""texts whose encodings are held in memory; of more the disk holds them"""
+HELD = 256 * 2**20
+"""bytes of them that are held then"""
 
 
 def sample(config: Sample) -> Telling[None]:
     """Draws every prompt `count` times, telling each picture when it is complete on disk."""
-    applied = [applied_lora(text) for text in config.lora]
-    of_run = _settings_of_run(applied, config.model)
-    asked = config.model or of_run.model or "mini"
-    identity = model.identify(asked)
+    recipe = again.recipe_in(config.again) if config.again else None
+    if recipe and config.again:
+        config = again.config_of(recipe, config.again, config)
+    order = yield from _order(config, recipe)
+    config = order.config
+    shelf = Shelf(config, len(order.asked))
+    dtype = memory.dtype_for(config.memory, order.device)
+    yield Note(f"model: {order.identity.name} ({order.family.title})" + "".join(map(_told, order.everywhere)))
+    if not model.is_here(order.identity):
+        yield Note("the model is fetched from the hub: some GB, kept for later")
+    pipe = parts.reader(order.identity, dtype)
+    desk = _desk(order, pipe, dtype)
+    jobs = [desk.job(one) for one in order.asked]
+    yield Note(_how(jobs, pipe.scheduler))
+    there = {number: path for number, job in enumerate(jobs) if (path := shelf.there(job.recipe))}
+    for number, path in there.items():
+        yield There(path, jobs[number].recipe.prompt, jobs[number].recipe.seed)
+    missing = [job for number, job in enumerate(jobs) if number not in there]
+    places = {id(job): shelf.place(job.recipe, _words(job)) for job in missing}
+    finished = {id(jobs[number]): path for number, path in there.items()}
+    if missing:
+        with _store(missing) as store:
+            scripts = yield from _scripted(order, pipe, missing, store)
+            try:
+                yield from _drawn(order, pipe, dtype, missing, scripts, places, finished)
+            except KeyboardInterrupt as asked:
+                told = f"{len(finished)} of {len(jobs)} pictures are there; the same command goes on"
+                raise KeyboardInterrupt(str(asked) or told) from None
+    pictures = [Finished(job.asked, job.recipe, path) for job in jobs if (path := finished.get(id(job)))]
+    yield from results(order.config, order.axes, pictures, shelf, drawn=len(missing))
+    if recipe and config.again:
+        told = again.verdict(config.again, pictures[0].path, recipe, jobs[0].recipe)
+        yield Note(told)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for, before anything large is loaded."""
+
+    config: Sample
+    identity: Identity
+    family: Family
+    device: torch.device
+    clip_skip: int | None
+    everywhere: tuple[Applied, ...]
+    """LoRAs for every prompt"""
+    axes: tuple[Any, ...]
+    asked: list[Asked]
+
+
+def _order(config: Sample, recipe: Recipe | None) -> Telling[Order]:
+    """All that can be told and checked without the model's weights."""
+    given = [applied_lora(text) for text in config.lora]
+    run = run_use(config.run, given, config.model)
+    if run.lora:
+        given.insert(0, applied_lora(run.lora, "--run"))
+    loras = again.loras_of(recipe, config.again, given) if recipe and config.again else tuple(given)
+    named = config.model or run.model or "mini"
+    identity = model.identify(named)
     family = family_named(identity.family)
-    config = refine(config, drawing_settings(asked))
-    for one in applied:
+    if not recipe:
+        config = refine(config, drawing_settings(named))
+    clip_skip = config.clip_skip or run.clip_skip
+    asked: list[Asked]
+    if recipe:
+        asked, axes = [wanted_again(recipe, loras, str(config.again))], ()
+    else:
+        lines = lines_for(config, run)
+        one_each = wanted(config, lines, run, loras, NamedLoras(config.lora_folder, loras))
+        axes = axes_of(config, one_each, run)
+        asked = crossed(one_each, axes)
+    for one in {str(one.path): one for each in asked for one in each.loras}.values():
         check_family(one.lora, family, one.path)
+    for one in loras:
         for line in one.idle():
             yield Warned(line)
-    if config.seed + config.count > 2**63:
-        raise ConfigError(f"--seed {config.seed}: with --count {config.count} the last seed would be over {2**63 - 1}")
-    names = Names(config)
+    if config.run and config.add_trigger and run.trigger:
+        yield Note(f'the trigger "{run.trigger}" stands in front of prompts that lack it')
     device = memory.device_for(config.memory)
-    dtype = memory.dtype_for(config.memory, device)
-    yield Note(f"model: {identity.name} ({family.title})" + "".join(_told(one) for one in applied))
+    if config.init:
+        read_source(config.init, config.mask, None, 8)  # whether it is a picture
+    return Order(config, identity, family, device, clip_skip, loras, axes, asked)
 
-    if not model.is_here(identity):
-        yield Note("the model is fetched from the hub: some GB, kept for later")
-    pipe = model.load(identity, dtype)
-    load_all(pipe, applied)
-    for one in applied:
-        for bundled in _words_of(one, pipe, family):
-            yield Note(f'new word: "{bundled}" (bundled with {one.path.name})')
-    for path in sorted({path for one in applied for path in embeddings_beside(one.path)}):
-        word = load_embedding(pipe, family, path)
-        yield Note(f'new word: "{word}" ({path.name})')
-    texts = [*config.prompt, config.negative]
-    family.check_clip_skip(pipe, of_run.clip_skip)
-    skip, weighted = of_run.clip_skip, of_run.weighted
-    reading = reading_for(texts, family, pipe, longest=LONGEST, clip_skip=skip, weighted=weighted)
-    told_of = yield from encode_captions(texts, family, pipe, device, reading, Store(None, 0))
-    let_go(family, pipe)
-    negative = told_of(config.negative)
-    net = getattr(pipe, family.denoiser).to(device)
-    pipe.vae.to(device)
-    memory.use_attention(net, config.memory.attention, device, dtype)
+
+def _desk(order: Order, pipe: Any, dtype: torch.dtype) -> Desk:
+    config, family = order.config, order.family
+    net = getattr(pipe, family.denoiser)
+    family.check_clip_skip(pipe, order.clip_skip)
+    unit = pixels_a_patch(net.config, pipe.vae)
     side = native_side(net.config, pipe.vae, family.resolution)
-    size = (config.width or side, config.height or side)
-    _must_fit(size, pixels_a_patch(net.config, pipe.vae), family.title)
-    jobs = [(prompt, told_of(prompt), config.seed + n) for prompt in config.prompt for n in range(config.count)]
-    sampler = config.sampler.title_for(pipe.scheduler)
-    yield Note(
-        f"drawing with {sampler}, {config.steps} steps, guidance {config.guidance:g}, {size[0]} x {size[1]} pixels"
-    )
-    images: list[Image.Image] = []
-    for start in range(0, len(jobs), config.batch_size):
-        chunk = jobs[start : start + config.batch_size]
-        began = time.monotonic()
-        phase = f"drawing {start + 1}-{start + len(chunk)} of {len(jobs)}" if len(jobs) > 1 else "drawing"
-        wishes = [Wish(told, negative, seed, size) for _, told, seed in chunk]
-        scheduler = config.sampler.build(pipe.scheduler)
-        steps, guidance = config.steps, config.guidance
-        drawn = yield from draw(family, net, pipe.vae, scheduler, wishes, steps=steps, guidance=guidance, phase=phase)
-        seconds = (time.monotonic() - began) / len(chunk)
-        for (prompt, _, seed), image in zip(chunk, drawn, strict=True):
-            path = names.next(prompt, seed)
-            tags = "".join(f" <lora:{one.path.stem}:{one.strength.usual:g}>" for one in applied)
-            save_png(path, image, parameters(config, prompt + tags, seed, size, identity.name, sampler))
-            yield Drawn(path, prompt, seed, seconds)
-        images += drawn if len(jobs) in GRID else []
-    if len(images) in GRID:
-        rows = [images[start : start + config.count] for start in range(0, len(images), config.count)]
-        columns = [f"seed {config.seed + n}" for n in range(config.count)]
-        grid = names.grid()
-        write_atomically(grid, sheet(rows, columns, config.prompt).save)
-        yield Saved("sheet", grid)
+    usual = (side, side)
+    if config.init:
+        usual = read_source(config.init, config.mask, None, unit).image.size
+    device = torch.cuda.get_device_name(order.device) if order.device.type == "cuda" else order.device.type
+    threads = torch.get_num_threads() if order.device.type == "cpu" else None
+    use = ModelUse(name=order.identity.name, family=family.name, weights=fingerprint.of_model(order.identity))
+    made = made_now(device, str(dtype).removeprefix("torch."), threads, config.memory.attention)
+    return Desk(config, use, made, order.clip_skip, usual, unit, family.title)
 
 
-def _settings_of_run(applied: Sequence[Applied], asked: str | None) -> RunSettings:
-    """What the first LoRA in a run folder was trained on, and how captions were read."""
-    for one in applied:
-        settings = one.path.parent / "run.toml"
-        if settings.is_file():
-            try:
-                told = tomllib.loads(settings.read_text(encoding="utf-8"))
-                clip_skip = told.get("text", {}).get("clip_skip")
-                return RunSettings(
-                    str(told["model"]),
-                    int(clip_skip) if clip_skip is not None else None,
-                    weighted=bool(told.get("captions", {}).get("weights")),
-                )
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                if asked:
-                    break
-                raise LoraError(f"{settings}: cannot be read; say with --model what the LoRA was trained on") from None
-    return RunSettings()
+@contextmanager
+def _store(jobs: Sequence[Job]) -> Iterator[Store]:
+    """Where encoded prompts lie: in memory, or where they are many on disk, so that memory stays flat."""
+    if len(jobs) <= IN_MEMORY:
+        yield Store(None, 0)
+        return
+    with tempfile.TemporaryDirectory(prefix="sdtune-") as folder:
+        yield Store(Path(folder), HELD)
 
 
-def _words_of(one: Applied, pipe: Any, family: Family) -> list[str]:
-    """The words that are bundled with a LoRA, which the pipeline knows from now on."""
-    try:
-        return embeddings_into(pipe, family, one.lora)
-    except LoraError as problem:
-        raise LoraError(f"{one.path}: {problem}") from None
+@dataclass
+class Scripts:
+    """What each job's denoiser is told."""
+
+    of_job: dict[int, tuple[Script, str]] = field(default_factory=dict)
+    """{id: (script, which LoRAs acted on the text encoders)}"""
+    told: dict[str, Scripted] = field(default_factory=dict)
+
+    def guides(self, job: Job) -> tuple[reading.Guide, reading.Guide]:
+        """(prompt, negative) of a job."""
+        script, acting = self.of_job[id(job)]
+        return self.told[acting].guides(script)
+
+
+def _scripted(order: Order, pipe: Any, jobs: Sequence[Job], store: Store) -> Telling[Scripts]:
+    """Every prompt encoded, with the LoRAs that act on the text encoders; these are then let go."""
+    config, family = order.config, order.family
+    rack = Rack(pipe, family, family.text_encoders)
+    scripts = Scripts()
+    waiting: dict[str, list[Job]] = {}
+    for job in jobs:
+        waiting.setdefault(acting_on(job.asked.loras, family.text_encoders), []).append(job)
+    for acting, some in waiting.items():
+        for line in rack.use(some[0].asked.loras):
+            yield Note(line)
+        for job in some:
+            script = reading.script_of(
+                job.recipe.prompt,
+                job.recipe.negative,
+                job.recipe.steps,
+                family,
+                pipe,
+                syntax=config.syntax,
+                clip_skip=order.clip_skip,
+                where=job.asked.where,
+            )
+            scripts.of_job[id(job)] = script, acting
+        scripts.told[acting] = yield from reading.encode(
+            [scripts.of_job[id(job)][0] for job in some],
+            family,
+            pipe,
+            order.device,
+            syntax=config.syntax,
+            clip_skip=order.clip_skip,
+            store=store,
+            acting=acting,
+        )
+    let_go(family, pipe)
+    return scripts
+
+
+def _drawn(
+    order: Order,
+    pipe: Any,
+    dtype: torch.dtype,
+    jobs: Sequence[Job],
+    scripts: Scripts,
+    places: dict[int, Path],
+    finished: dict[int, Path],
+) -> Telling[None]:
+    """Draws the jobs and puts each where it goes; raises SdtuneError at the end where some could not be drawn."""
+    config, family = order.config, order.family
+    net = parts.denoiser(order.identity, dtype, pipe).to(order.device)
+    memory.use_attention(net, config.memory.attention, order.device, dtype)
+    pipe.vae.to(order.device)
+    setattr(pipe, family.denoiser, net)
+    rack = Rack(pipe, family, (family.denoiser,))
+    artist = Artist(family, net, pipe.vae, pipe.scheduler, config.tiles)
+    sources = Sources(config)
+    failed: list[str] = []
+    number = 0
+    for some in by_set(jobs):
+        rack.use(some[0].asked.loras)
+        for batch in _batches(some, scripts, sources, 1 if order.device.type == "cpu" else config.batch_size):
+            began = time.monotonic()
+            pieces = [piece for _, piece in batch]
+            images = yield from artist.draw(pieces, {"first": number + 1, "of": len(jobs)})
+            seconds = (time.monotonic() - began) / len(batch)
+            for (job, _), image in zip(batch, images, strict=True):
+                if isinstance(image, SdtuneError):
+                    yield Warned(str(image))
+                    failed.append(str(image))
+                    continue
+                path = places[id(job)]
+                save_picture(path, image, job.recipe, overwrite=config.overwrite)
+                finished[id(job)] = path
+                yield Drawn(path, job.recipe.prompt, job.recipe.seed, seconds)
+            number += len(batch)
+    if failed:
+        raise SdtuneError(f"{len(failed)} of {len(jobs)} pictures could not be drawn; the first: {failed[0]}")
+
+
+@dataclass
+class Sources:
+    """The picture to begin with, at each size that is drawn."""
+
+    config: Sample
+    sized: dict[tuple[int, int], Source] = field(default_factory=dict)
+
+    def of(self, recipe: Recipe) -> Source | None:
+        """For a recipe; None where it begins with noise alone."""
+        if self.config.init is None:
+            return None
+        size = (recipe.width, recipe.height)
+        if size not in self.sized:
+            self.sized[size] = read_source(self.config.init, self.config.mask, size, 1)
+        return self.sized[size]
+
+
+def _batches(jobs: Sequence[Job], scripts: Scripts, sources: Sources, most: int) -> Iterator[list[tuple[Job, Piece]]]:
+    """So many at once, of one shape."""
+    batch: list[tuple[Job, Piece]] = []
+    for job in jobs:
+        prompt, negative = scripts.guides(job)
+        piece = Piece(job.recipe, prompt, negative, sources.of(job.recipe))
+        if batch and (len(batch) == most or shape_of(piece) != shape_of(batch[0][1])):
+            yield batch
+            batch = []
+        batch.append((job, piece))
+    if batch:
+        yield batch
+
+
+def _words(job: Job) -> dict[str, object]:
+    """What names of files can hold beside the recipe."""
+    loras = job.asked.loras
+    return {
+        "line": job.asked.line,
+        "lora": "+".join(one.path.stem for one in loras),
+        "strength": "+".join(f"{one.strength.usual:g}" for one in loras),
+    }
+
+
+def _how(jobs: Sequence[Job], base: Any) -> str:
+    """How they are drawn, as far as all are drawn alike."""
+    told = []
+    for words in (
+        {f"drawing with {job.recipe.sampler.title_for(base)}" for job in jobs},
+        {f"{job.recipe.steps} steps" for job in jobs},
+        {f"guidance {job.recipe.guidance:g}" for job in jobs},
+        {f"{job.recipe.width} x {job.recipe.height} pixels" for job in jobs},
+    ):
+        told += list(words) if len(words) == 1 else []
+    return ", ".join(told) or f"drawing {len(jobs)} pictures"
 
 
 def _told(one: Applied) -> str:
     trigger = prompt_of(one.lora.metadata.get("modelspec.trigger_phrase"))
     return f", with {one.shown} at {one.strength}" + (f" (trigger: {trigger})" if trigger else "")
-
-
-def _must_fit(size: tuple[int, int], unit: int, title: str) -> None:
-    if size[0] % unit or size[1] % unit:
-        raise ConfigError(f"{size[0]} x {size[1]}: the sides of pictures of {title} are multiples of {unit} pixels")

@@ -1,4 +1,4 @@
-"""Asked: a picture that is wanted, before what its prompt names is looked up."""
+"""Asked: a picture that is wanted, with all choices made."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ class Asked:
     """The settings of one picture, in which the cells of a grid differ."""
 
     text: str
+    """without <lora:...>"""
     negative: str
     seed: int
-    size: tuple[int, int]
-    """(width, height) in pixels"""
+    size: tuple[int | None, int | None]
+    """(width, height) in pixels; None: that of the picture to begin with, or what the model was made for"""
     steps: int
     guidance: float
     sampler: AnySampler
     loras: tuple[Applied, ...] = ()
-    """those for every prompt; a prompt may name more"""
+    """those for every prompt, and those that its own names"""
     strength: float | None = None
     """share of a picture to begin with that is drawn anew"""
     line: int = 1

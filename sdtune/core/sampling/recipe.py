@@ -54,7 +54,7 @@ class Recipe(Spec):
 
     format: Literal[1] = 1
     prompt: str = Field(max_length=200_000)
-    """with all choices made; <lora:...> stand in it, and what they name in `loras`"""
+    """with all choices made, without <lora:...>: what they named is among `loras`"""
     negative: str = Field("", max_length=200_000)
     syntax: Literal["a1111", "plain"] = "a1111"
     seed: int = Field(ge=0, lt=2**63)

@@ -1,0 +1,65 @@
+"""Results: what is made of finished pictures: sheets, pages, animations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdtune.core.picture_file import parameters
+from sdtune.core.reports import Saved, Telling
+from sdtune.core.sampling.asked import Asked
+from sdtune.core.sampling.axes import Axis
+from sdtune.core.sampling.recipe import Recipe
+from sdtune.core.sampling.sheets import Shown, write_animation, write_page, write_sheet
+from sdtune.core.sampling.shelf import Shelf
+from sdtune.sample_config import Sample
+
+SHEET = range(2, 101)
+"""so many pictures get a sheet of all, where none is asked for"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A picture on disk."""
+
+    asked: Asked
+    recipe: Recipe
+    path: Path
+
+
+def results(
+    config: Sample, axes: Sequence[Axis], pictures: Sequence[Finished], shelf: Shelf, *, drawn: int
+) -> Telling[None]:
+    """Writes what is asked for, telling each; without axes a sheet of all where some were drawn just now."""
+    shown = [
+        Shown(one.path, one.asked.text, one.asked.seed, one.asked.line, one.asked.cell, parameters(one.recipe))
+        for one in pictures
+    ]
+    if config.animate:
+        for some in _apart(shown, axes):
+            path = shelf.further("animation", ".webp")
+            write_animation(some, axes[0], path)
+            yield Saved("animation", path)
+    elif axes:
+        for some in _apart(shown, axes):
+            path = shelf.further("grid", ".png")
+            write_sheet(some, axes, path)
+            yield Saved("sheet", path)
+        page = shelf.further("grid", ".html")
+        write_page(shown, axes, page)
+        yield Saved("page", page)
+    elif drawn and len(shown) in SHEET:
+        path = shelf.further("grid", ".png")
+        write_sheet(shown, (), path)
+        yield Saved("sheet", path)
+
+
+def _apart(shown: Sequence[Shown], axes: Sequence[Axis]) -> Iterator[list[Shown]]:
+    """Those of one sheet together: of one prompt and seed, as far as no axis is of these."""
+    names = {axis.name for axis in axes}
+    groups: dict[tuple[object, ...], list[Shown]] = {}
+    for one in shown:
+        key = (one.line if "prompt" not in names else None, one.seed if "seed" not in names else None)
+        groups.setdefault(key, []).append(one)
+    yield from groups.values()

@@ -1,0 +1,122 @@
+"""Wanted: every picture that a command asks for, with all choices made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from sdtune.core.applied import Applied
+from sdtune.core.sampling import dynamic, grammar
+from sdtune.core.sampling.asked import Asked
+from sdtune.core.sampling.dynamic import Wildcards
+from sdtune.core.sampling.named_loras import NamedLoras
+from sdtune.core.sampling.prompt_lines import Line, lines_of
+from sdtune.core.sampling.recipe import Recipe
+from sdtune.core.sampling.run_of import RunUse, with_trigger
+from sdtune.errors import ConfigError
+from sdtune.sample_config import STDIN, Sample
+
+MOST = 100_000
+"""pictures of one command"""
+LAST_SEED = 2**63 - 1
+
+
+def lines_for(config: Sample, run: RunUse) -> list[Line]:
+    """The prompts that are given, or else those of the run."""
+    given = lines_of(config.prompt, config.prompts)
+    if given or not run.prompts:
+        return given
+    return [Line(text, f"the run's prompt {number}") for number, text in enumerate(run.prompts, 1)]
+
+
+def wanted(
+    config: Sample,
+    lines: Sequence[Line],
+    run: RunUse,
+    loras: Sequence[Applied],
+    named: NamedLoras,
+) -> list[Asked]:
+    """All pictures of all prompts."""
+    wildcards = Wildcards(_wildcards(config))
+    found: list[Asked] = []
+    for number, line in enumerate(lines, 1):
+        steps, guidance = line.steps or config.steps, config.guidance if line.guidance is None else line.guidance
+        first = config.seed if line.seed is None else line.seed
+        if first + config.count - 1 > LAST_SEED:
+            raise ConfigError(
+                f"{line.where}: seed {first}: with --count {config.count} the last would be over 2^63 - 1"
+            )
+        negative = config.negative if line.negative is None else line.negative
+        for text, unwanted, seed in _texts(config, line, negative, first, wildcards):
+            told = with_trigger(text, run.trigger) if config.run and config.add_trigger and run.trigger else text
+            acting = tuple(loras)
+            if config.syntax == "a1111":
+                told, tags = grammar.without_loras(told, line.where)
+                acting = _with_named(loras, [named.find(tag, line.where) for tag in tags])
+                grammar.check(told, line.where)
+                grammar.check(unwanted, f"{line.where}, negative")
+            found.append(
+                Asked(
+                    told,
+                    unwanted,
+                    seed,
+                    (line.width or config.width, line.height or config.height),
+                    steps,
+                    guidance,
+                    config.sampler,
+                    acting,
+                    config.strength,
+                    number,
+                    line.where,
+                )
+            )
+        if len(found) > MOST:
+            raise ConfigError(f"{line.where}: over {MOST} pictures are asked for so far; give fewer at once")
+    return found
+
+
+def wanted_again(recipe: Recipe, loras: Sequence[Applied], where: str) -> Asked:
+    """The picture that a recipe is of, with its LoRAs in hand."""
+    return Asked(
+        recipe.prompt,
+        recipe.negative,
+        recipe.seed,
+        (recipe.width, recipe.height),
+        recipe.steps,
+        recipe.guidance,
+        recipe.sampler,
+        tuple(loras),
+        recipe.strength,
+        where=where,
+    )
+
+
+def _with_named(loras: Sequence[Applied], named: Sequence[Applied]) -> tuple[Applied, ...]:
+    """Those for every prompt and those that one names, which says how strongly they act on it."""
+    paths = {one.path for one in named}
+    return (*(one for one in loras if one.path not in paths), *named)
+
+
+def _texts(
+    config: Sample, line: Line, negative: str, first: int, wildcards: Wildcards
+) -> Iterator[tuple[str, str, int]]:
+    """(prompt, negative, seed) of each picture of a line."""
+    seeds = range(first, first + config.count)
+    if config.syntax == "plain":
+        yield from ((line.text, negative, seed) for seed in seeds)
+    elif config.combinations:
+        for text in islice(dynamic.combinations(line.text, wildcards, line.where), MOST + 1):
+            yield from ((text, dynamic.chosen(negative, seed, wildcards, line.where), seed) for seed in seeds)
+    else:
+        for seed in seeds:
+            text = dynamic.chosen(line.text, seed, wildcards, line.where)
+            yield text, dynamic.chosen(negative, seed, wildcards, f"{line.where}, negative"), seed
+
+
+def _wildcards(config: Sample) -> Path | None:
+    """The folder that is given, or one that lies where people put it."""
+    if config.wildcards:
+        return config.wildcards
+    beside = config.prompts.parent if config.prompts and config.prompts != STDIN else Path()
+    return next((path for path in (beside / "wildcards", Path("wildcards")) if path.is_dir()), None)
