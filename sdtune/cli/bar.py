@@ -40,11 +40,11 @@ class Bar:
         kept = list(details)
         while len(kept) > self._counted and self._room(kept) < -1:  # without the bar's own space
             kept.pop()
-        self._bar.bar_width = min(WIDEST, self._room(kept))
+        self._bar.bar_width = min(WIDEST, self._room(kept) - len("^C"))  # which a terminal writes behind it
         drawn = (self._bar,) if self._bar.bar_width >= NARROWEST else ()
         self._progress.columns = (self._name, *drawn, *self._others)
-        named = {"description": f"{phase:<{len(self._widest)}}"} if phase else {}
-        self._progress.update(self._task, completed=number, details="  ".join(kept), **named)
+        described = f"{phase:<{len(self._widest)}}" if phase else None
+        self._progress.update(self._task, completed=number, details="  ".join(kept), description=described)
 
     def above(self, text: str) -> None:
         """A line above the bar, as long as it is."""

@@ -11,7 +11,7 @@ JSON_SECONDS = 1.0  # a JSON line about the steps of a drawing this often, howev
 
 def done(report: Any) -> float:
     """Pictures that are drawn, and the share of those that are being drawn; of sdtune.core.reports.Drawing."""
-    return report.number - 1 + report.together * report.step / report.steps
+    return float(report.number - 1 + report.together * report.step / report.steps)
 
 
 def which(report: Any) -> str:
