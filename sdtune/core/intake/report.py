@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import html as markup
 import os
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sdtune.core.data.buckets import Size, Tally, bucket_for, tally
+from sdtune.core.html_page import COLOURS, head, text
 from sdtune.core.reports import Problem
 
 ENLARGED = 1.25  # times; beyond it an image is too small for its bucket
@@ -26,15 +25,6 @@ MODELS = (("SD 1.5", 512), ("SD 2", 768), ("SDXL, SD 3", 1024))
 SIDES = (256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096)  # pixels; where the bars of a histogram begin
 LENGTHS = (1, 11, 21, 31, 41, 51, 61, TOKENS + 1)  # tokens
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-UNSEEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, ESC among them
-    r"\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # what reverses the reading order or hides
-    r"\ud800-\udfff\ufffe\uffff\U000e0000-\U000e007f]"  # bytes of a file name that are no UTF-8; letters never seen
-)
-ACCENTS = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
-HEAP = re.compile(f"({ACCENTS}{{3}})({ACCENTS}+)")  # so many on one letter would lie over other lines
-SPACES = dict.fromkeys("\t\r\n", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +89,9 @@ class ReportView:
     """files that are no images"""
 
 
-STYLE = """
-:root { color-scheme: light dark; --page: #f6f6f4; --card: #fff; --line: #dddcd7; --ink: #1d1d1b; --soft: #63635e;
-  --bar: #4f7fb8; --warned: #a8480a; --warned-bar: #d9822b; --good: #2d7a3e; --mat: #ecebe7; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #161617; --card: #212123; --line: #38383b; --ink: #e9e9e6; --soft: #a0a09a;
-    --bar: #6d9fd8; --warned: #f0a562; --warned-bar: #d9822b; --good: #7fca8f; --mat: #2b2b2e; }
-}
-* { box-sizing: border-box; }
+STYLE = (
+    COLOURS
+    + """* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 100rem; padding: 1.5rem clamp(.8rem, 3vw, 2.5rem) 4rem; background: var(--page);
   color: var(--ink); font: 15px/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.2; }
@@ -171,6 +156,7 @@ figcaption .warned, figcaption .good { font-size: .8rem; }
   .skipped td { border: 0; padding-top: 0; }
 }
 """
+)
 
 
 def bucket_table(sizes: Iterable[Size], resolution: int) -> tuple[Tally, ...]:
@@ -181,13 +167,7 @@ def bucket_table(sizes: Iterable[Size], resolution: int) -> tuple[Tally, ...]:
 
 def html(view: ReportView) -> Iterator[str]:
     """The page in pieces, to be written one after another; the same for the same view."""
-    yield (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_text(view.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-    )
+    yield head(view.title, POLICY, STYLE)
     yield from _header(view)
     yield "<main>\n"
     yield from _problems(view.problems)
@@ -210,8 +190,8 @@ def _header(view: ReportView) -> Iterator[str]:
         ("set-aside", len(view.set_aside), "set aside", ""),
         ("skipped", len(view.skipped), "skipped", "files that cannot be used" if view.skipped else ""),
     ]
-    yield f'<header>\n<h1 dir="auto">{_text(view.title)}</h1>\n'
-    yield f'<p class="settings" dir="auto">{_text(view.settings)}</p>\n<nav>\n'
+    yield f'<header>\n<h1 dir="auto">{text(view.title)}</h1>\n'
+    yield f'<p class="settings" dir="auto">{text(view.settings)}</p>\n<nav>\n'
     for anchor, count, what, more in tiles:
         small = f" <small>{more}</small>" if more else ""
         inner = f"<b>{count:,}</b> <span>{what}</span>{small}"
@@ -224,7 +204,7 @@ def _problems(problems: Sequence[Problem]) -> Iterator[str]:
         return
     yield '<section id="problems">\n<h2>Problems of captions</h2>\n<ul class="problems">\n'
     for one in problems:
-        yield f'<li><strong dir="auto">{_text(one.told)}</strong> <span dir="auto">{_text(one.remedy)}</span>\n'
+        yield f'<li><strong dir="auto">{text(one.told)}</strong> <span dir="auto">{text(one.remedy)}</span>\n'
         if one.names:
             more = [f"and {len(one.names) - NAMED:,} more"] if len(one.names) > NAMED else []
             yield from _names(f"the images ({len(one.names):,})", [*one.names[:NAMED], *more])
@@ -247,7 +227,7 @@ def _table(anchor: str, title: str, skipped: Sequence[Skipped]) -> Iterator[str]
 def _skipped_table(skipped: Sequence[Skipped]) -> Iterator[str]:
     yield '<table class="skipped">\n'
     for one in skipped:
-        yield f'<tr><th dir="auto">{_name(one.name)}</th><td dir="auto">{_text(one.reason)}</td></tr>\n'
+        yield f'<tr><th dir="auto">{_name(one.name)}</th><td dir="auto">{text(one.reason)}</td></tr>\n'
     yield "</table>\n"
 
 
@@ -351,9 +331,9 @@ def _kept_card(one: Kept) -> str:
     badges += ["held out"] if one.held_out else []
     size = _size(one.original)
     size += f" &rarr;&nbsp;{_size(one.prepared)}" if one.prepared != one.original else ""
-    caption = f'<p dir="auto">{_text(_cut(one.caption))}</p>' if one.caption else '<p class="none">no caption</p>'
-    lines = [f'<p class="notice" dir="auto">{_text(told)}</p>' for told in one.notices]
-    lines += [f'<p class="warned" dir="auto">{_text(told)}</p>' for told in one.remarks]
+    caption = f'<p dir="auto">{text(_cut(one.caption))}</p>' if one.caption else '<p class="none">no caption</p>'
+    lines = [f'<p class="notice" dir="auto">{text(told)}</p>' for told in one.notices]
+    lines += [f'<p class="warned" dir="auto">{text(told)}</p>' for told in one.remarks]
     return (
         f"<figure>{_picture(one.thumbnail, one.name)}<figcaption>"
         f'<strong dir="auto">{_name(one.name)}</strong><small>{size}</small>'
@@ -364,7 +344,7 @@ def _kept_card(one: Kept) -> str:
 
 def _set_aside_card(one: SetAside) -> str:
     size = f"<small>{_size(one.original)}</small>" if one.original else ""
-    told = f'<strong dir="auto">{_name(one.name)}</strong>{size}<p class="warned" dir="auto">{_text(one.reason)}</p>'
+    told = f'<strong dir="auto">{_name(one.name)}</strong>{size}<p class="warned" dir="auto">{text(one.reason)}</p>'
     told = f"{_picture(one.thumbnail, one.name)}<figcaption>{told}</figcaption>"
     if one.instead is None:
         return f"<figure>{told}</figure>\n"
@@ -382,7 +362,7 @@ def _picture(path: Path | None, name: str) -> str:
     if not found.startswith(b"\xff\xd8") or len(found) > THUMBNAIL_BYTES:
         return '<div class="picture">no picture</div>'
     data = base64.b64encode(found).decode()
-    return f'<div class="picture"><img src="data:image/jpeg;base64,{data}" alt="{_text(name)}"></div>'
+    return f'<div class="picture"><img src="data:image/jpeg;base64,{data}" alt="{text(name)}"></div>'
 
 
 def _size(size: Size) -> str:
@@ -396,10 +376,4 @@ def _cut(caption: str) -> str:
 
 def _name(name: str) -> str:
     """A file's name, which may go on in the next line behind a slash or an underline."""
-    return _text(name).replace("/", "/<wbr>").replace("_", "_<wbr>")
-
-
-def _text(text: str) -> str:
-    """Text of files and users, as nothing but letters: no markup, and nothing that acts without being seen."""
-    seen = UNSEEN.sub(lambda found: SPACES.get(found[0]) or f"[U+{ord(found[0]):04X}]", text)
-    return markup.escape(HEAP.sub(lambda found: f"{found[1]}[+{len(found[2])}]", seen))
+    return text(name).replace("/", "/<wbr>").replace("_", "_<wbr>")
