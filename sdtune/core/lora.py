@@ -6,10 +6,10 @@ What a network does to a module's weights, at its strength, stands in adapters/.
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sdtune.core import lora_names as names
 from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.adapters.base import flat, without_ones
 from sdtune.core.adapters.difference import Difference
+from sdtune.core.beside import Beside, put_beside
 from sdtune.core.families import Family, family_named
 from sdtune.core.model_folder import INPAINTING_CHANNELS
 from sdtune.errors import LoraError
@@ -45,6 +46,18 @@ class Lora:
     """what is added to the biases of some modules [out], by the same names"""
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """new words that are bundled with it: {word: {"text_encoder": vectors [n, width]}}, by part of the pipeline"""
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {}
+
+    def digest_of(self, name: str) -> str:
+        """A hash of all that it does to a module at a strength of 1; made once."""
+        if name not in self._digests:
+            adapter, bias = self.modules.get(name), self.biases.get(name)
+            tensors = {f"{adapter.kind} {role}": one for role, one in adapter.tensors().items()} if adapter else {}
+            self._digests[name] = digest_of(tensors | ({"bias": bias} if bias is not None else {}))
+        return self._digests[name]
 
 
 def from_peft(
@@ -95,6 +108,16 @@ def fingerprint(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors, their names, shapes and types."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def check_family(lora: Lora, family: Family, path: Path) -> None:
     """Stop at a LoRA of another family than the model's."""
     if lora.family and lora.family != family.name:
@@ -108,22 +131,28 @@ def load_into(pipe: Any, lora: Lora, strength: Strength | float = 1.0, adapter_n
     Several act together, each under a name of its own and at its own strength. Networks whose change depends on the
     weights see them as they are by then; `load_all` has no such order.
     """
-    fitted = _fitted(pipe, lora, strength)
-    _put_beside(pipe, fitted, adapter_name)
-    _add_to_weights([fitted])
+    _put([fitted(pipe, lora, strength)], pipe, [adapter_name])
 
 
 def load_all(pipe: Any, applied: Sequence[Applied]) -> None:
     """Put several into a pipeline, or none where one does not fit: each changes the model as if it were alone."""
-    fitted = []
+    _put(all_fitted(pipe, applied), pipe, [name_of(number) for number in range(len(applied))])
+
+
+def name_of(number: int) -> str:
+    """What peft calls the one of several that stands there."""
+    return f"lora{number}"
+
+
+def all_fitted(pipe: Any, applied: Sequence[Applied], elsewhere: Collection[str] = ()) -> list[Fitted]:
+    """Each as `fitted` has it; LoraError with its path where one does not fit."""
+    found = []
     for one in applied:
         try:
-            fitted.append(_fitted(pipe, one.lora, one.strength))
+            found.append(fitted(pipe, one.lora, one.strength, elsewhere))
         except LoraError as problem:
             raise LoraError(f"{one.path}: {problem}") from None
-    for number, each in enumerate(fitted):
-        _put_beside(pipe, each, f"lora{number}")
-    _add_to_weights(fitted)
+    return found
 
 
 def check_shape(name: str, adapter: Adapter, weight: Sequence[int]) -> None:
@@ -155,23 +184,27 @@ def changed(weight: Tensor, changes: Iterable[tuple[Adapter, float]]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """A LoRA as it goes into a pipeline that it fits, without what has no strength."""
+class Fitted:
+    """A LoRA as it goes into a pipeline that it fits, by part, without what has no strength."""
 
-    beside: Mapping[str, Mapping[str, tuple[LoraModule, float]]]
-    """{part: {path as spelt in memory: plain LoRA, strength}}"""
-    added: Sequence[tuple[Tensor, Adapter, float]]
-    """to these weights and biases"""
+    beside: Mapping[str, Beside]
+    added: Mapping[str, Sequence[tuple[Tensor, Adapter, float]]]
+    """(weight or bias, what changes it, strength)"""
 
 
-def _fitted(pipe: Any, lora: Lora, strength: Strength | float) -> _Fitted:
-    """All of it that acts is there and of the right shape in the pipeline."""
+def fitted(pipe: Any, lora: Lora, strength: Strength | float, elsewhere: Collection[str] = ()) -> Fitted:
+    """All of it that acts is there and of the right shape in the pipeline; LoraError where it is not.
+
+    Parts that the model has `elsewhere`, and not in this pipeline now, are left alone.
+    """
     beside: dict[str, dict[str, tuple[LoraModule, float]]] = {}
-    added: list[tuple[Tensor, Adapter, float]] = []
+    added: dict[str, list[tuple[Tensor, Adapter, float]]] = {}
     strengths = {name: _acting(strength, name) for name in (*lora.modules, *lora.biases)}
     acting = {name: value for name, value in strengths.items() if value}
     for part in sorted({names.split(name)[0] for name in acting}):
         net = getattr(pipe, part, None)
+        if net is None and part in elsewhere:
+            continue
         if net is None:
             leave = f"or leave that out, with {part}=0 behind the LoRA's strength"
             raise LoraError(f"the LoRA changes a {part}, which the model has not; {_REMEDY}, {leave}")
@@ -184,15 +217,15 @@ def _fitted(pipe: Any, lora: Lora, strength: Strength | float) -> _Fitted:
                     beside.setdefault(part, {})[path] = adapter, acting[name]
                 else:
                     _check_open(name, adapter, layer)
-                    added.append((layer.weight, adapter, acting[name]))
+                    added.setdefault(part, []).append((layer.weight, adapter, acting[name]))
             if (values := lora.biases.get(name)) is not None:
                 bias = getattr(layer, "bias", None)
                 if bias is None:
                     raise LoraError(f"the LoRA changes the bias of {name}, which the model has not; {_REMEDY}")
                 of_bias = Difference(values)
                 check_shape(f"the bias of {name}", of_bias, bias.shape)
-                added.append((bias, of_bias, acting[name]))
-    return _Fitted(beside, added)
+                added.setdefault(part, []).append((bias, of_bias, acting[name]))
+    return Fitted(beside, added)
 
 
 def _acting(strength: Strength | float, name: str) -> float:
@@ -227,41 +260,21 @@ def _check_open(name: str, adapter: Adapter, layer: Any) -> None:
         )
 
 
-def _put_beside(pipe: Any, fitted: _Fitted, adapter_name: str) -> None:
-    """Plain LoRAs, through peft."""
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
-
-    for part, wanted in fitted.beside.items():
-        net = getattr(pipe, part)
-        config = LoraConfig(
-            r=1,
-            lora_alpha=1,
-            rank_pattern={f"^{path}": module.rank for path, (module, _) in wanted.items()},
-            alpha_pattern={f"^{path}": module.alpha for path, (module, _) in wanted.items()},
-            target_modules="|".join(path.replace(".", r"\.") for path in wanted),
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs are what is wanted
-            inject_adapter_in_model(config, net, adapter_name)
-        for path, (module, strength) in wanted.items():
-            layer = net.get_submodule(path)
-            for matrices, value in ((layer.lora_A, module.down), (layer.lora_B, module.up)):
-                weight = matrices[adapter_name].weight
-                weight.data = value.to(weight.device, torch.float32).reshape(weight.shape)
-            layer.set_scale(adapter_name, strength)
-        for layer in net.modules():
-            if isinstance(layer, LoraLayer):
-                layer.set_adapter(list(layer.lora_A))
-        net.requires_grad_(False)
-        net._hf_peft_config_loaded = True  # so that diffusers knows of it, too
+def _put(loras: Sequence[Fitted], pipe: Any, adapter_names: Sequence[str]) -> None:
+    for one, name in zip(loras, adapter_names, strict=True):
+        for part, wanted in one.beside.items():
+            put_beside(getattr(pipe, part), wanted, name)
+    for weight, changes in by_weight(loras).items():
+        weight.data.copy_(changed(weight, changes))
 
 
-def _add_to_weights(fitted: Sequence[_Fitted]) -> None:
-    """All other networks and the biases, in float32 and then in the weights' precision."""
+def by_weight(
+    loras: Sequence[Fitted], parts: Collection[str] | None = None
+) -> dict[Tensor, list[tuple[Adapter, float]]]:
+    """What changes each weight and bias, of some parts or of all, in the order of the LoRAs."""
     changes: dict[Tensor, list[tuple[Adapter, float]]] = {}
-    for one in fitted:
-        for weight, adapter, strength in one.added:
-            changes.setdefault(weight, []).append((adapter, strength))
-    for weight, of_weight in changes.items():
-        weight.data.copy_(changed(weight, of_weight))
+    for one in loras:
+        for part, added in one.added.items():
+            for weight, adapter, strength in added if parts is None or part in parts else ():
+                changes.setdefault(weight, []).append((adapter, strength))
+    return changes
