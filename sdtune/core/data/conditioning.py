@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sdtune.core.data.cache import Store, identity_of, key_of
+from sdtune.core.data.weights import HEAVIEST
 from sdtune.core.data.weights import weighted as by_weight
 from sdtune.core.families import Family
 from sdtune.core.memory import maker_of
@@ -24,7 +25,6 @@ CHUNK = 75  # tokens that CLIP reads at once, beside its begin and end
 AT_ONCE = {"cuda": 16, "cpu": 1}
 """captions; on the CPU one, so that the last digits do not depend on which others were encoded with it"""
 NAMED = 3
-HEAVIEST = 100
 NO_NUMBERS = "use --memory.precision bf16 or fp32 (T5 overflows fp16), or check the model's text encoders"
 PIXELS = frozenset({"time_ids"})
 """arguments of denoisers that tell sizes and crops"""
@@ -138,7 +138,7 @@ def encode_captions(
     for start in range(0, len(missing), at_once):
         chunk = missing[start : start + at_once]
         for caption, told in zip(chunk, one_by_one(partial(_read, family, pipe, reading), chunk), strict=True):
-            if not _are_numbers(told):
+            if not are_numbers(told):
                 raise DataError(f'"{caption[:60]}": the text encoders make no numbers of it; {NO_NUMBERS}')
             store.put(keys[caption], told)
         done = start + len(chunk)
@@ -156,7 +156,8 @@ def _read(family: Family, pipe: Any, reading: Reading, captions: Sequence[str]) 
     return [{name: value[index].clone() for name, value in cpu.items()} for index in range(len(captions))]
 
 
-def _are_numbers(tensors: Mapping[str, Tensor]) -> bool:
+def are_numbers(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all of them are, without NaN or infinity."""
     return all(bool(one.isfinite().all()) for one in tensors.values())
 
 
@@ -189,7 +190,7 @@ def is_whole(store: Store, key: str) -> bool:
     if key not in store:
         return False
     try:
-        return _are_numbers(store.get(key))
+        return are_numbers(store.get(key))
     except KeyError:
         return False
 

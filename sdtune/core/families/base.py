@@ -97,24 +97,32 @@ class Family(ABC):
         chunks: int = 1,
         clip_skip: int | None = None,
         weighted: bool = False,
+        breaks: bool = False,
     ) -> dict[str, Tensor]:
         """What the denoiser is told of each caption, by its own argument names: {name: [n, ...]}.
 
         Every caption is read in `chunks`, empty ones at its end; it must not need more (`count_chunks`). `clip_skip` is
-        the layer counted from the last, 1, where the family reads one or another; `weighted`: (word:1.3) weighs words.
-        Gradients flow where the caller lets them.
+        the layer counted from the last, 1, where the family reads one or another; `weighted`: (word:1.3) weighs words;
+        `breaks`: it does, and BREAK ends a chunk. Gradients flow where the caller lets them.
         """
 
-    def count_tokens(self, pipe: Any, captions: Sequence[str], *, weighted: bool = False) -> list[int]:
+    def count_tokens(
+        self, pipe: Any, captions: Sequence[str], *, weighted: bool = False, breaks: bool = False
+    ) -> list[int]:
         """Tokens of each caption, without marks of begin and end, for the reader that needs most."""
-        return [max(counts) for counts in zip(*self._lengths(pipe, captions, weighted), strict=True)]
+        return [max(counts) for counts in zip(*self._lengths(pipe, captions, weighted, breaks), strict=True)]
 
-    def count_chunks(self, pipe: Any, captions: Sequence[str], *, weighted: bool = False) -> list[int]:
+    def count_chunks(
+        self, pipe: Any, captions: Sequence[str], *, weighted: bool = False, breaks: bool = False
+    ) -> list[int]:
         """Chunks that each caption needs, 1 or more."""
         from sdtune.core.families import clip
 
         readers = [
-            [len(clip.chunked(clip.tokens_of(tokenizer, caption, weighted=weighted))) for caption in captions]
+            [
+                len(clip.chunked(clip.tokens_of(tokenizer, caption, weighted=weighted, breaks=breaks)))
+                for caption in captions
+            ]
             for tokenizer in self._tokenizers(pipe)
         ]
         return [max(counts) for counts in zip(*readers, strict=True)]
@@ -136,12 +144,12 @@ class Family(ABC):
         """CLIP's, each beside its encoder."""
         return [getattr(pipe, part.replace("text_encoder", "tokenizer")) for part in self.clips]
 
-    def _lengths(self, pipe: Any, captions: Sequence[str], weighted: bool) -> list[list[int]]:
+    def _lengths(self, pipe: Any, captions: Sequence[str], weighted: bool, breaks: bool) -> list[list[int]]:
         """Tokens of each caption, by reader."""
         from sdtune.core.families import clip
 
         return [
-            [len(clip.tokens_of(tokenizer, caption, weighted=weighted)) for caption in captions]
+            [len(clip.tokens_of(tokenizer, caption, weighted=weighted, breaks=breaks)) for caption in captions]
             for tokenizer in self._tokenizers(pipe)
         ]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdtune.core.data.weights import broken
 from sdtune.core.data.weights import weighted as by_weight
 
 if TYPE_CHECKING:
@@ -35,38 +36,51 @@ class Tokens:
     ends: tuple[bool, ...]
     """whether a word ends with it"""
     commas: tuple[bool, ...]
+    breaks: tuple[int, ...] = ()
+    """how many tokens stand before each BREAK"""
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def tokens_of(tokenizer: Any, caption: str, *, weighted: bool = False) -> Tokens:
-    """The caption in tokens; an added word of several vectors becomes all of them: word, word_1, word_2."""
+def tokens_of(tokenizer: Any, caption: str, *, weighted: bool = False, breaks: bool = False) -> Tokens:
+    """The caption in tokens; an added word of several vectors becomes all of them: word, word_1, word_2.
+
+    `breaks`: as A1111 reads a prompt, by weight and with BREAK at the end of a chunk.
+    """
     added = tokenizer.get_added_vocab()
     further = {number: _further(name, added) for name, number in added.items()}
     found: list[tuple[int, float, bool]] = []
-    for text, weight in by_weight(caption) if weighted else [(caption, 1.0)]:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        for token, name in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
-            whole = [token, *further.get(token, ())]
-            found += [(one, weight, False) for one in whole[:-1]]
-            found.append((whole[-1], weight, token in further or name.endswith(END)))
+    stops: list[int] = []
+    pieces = broken(caption) if breaks else [by_weight(caption) if weighted else [(caption, 1.0)]]
+    for piece in pieces:
+        for text, weight in piece:
+            ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+            for token, name in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
+                whole = [token, *further.get(token, ())]
+                found += [(one, weight, False) for one in whole[:-1]]
+                found.append((whole[-1], weight, token in further or name.endswith(END)))
+        stops.append(len(found))
     ids, weights, ends = zip(*found, strict=True) if found else ((), (), ())
     comma = tokenizer.convert_tokens_to_ids("," + END)
-    return Tokens(ids, weights, ends, tuple(token == comma for token in ids))
+    return Tokens(ids, weights, ends, tuple(token == comma for token in ids), tuple(stops[:-1]))
 
 
 def chunked(tokens: Tokens) -> list[range]:
     """Places of each chunk's tokens, one chunk or more.
 
-    A chunk ends where 75 are full, but rather after a comma among the last 20 of them, or else after a whole word.
+    A chunk ends where 75 are full, but rather after a comma among the last 20 of them, or else after a whole word; and
+    at a BREAK, with nothing in it, too, but for the last.
     """
-    chunks = []
+    chunks: list[range] = []
     start = 0
-    while len(tokens) - start > CHUNK:
-        chunks.append(range(start, _end(tokens, start)))
-        start = chunks[-1].stop
-    return [*chunks, range(start, len(tokens))]
+    for stop in (*tokens.breaks, len(tokens)):
+        while stop - start > CHUNK:
+            chunks.append(range(start, _end(tokens, start)))
+            start = chunks[-1].stop
+        chunks.append(range(start, stop))
+        start = stop
+    return chunks if len(chunks) == 1 or chunks[-1] else chunks[:-1]
 
 
 def encode(
@@ -76,6 +90,7 @@ def encode(
     *,
     chunks: int,
     weighted: bool = False,
+    breaks: bool = False,
     layer: int = 1,
     normed: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
@@ -84,26 +99,27 @@ def encode(
     `layer` is counted from the last, 1; `normed`: its states go through the encoder's last normalisation, as the last
     layer's always do.
     """
-    ids, weights = _ids(tokenizer, [tokens_of(tokenizer, caption, weighted=weighted) for caption in captions], chunks)
+    read = [tokens_of(tokenizer, caption, weighted=weighted, breaks=breaks) for caption in captions]
+    ids, weights = _ids(tokenizer, read, chunks)
     told = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
     states = told.hidden_states[-layer]
     if normed:
         states = getattr(encoder, "text_model", encoder).final_layer_norm(states)
-    if weighted:
+    if weighted or breaks:
         states = _emphasised(states, weights.flatten(0, 1).to(states))
     pooled = getattr(told, "text_embeds", None)
     return states.unflatten(0, ids.shape[:2]).flatten(1, 2), None if pooled is None else pooled[::chunks]
 
 
 def encode_both(
-    pipe: Any, captions: Sequence[str], *, chunks: int, weighted: bool = False
+    pipe: Any, captions: Sequence[str], *, chunks: int, weighted: bool = False, breaks: bool = False
 ) -> tuple[Tensor, list[Tensor]]:
     """States of the last layer but one of both CLIPs side by side, and their projections (sdxl: the second's alone)."""
     import torch
 
     parts = ((pipe.text_encoder, pipe.tokenizer), (pipe.text_encoder_2, pipe.tokenizer_2))
     told = [
-        encode(encoder, tokenizer, captions, chunks=chunks, weighted=weighted, layer=2, normed=False)
+        encode(encoder, tokenizer, captions, chunks=chunks, weighted=weighted, breaks=breaks, layer=2, normed=False)
         for encoder, tokenizer in parts
     ]
     first, second = (states for states, _ in told)

@@ -65,9 +65,16 @@ class SD1(UNetFamily):
         chunks: int = 1,
         clip_skip: int | None = None,
         weighted: bool = False,
+        breaks: bool = False,
     ) -> dict[str, Tensor]:
         states, _ = clip.encode(
-            pipe.text_encoder, pipe.tokenizer, captions, chunks=chunks, weighted=weighted, layer=clip_skip or 1
+            pipe.text_encoder,
+            pipe.tokenizer,
+            captions,
+            chunks=chunks,
+            weighted=weighted,
+            breaks=breaks,
+            layer=clip_skip or 1,
         )
         return {"encoder_hidden_states": states}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from sdtune.core.data.weights import without_weights
+from sdtune.core.data.weights import without_breaks, without_weights
 from sdtune.core.families import clip
 from sdtune.core.families.base import Family, Shapes
 
@@ -97,11 +97,12 @@ class SD3(Family):
         chunks: int = 1,
         clip_skip: int | None = None,
         weighted: bool = False,
+        breaks: bool = False,
     ) -> dict[str, Tensor]:
         import torch
 
-        states, pooled = clip.encode_both(pipe, captions, chunks=chunks, weighted=weighted)
-        t5 = self._t5(pipe, captions, chunks, weighted).to(states)
+        states, pooled = clip.encode_both(pipe, captions, chunks=chunks, weighted=weighted, breaks=breaks)
+        t5 = self._t5(pipe, captions, chunks, weighted, breaks).to(states)
         states = torch.nn.functional.pad(states, (0, t5.shape[-1] - states.shape[-1]))
         return {
             "encoder_hidden_states": torch.cat([states, t5], dim=1),
@@ -109,9 +110,11 @@ class SD3(Family):
         }
 
     @override
-    def count_chunks(self, pipe: Any, captions: Sequence[str], *, weighted: bool = False) -> list[int]:
-        by_clip = super().count_chunks(pipe, captions, weighted=weighted)
-        by_t5 = self._t5_lengths(pipe, captions, weighted)
+    def count_chunks(
+        self, pipe: Any, captions: Sequence[str], *, weighted: bool = False, breaks: bool = False
+    ) -> list[int]:
+        by_clip = super().count_chunks(pipe, captions, weighted=weighted, breaks=breaks)
+        by_t5 = self._t5_lengths(pipe, captions, weighted, breaks)
         return [max(count, 1 + (length >= T5_TOKENS)) for count, length in zip(by_clip, by_t5, strict=True)]
 
     @override
@@ -119,24 +122,25 @@ class SD3(Family):
         return None if pipe.text_encoder_3 is None else T5_MOST - 1
 
     @override
-    def _lengths(self, pipe: Any, captions: Sequence[str], weighted: bool) -> list[list[int]]:
-        return [*super()._lengths(pipe, captions, weighted), self._t5_lengths(pipe, captions, weighted)]
+    def _lengths(self, pipe: Any, captions: Sequence[str], weighted: bool, breaks: bool) -> list[list[int]]:
+        by_clip = super()._lengths(pipe, captions, weighted, breaks)
+        return [*by_clip, self._t5_lengths(pipe, captions, weighted, breaks)]
 
-    def _t5_lengths(self, pipe: Any, captions: Sequence[str], weighted: bool) -> list[int]:
+    def _t5_lengths(self, pipe: Any, captions: Sequence[str], weighted: bool, breaks: bool) -> list[int]:
         """Tokens without the mark of the end; 0 where there is no T5."""
         if pipe.text_encoder_3 is None:
             return [0] * len(captions)
-        texts = [without_weights(caption) if weighted else caption for caption in captions]
+        texts = [_plain(caption, weighted, breaks) for caption in captions]
         return [len(ids) for ids in pipe.tokenizer_3(texts, add_special_tokens=False, verbose=False).input_ids]
 
-    def _t5(self, pipe: Any, captions: Sequence[str], chunks: int, weighted: bool) -> Tensor:
+    def _t5(self, pipe: Any, captions: Sequence[str], chunks: int, weighted: bool, breaks: bool) -> Tensor:
         """What T5 reads [n, 256 or 512, width], which no weights change; zeros where it is left out."""
         import torch
 
         if pipe.text_encoder_3 is None:
             return torch.zeros(len(captions), T5_TOKENS, pipe.transformer.config.joint_attention_dim)
         length = T5_TOKENS if chunks == 1 else T5_MOST
-        texts = [without_weights(caption) if weighted else caption for caption in captions]
+        texts = [_plain(caption, weighted, breaks) for caption in captions]
         ids = pipe.tokenizer_3(texts, padding="max_length", max_length=length, return_tensors="pt").input_ids
         assert ids.shape[1] == length, f"a caption of {ids.shape[1]} tokens was to be read by T5 in {length}"
         states: Tensor = pipe.text_encoder_3(ids.to(pipe.text_encoder_3.device))[0]
@@ -146,3 +150,10 @@ class SD3(Family):
     def denoise(self, net: nn.Module, x_t: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         prediction: Tensor = net(x_t, timestep=timesteps, return_dict=False, **conditioning)[0]
         return prediction
+
+
+def _plain(caption: str, weighted: bool, breaks: bool) -> str:
+    """A caption as T5 reads it."""
+    if breaks:
+        return without_breaks(caption)
+    return without_weights(caption) if weighted else caption

@@ -71,8 +71,9 @@ class SDXL(UNetFamily):
         chunks: int = 1,
         clip_skip: int | None = None,
         weighted: bool = False,
+        breaks: bool = False,
     ) -> dict[str, Tensor]:
-        states, pooled = clip.encode_both(pipe, captions, chunks=chunks, weighted=weighted)
+        states, pooled = clip.encode_both(pipe, captions, chunks=chunks, weighted=weighted, breaks=breaks)
         return {"encoder_hidden_states": states, "text_embeds": pooled[-1]}
 
     @override
