@@ -82,8 +82,8 @@ FLAGS = {
 }
 MEANT = {one.field: name for name, one in FLAGS.items()} | {"scale": "l", "cfg": "l", "g": "l"}
 """longer names that people try"""
-OF_THE_COMMAND = {"ss": "sampler", "sampler": "sampler", "ar": "width and --height", "lora": "lora"}
-"""flags of other programs, and what the whole command has in their place"""
+OF_THE_COMMAND = {"ss": "sampler", "sampler": "sampler", "lora": "lora", "model": "model"}
+"""flags of other programs, and settings of the command that are meant by them"""
 
 
 @dataclass
@@ -164,7 +164,7 @@ def _line(text: str, where: str, problems: _Problems, *, flags: bool) -> Line:
     if not flags:
         return Line(text, where)
     found = list(_FLAG.finditer(text))
-    ends = [*(one.start() for one in found[1:]), len(text)]
+    ends = [*(one.start() for one in found), len(text)][1:]
     values: dict[str, Any] = {}
     for one, end in zip(found, ends, strict=True):
         name, value = one["name"], text[one.end() : end].strip()
