@@ -175,7 +175,7 @@ class Euler(Sampler):
 def _churned_euler(churn: float) -> Any:
     """diffusers' Euler whose levels are raised by fresh noise before the denoiser sees them (alg. 2, lines 4 to 6).
 
-    Its own s_churn adds that noise behind the denoiser, which then never takes it away: the spread of Gaussian data ends
+    Its own s_churn adds that noise behind the denoiser, which then never takes it away: the spread of Gaussians ends
     14 % too large with epsilon and 32 % with v (churn 10, 25 steps).
     """
     from diffusers import EulerDiscreteScheduler
