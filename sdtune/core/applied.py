@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sdtune.core import lora_file
@@ -98,12 +99,17 @@ def read(text: str, told: str = "--lora") -> Applied:
                 raise LoraError(f'{text}: "{behind}" is no strength behind a LoRA; give it as in {BLOCK_STYLE}')
         place = str(one.place) if one.usual is None or _number(one.usual) is not None else text
         raise LoraError(f"{place}: no such LoRA file or run folder; check {told}")
-    usual = 1.0 if one.usual is None else _strength(one.usual, text, STYLE)
-    blocks = _blocks(one.blocks, text) if one.blocks is not None else {}
     path = lora_in(one.place) if one.place.is_dir() else one.place
-    lora = lora_file.read(path)
-    _must_be_there(blocks, {*lora.modules, *lora.biases}, text)
-    return Applied(path, lora, Strength(usual, blocks))
+    return at_strengths(path, partial(lora_file.read, path), one.usual, one.blocks, text)
+
+
+def at_strengths(path: Path, load: Callable[[], Lora], usual: str | None, blocks: str | None, text: str) -> Applied:
+    """A LoRA with the strengths that a user has written, which are looked at before it is loaded."""
+    strength = 1.0 if usual is None else _strength(usual, text, STYLE)
+    of_blocks = _blocks(blocks, text) if blocks is not None else {}
+    lora = load()
+    _must_be_there(of_blocks, {*lora.modules, *lora.biases}, text)
+    return Applied(path, lora, Strength(strength, of_blocks))
 
 
 def _cut(text: str, *, of_blocks: bool) -> tuple[str, str | None]:
