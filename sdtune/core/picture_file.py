@@ -1,80 +1,90 @@
-"""A picture as a PNG that says how it was made, under a name that was free."""
+"""A picture as a PNG, JPEG or WebP that says how it was made, whole or not at all."""
 
 from __future__ import annotations
 
-import re
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdtune import __version__
-from sdtune.config import Sample
-from sdtune.core.run_folder import must_be_writable, write_atomically
-from sdtune.errors import ConfigError, OutputError, SdtuneError
+from sdtune.core.picture_notes import NOTE_BYTES, PARAMETERS, RECIPE, RECIPE_BYTES, SUFFIXES, Kind, exif_of, notes_in
+from sdtune.core.picture_text import parameters as parameters
+from sdtune.core.run_folder import beside
+from sdtune.core.sampling.recipe import Recipe, written
+from sdtune.errors import DISK_FULL, FULL, OutputError, SdtuneError
+
+JPEG_EXIF = 2**16 - 3
+"""bytes of EXIF in a JPEG: a segment tells its length, its own two bytes included, in 16 bits"""
+SIDES: dict[Kind, int] = {"png": 2**31 - 1, "jpeg": 2**16 - 1, "webp": 2**14 - 1}
+"""pixels, the most that a format has"""
+HOW: dict[Kind, dict[str, Any]] = {
+    "png": {},
+    "jpeg": {"quality": 95, "subsampling": "4:4:4"},
+    "webp": {"lossless": True},
+}
 
 
-def parameters(config: Sample, prompt: str, seed: int, size: tuple[int, int], model_name: str, sampler: str) -> str:
-    """The text that A1111 writes into its pictures and that others read: prompt, negative, settings."""
-    settings = {
-        "Steps": config.steps,
-        "Sampler": sampler,
-        "CFG scale": f"{config.guidance:g}",
-        "Seed": seed,
-        "Size": f"{size[0]}x{size[1]}",
-        "Model": model_name,
-        "Version": f"sdtune {__version__}",
-    }
-    lines = [prompt]
-    if config.negative:
-        lines.append(f"Negative prompt: {config.negative}")
-    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+def save_picture(path: Path, image: Image.Image, recipe: Recipe, *, overwrite: bool = False) -> Path:
+    """Puts a picture into a file of the format that its ending names, and returns where it lies.
 
-
-def save_png(path: Path, image: Image.Image, text: str) -> None:
-    """The picture with its parameters, whole or not at all."""
-    info = PngInfo()
-    info.add_itxt("parameters", text) if not text.isascii() else info.add_text("parameters", text)
-    try:
-        write_atomically(path, lambda place: image.save(place, pnginfo=info))
-    except OSError as error:
-        raise SdtuneError(
-            f"{path}: cannot be written ({error.strerror}); free space, or choose another --out"
-        ) from None
-
-
-class Names:
-    """Free names for pictures: 00001-0-a-red-apple.png, never one that exists."""
-
-    def __init__(self, config: Sample) -> None:
-        pictures = len(config.prompt) * config.count
-        self.single = config.out if config.out.suffix.lower() == ".png" else None
-        if self.single and pictures > 1:
-            raise ConfigError(f"--out {config.out}: names one picture, but {pictures} are asked for; give a folder")
-        self.folder = config.out.parent if self.single else config.out
+    That is another place (00001-7-apple-2.png) where a file has come there meanwhile, and may not be replaced.
+    """
+    kind = SUFFIXES[path.suffix.lower()]
+    if max(image.size) > SIDES[kind]:
+        raise OutputError(f"{path}: {kind} has at most {SIDES[kind]} pixels a side; give --format png")
+    notes, _ = _notes(kind, recipe)
+    for number in count(1):
+        place = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
         try:
-            if self.single and (self.single.exists() or self.single.is_symlink()):
-                raise OutputError(f"{self.single}: exists already; give another name with --out")
-            if self.folder.is_symlink() and not self.folder.exists():
-                raise OutputError(f"{self.folder}: a link that leads nowhere; give another place with --out")
-            if self.folder.exists() and not self.folder.is_dir():
-                raise OutputError(f"{self.folder}: is a file; give a folder, or a name that ends in .png, with --out")
+            with beside(place, overwrite=overwrite) as unfinished:
+                image.save(unfinished, format=kind, **notes, **HOW[kind])
+        except FileExistsError:
+            continue
         except OSError as error:
-            told = str(config.out)[:200]
-            raise OutputError(f"{told}: cannot be written ({error.strerror}); give another place with --out") from None
-        must_be_writable(self.folder)
-        found = (re.match(r"(?:grid-)?(\d{5})", path.name) for path in self.folder.glob("*.png"))
-        self.number = max((int(number[1]) for number in found if number), default=0)
+            if error.errno in FULL:
+                raise SdtuneError(f"{path}: {DISK_FULL}") from None
+            raise SdtuneError(
+                f"{path}: cannot be written ({error.strerror}); free space, or choose another --out"
+            ) from None
+        break
+    return place
 
-    def next(self, prompt: str, seed: int) -> Path:
-        """The name of the next picture."""
-        if self.single:
-            return self.single
-        self.number += 1
-        words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-")
-        return self.folder / f"{self.number:05d}-{seed}{'-' * bool(words)}{words}.png"
 
-    def grid(self) -> Path:
-        """The name of the sheet of all."""
-        self.number += 1
-        return self.folder / f"grid-{self.number:05d}.png"
+def left_out(suffix: str, recipe: Recipe) -> str | None:
+    """What a file with this ending cannot say of its picture, for want of room; None where it says all."""
+    return _notes(SUFFIXES[suffix.lower()], recipe)[1]
+
+
+def recipe_text_of(path: Path) -> str | None:
+    """The recipe that a picture file holds, as text; None where it holds none. Raises OSError."""
+    notes = notes_in(path)
+    return notes.recipe if notes else None
+
+
+def _notes(kind: Kind, recipe: Recipe) -> tuple[dict[str, Any], str | None]:
+    """(what Pillow is told to write beside the picture, what there is no room for)."""
+    said, text = parameters(recipe), written(recipe)
+    whole = text if len(text) <= RECIPE_BYTES else None
+    if kind == "png":
+        info = PngInfo()
+        info.add_text(PARAMETERS, said) if _is_latin(said) else info.add_itxt(PARAMETERS, said)
+        if whole is not None:
+            info.add_text(RECIPE, whole)
+        return {"pnginfo": info}, None if whole else "its recipe"
+    most = JPEG_EXIF if kind == "jpeg" else NOTE_BYTES
+    for kept, spoken in ((whole, said), (whole, None), (None, said), (None, None)):
+        exif = exif_of(kept, spoken)
+        if len(exif) <= most:
+            break
+    missing = [name for name, there in (("its parameters", spoken), ("its recipe", kept)) if there is None]
+    return {"exif": exif}, " and ".join(missing) or None
+
+
+def _is_latin(text: str) -> bool:
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -310,8 +310,11 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, within: Pat
 
 
 @contextlib.contextmanager
-def beside(path: Path, *, within: Path | None = None) -> Iterator[Path]:
-    """An empty file beside its place, flushed to disk and put there when the block ends well; else it is gone."""
+def beside(path: Path, *, within: Path | None = None, overwrite: bool = True) -> Iterator[Path]:
+    """An empty file beside its place, flushed to disk and put there when the block ends well; else it is gone.
+
+    FileExistsError where another is there by then, and may not be replaced.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=within or path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
     os.close(handle)
@@ -320,10 +323,24 @@ def beside(path: Path, *, within: Path | None = None) -> Iterator[Path]:
         with open(name, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        if overwrite or not _is_put_by_link(name, path):
+            os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _is_put_by_link(name: str, path: Path) -> bool:
+    """Put a file under a name that no other has, in one step; a disk without links gets an empty one to replace."""
+    try:
+        os.link(name, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        return False
+    os.unlink(name)
+    return True
 
 
 def embeddings_beside(lora: Path) -> list[Path]:

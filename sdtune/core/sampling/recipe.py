@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from sdtune.choices.samplers import AnySampler
 from sdtune.choices.spec import Spec
+from sdtune.core.applied import STRONGEST
+from sdtune.core.sampling.fingerprint import of_file
+from sdtune.errors import DataError
 from sdtune.sample_config import Hires
 
 FORMAT = 1
+MOST_BYTES = 2**20
+"""of a recipe in a file"""
+MOST_FILES = 1000
+HOMES = ("home", "users")
+"""folders whose folders are named after people"""
+BlockName = Annotated[str, Field(max_length=512)]
 
 
 class FileUse(Spec):
@@ -25,7 +38,7 @@ class LoraUse(FileUse):
     """A LoRA, and how strongly it acted."""
 
     strength: float = 1.0
-    blocks: dict[str, float] = {}
+    blocks: dict[BlockName, float] = Field({}, max_length=MOST_FILES)
 
 
 class ModelUse(Spec):
@@ -64,15 +77,15 @@ class Recipe(Spec):
     guidance: float = Field(ge=0, le=1000)
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     sampler: AnySampler
-    clip_skip: int | None = None
+    clip_skip: int | None = Field(None, ge=1, le=12)
     model: ModelUse
-    loras: tuple[LoraUse, ...] = ()
-    words: tuple[FileUse, ...] = ()
+    loras: tuple[LoraUse, ...] = Field((), max_length=MOST_FILES)
+    words: tuple[FileUse, ...] = Field((), max_length=MOST_FILES)
     """new words that were learned beside a LoRA"""
     init: FileUse | None = None
     strength: float | None = Field(None, ge=0, le=1)
     mask: FileUse | None = None
-    feather: int = 0
+    feather: int = Field(0, ge=0, le=8192)
     structure: float = Field(0.0, ge=0, le=1)
     hires: Hires = Hires()
     tiles: bool = False
@@ -80,5 +93,81 @@ class Recipe(Spec):
 
 
 def key_of(recipe: Recipe) -> str:
-    """64 hex digits that two recipes share where they are for the same picture, wherever that is drawn."""
-    raise NotImplementedError
+    """64 hex digits that two recipes share where they are for the same picture, wherever that is drawn.
+
+    Files count by what is in them, not by their names.
+    """
+    return hashlib.sha256(_canonical(_without_names(recipe.model_dump(mode="json", exclude={"made"})))).hexdigest()
+
+
+def written(recipe: Recipe) -> str:
+    """As it stands in a file: JSON in ASCII, the same for the same recipe."""
+    return json.dumps(recipe.model_dump(mode="json"), separators=(",", ":"), allow_nan=False)
+
+
+def read(text: str, where: Path) -> Recipe:
+    """The recipe in a file that anybody may have made; DataError says in one line what is wrong with it."""
+    if len(text) > MOST_BYTES:
+        raise DataError(
+            f"{where}: its recipe is over {MOST_BYTES >> 20} MB, which none of ours is; draw it by a prompt"
+        )
+    try:
+        told = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise DataError(f"{where}: its recipe is damaged (no JSON); get the picture again") from None
+    if not isinstance(told, dict):
+        raise DataError(f"{where}: its recipe is damaged (no table); get the picture again")
+    form = told.get("format")
+    if isinstance(form, int) and form > FORMAT:
+        raise DataError(
+            f"{where}: its recipe is of a newer sdtune (format {str(form)[:9]}, this one reads {FORMAT}); update sdtune"
+        )
+    try:
+        recipe = Recipe.model_validate(told)
+    except (ValidationError, RecursionError, OverflowError, ValueError) as problem:
+        raise DataError(f"{where}: its recipe cannot be used: {_first(problem)}; update sdtune") from None
+    for one in recipe.loras:
+        if any(abs(value) > STRONGEST for value in (one.strength, *one.blocks.values())):
+            raise DataError(f"{where}: its recipe cannot be used: a LoRA's strength is over {STRONGEST}")
+    return recipe
+
+
+def file_use(path: Path) -> FileUse:
+    """A file as recipes name it: from the working folder where it lies below that, else by its bare name."""
+    return FileUse(file=_shown(path), sha256=of_file(path))
+
+
+def _shown(path: Path) -> str:
+    """Without the names of people, as the folders above may have them."""
+    here, place = Path(os.getcwd()), Path(os.path.abspath(path))
+    is_of_people = here == Path(here.anchor) or here.name.lower() in HOMES
+    told = place.relative_to(here) if place.is_relative_to(here) and not is_of_people else Path(place.name)
+    return os.fsencode(told.as_posix()).decode("utf-8", "replace")
+
+
+def _without_names(told: Any) -> Any:
+    """The same without the names of files and models, and with one zero."""
+    if isinstance(told, dict):
+        unnamed = ("file", "name") if "sha256" in told or "weights" in told else ()
+        return {name: _without_names(value) for name, value in told.items() if name not in unnamed}
+    if isinstance(told, list):
+        return [_without_names(value) for value in told]
+    return told + 0.0 if isinstance(told, float) else told  # -0.0 + 0.0 is 0.0
+
+
+def _canonical(told: Any) -> bytes:
+    return json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _no_number(_: str) -> float:
+    raise ValueError("NaN and infinity are no numbers in JSON")
+
+
+def _first(problem: Exception) -> str:
+    """The first thing that is wrong, in one line of what can be printed."""
+    if not isinstance(problem, ValidationError):
+        return "it goes too deep"
+    first = problem.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    told = f"{place}: {first['msg']}"[:200]
+    return told if told.isprintable() else ascii(told)

@@ -1,0 +1,77 @@
+"""The verdict on a picture that is drawn a second time: the same bytes, or what differs and why it may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+from PIL import Image, ImageChops
+
+from sdtune.core.sampling.recipe import Recipe, key_of
+
+_MADE = ("sdtune", "torch", "diffusers", "device", "precision", "threads", "attention")
+
+
+def verdict(picture: Path, drawn: Path, recipe: Recipe, now: Recipe) -> str:
+    """Whether two files have the same bytes, or the same pixels, or by how much they differ and why they may."""
+    reasons = differences(recipe, now)
+    why = f": {'; '.join(reasons)}" if reasons else ""
+    try:
+        if picture.read_bytes() == drawn.read_bytes():
+            return f"{drawn}: the same bytes as {picture}"
+        first, second = _pixels(picture), _pixels(drawn)
+    except OSError as problem:
+        return f"{drawn}: cannot be compared with {picture} ({problem.strerror or 'damaged'})"
+    if first is None or second is None:
+        return f"{drawn}: cannot be compared with {picture}, whose pixels are damaged{why}"
+    if first.size != second.size:
+        sizes = [f"{one.width} x {one.height}" for one in (second, first)]
+        return f"{drawn}: {sizes[0]} pixels, but {picture} has {sizes[1]}, so it was scaled or cut since it was drawn"
+    apart = numpy.asarray(ImageChops.difference(first, second)).max(axis=2)
+    if not apart.any():
+        return f"{drawn}: the same pixels as {picture}, other metadata{why}"
+    return (
+        f"{drawn}: differs from {picture} in {_percent(float((apart > 0).mean()))} of the pixels, by {apart.max()} of "
+        f"255 at most{why or ': it was changed since it was drawn, or this machine is another'}"
+    )
+
+
+def differences(recipe: Recipe, now: Recipe) -> list[str]:
+    """In a few words each: what is otherwise now than when the picture was drawn."""
+    told = []
+    if recipe.model.weights != now.model.weights:
+        told.append(f"the model has other weights than {_printable(recipe.model.name)} had")
+    for what, before, after in (
+        ("the LoRAs are", recipe.loras, now.loras),
+        ("the new words are", recipe.words, now.words),
+        ("--init is", (recipe.init,), (now.init,)),
+        ("--mask is", (recipe.mask,), (now.mask,)),
+    ):
+        if [use and use.sha256 for use in before] != [use and use.sha256 for use in after]:
+            told.append(f"{what} not the same")
+    same_files = not told
+    if same_files and key_of(recipe) != key_of(now):
+        told.append("its settings are not the same")
+    for name in _MADE:
+        before, after = getattr(recipe.made, name), getattr(now.made, name)
+        if before != after:
+            told.append(f"{name} {_printable(before)} then, {_printable(after)} now")
+    return told
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 else "under 0.1 %"
+
+
+def _printable(value: object) -> str:
+    text = str(value)[:60]
+    return text if text.isprintable() else ascii(text)
+
+
+def _pixels(path: Path) -> Image.Image | None:
+    """RGB; None where they cannot be read."""
+    try:
+        with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as image:
+            return image.convert("RGB")
+    except (SyntaxError, ValueError, OSError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
