@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sdtune.core.html_page import inert
 from sdtune.core.run_folder import write_atomically
 
 GAP = 8
 WIDEST = 4000  # pixels of a sheet that grows; programs show wider ones badly
 SMALLEST = 192  # smaller pictures are enlarged, so that a sheet of a small model can be looked at
 HEADING_LINES = 3
+FORMATS = ("PNG", "JPEG", "WEBP")
+FONTS = "mpl-data/fonts/ttf"  # DejaVu in matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew; other scripts are boxes
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 SAMPLE = re.compile(r"step-(\d+)-(\d+)\.png")
 
 
@@ -28,12 +35,12 @@ def growing_sheet(folder: Path, prompts: Sequence[str], out: Path) -> bool:
     }
     numbers = range(1, len(prompts) + 1)
     steps = _spread(sorted({step for step, number in files if number in numbers}), (WIDEST - GAP) // (SMALLEST + GAP))
-    rows = [[_opened(files.get((step, number))) for step in steps] for number in numbers]
+    rows = [[opened(files.get((step, number))) for step in steps] for number in numbers]
     widths = [image.width for row in rows for image in row if image]
     if not widths:
         return False
     cell = min(max(widths) * -(-SMALLEST // max(widths)), (WIDEST - GAP) // len(steps) - GAP)
-    shown = [[image and _as_wide(image, cell) for image in row] for row in rows]
+    shown = [[image and as_wide(image, cell) for image in row] for row in rows]
     picture = sheet(shown, [f"step {step}" for step in steps], [prompt or "(no prompt)" for prompt in prompts])
     write_atomically(out, lambda path: picture.save(path))
     return True
@@ -46,18 +53,28 @@ def _spread(steps: Sequence[int], most: int) -> list[int]:
     return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
 
 
-def _opened(path: Path | None) -> Image.Image | None:
+def opened(path: Path | None) -> Image.Image | None:
     """The picture, or None where it is missing or broken: its cell stays empty."""
     if path is None:
         return None
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 
-def _as_wide(image: Image.Image, width: int) -> Image.Image:
+def size_of(path: Path) -> tuple[int, int] | None:
+    """(width, height) of a picture by the first bytes of its file; None where it is missing or broken."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def as_wide(image: Image.Image, width: int) -> Image.Image:
+    """The picture, so many pixels wide."""
     size = (width, max(1, round(image.height * width / image.width)))
     return image.resize(size, Image.Resampling.LANCZOS)
 
@@ -68,7 +85,7 @@ def sheet(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], 
     factor = max(1, -(-SMALLEST // widest))
     cell = factor * widest
     letters = max(12, cell // 16)
-    font = ImageFont.load_default(letters)
+    font = font_of(letters)
     line = round(letters * 1.3)
     headings = [wrapped(text, font, cell) for text in columns]
     heading = line * max(len(lines) for lines in headings)
@@ -90,18 +107,41 @@ def sheet(rows: Sequence[Sequence[Image.Image | None]], columns: Sequence[str], 
     return canvas
 
 
-def wrapped(
-    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int = HEADING_LINES
-) -> list[str]:
-    """The text in lines of this width, cut off after a few."""
+@cache
+def font_of(letters: int, *, bold: bool = False) -> Font:
+    """Letters of so many pixels, of as many scripts as there are at hand."""
+    found = find_spec("matplotlib")
+    for folder in (found.submodule_search_locations if found else None) or ():
+        path = Path(folder) / FONTS / f"DejaVuSans{'-Bold' * bold}.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, letters)
+    return ImageFont.load_default(letters)
+
+
+def wrapped(text: str, font: Font, width: int, most: int = HEADING_LINES) -> list[str]:
+    """The text in lines of this width, cut off after a few; words that are longer than a line go on in the next."""
     lines = [""]
-    for word in text.split():
+    whole = inert(text[: (most + 1) * (width + 1)])  # no letter is narrower than a pixel, and many texts are long
+    for word in whole.split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width:
             lines[-1] = longer
-        else:
-            lines.append(word)
-    kept = [line for line in lines if line][:most] or [""]
-    while font.getlength(kept[-1]) > width and len(kept[-1]) > 1:
-        kept[-1] = kept[-1][:-1]
-    return kept
+            continue
+        lines += [""] * bool(lines[-1])
+        while font.getlength(word) > width and len(lines) <= most:
+            fits = _fitting(word, font, width)
+            lines[-1], word = word[:fits], word[fits:]
+            lines.append("")
+        lines[-1] = word
+        if len(lines) > most:
+            break
+    if len(lines) <= most or not "".join(lines[most:]):
+        return lines[:most]
+    last = f"{lines[most - 1]}..."
+    return [*lines[: most - 1], last if font.getlength(last) <= width else f"{lines[most - 1][:-3].rstrip()}..."]
+
+
+def _fitting(word: str, font: Font, width: int) -> int:
+    """How many letters of a word fit into a line, one at least."""
+    fits = bisect_right(range(1, len(word) + 1), float(width), key=lambda count: float(font.getlength(word[:count])))
+    return max(1, fits)

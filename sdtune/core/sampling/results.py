@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdtune.core.picture_file import parameters
 from sdtune.core.reports import Saved, Telling
+from sdtune.core.sampling.animation import write_animation
 from sdtune.core.sampling.asked import Asked
 from sdtune.core.sampling.axes import Axis
+from sdtune.core.sampling.layout import Shown, groups_of, parts_of
+from sdtune.core.sampling.page import write_page
 from sdtune.core.sampling.recipe import Recipe
-from sdtune.core.sampling.sheets import Shown, write_animation, write_page, write_sheet
+from sdtune.core.sampling.sheets import write_sheet
 from sdtune.core.sampling.shelf import Shelf
 from sdtune.sample_config import Sample
 
@@ -37,12 +40,12 @@ def results(
         for one in pictures
     ]
     if config.animate:
-        for some in _apart(shown, axes):
+        for some in groups_of(shown, axes).values():
             path = shelf.further("animation", ".webp")
             write_animation(some, axes[0], path)
             yield Saved("animation", path)
     elif axes:
-        for some in _apart(shown, axes):
+        for some in parts_of(shown, axes):
             path = shelf.further("grid", ".png")
             write_sheet(some, axes, path)
             yield Saved("sheet", path)
@@ -53,13 +56,3 @@ def results(
         path = shelf.further("grid", ".png")
         write_sheet(shown, (), path)
         yield Saved("sheet", path)
-
-
-def _apart(shown: Sequence[Shown], axes: Sequence[Axis]) -> Iterator[list[Shown]]:
-    """Those of one sheet together: of one prompt and seed, as far as no axis is of these."""
-    names = {axis.name for axis in axes}
-    groups: dict[tuple[object, ...], list[Shown]] = {}
-    for one in shown:
-        key = (one.line if "prompt" not in names else None, one.seed if "seed" not in names else None)
-        groups.setdefault(key, []).append(one)
-    yield from groups.values()

@@ -1,0 +1,193 @@
+"""Layout: which picture stands where on a sheet or a page, and what is written beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sdtune.core.sampling.axes import Axis
+
+ROWS, COLUMNS = 24, 16
+"""of a sheet whose pictures lie on one axis, or on none; what is more makes further sheets"""
+NUMBERS = ("strength", "init-strength", "seed", "steps", "guidance")
+"""axes whose values say little without the name"""
+LETTERS = 300  # of a prompt beside its pictures
+SAID = 100  # letters of a setting that is written below
+_SETTING = re.compile(r'([^:,"]{1,60}): ("(?:[^"\\]|\\.)*"|[^,]*)(?:, |$)')
+"""of the last line of A1111's parameters"""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture on disk, with its place."""
+
+    path: Path
+    prompt: str
+    seed: int
+    line: int
+    cell: tuple[int, ...]
+    said: str
+    """its A1111 parameters"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Pictures in rows and columns."""
+
+    heading: str
+    """the prompt, where all have one"""
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[tuple[int, int], Shown]
+    """{(row, column): picture}"""
+    settings: Mapping[str, str]
+    """what all of them have, {"Steps": "25"}"""
+
+
+def tables_of(pictures: Sequence[Shown], axes: Sequence[Axis]) -> list[Table]:
+    """All pictures of a command: the first axis goes down, the second across.
+
+    One axis goes across, with prompts and seeds down, but prompts go down. Without axes prompts go down, seeds across.
+    """
+    return [_table(part, axes) for part in parts_of(pictures, axes)]
+
+
+def parts_of(pictures: Sequence[Shown], axes: Sequence[Axis]) -> list[list[Shown]]:
+    """Those of one sheet together: of one prompt and seed where there are two axes, as far as no axis is of these."""
+    groups = list(groups_of(pictures, axes).values())
+    if len(axes) == 2:
+        return groups
+    if axes:
+        most = COLUMNS if _goes_down(axes) else ROWS
+        return [[one for group in some for one in group] for some in _by(groups, most)]
+    seeds = [_by(some, COLUMNS) for some in _by_prompt(pictures)]
+    across = max((len(some) for some in seeds), default=0)
+    parts = [
+        [one for chunks in rows for some in chunks[place : place + 1] for one in some]
+        for rows in _by(seeds, ROWS)
+        for place in range(across)
+    ]
+    return [part for part in parts if part]
+
+
+def groups_of(pictures: Sequence[Shown], axes: Sequence[Axis]) -> dict[tuple[object, ...], list[Shown]]:
+    """Those that differ in nothing but their places on the axes, each group in the order of these."""
+    names = {axis.name for axis in axes}
+    found: dict[tuple[object, ...], list[Shown]] = {}
+    again: dict[tuple[object, ...], int] = {}
+    for one in pictures:
+        key = (None if "prompt" in names else one.line, None if "seed" in names else one.seed)
+        number = again.get((*key, one.cell), 0)  # a line may make several prompts
+        again[(*key, one.cell)] = number + 1
+        found.setdefault((*key, number), []).append(one)
+    return {key: sorted(group, key=lambda one: one.cell) for key, group in found.items()}
+
+
+def settings_of(one: Shown) -> dict[str, str]:
+    """What its A1111 parameters say below the prompt: {"Steps": "25", "Sampler": "Euler"}."""
+    last = one.said.rpartition("\n")[2]
+    return {found[1].strip(): found[2].strip()[:SAID] for found in _SETTING.finditer(last)}
+
+
+def own_settings(table: Table, one: Shown) -> str:
+    """What it has and others of the table have not, in one line."""
+    return told({name: value for name, value in settings_of(one).items() if table.settings.get(name) != value})
+
+
+def told(settings: Mapping[str, str]) -> str:
+    """Settings in one line, but for those that are for programs."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if "hash" not in name)
+
+
+def label_of(axis: Axis, place: int) -> str:
+    """A value of an axis as it stands beside pictures."""
+    label = axis.values[place].label
+    if axis.name == "strength" and label == "0":
+        return "strength 0 (base)"
+    if axis.name == "prompt":
+        return short(label)
+    return f"{axis.name} {label}" if axis.name in (*NUMBERS, "negative") else label
+
+
+def short(prompt: str) -> str:
+    """As much of a prompt as stands beside its pictures."""
+    return (prompt if len(prompt) <= LETTERS else f"{prompt[:LETTERS]}...") if prompt.strip() else "(no prompt)"
+
+
+def _table(pictures: Sequence[Shown], axes: Sequence[Axis]) -> Table:
+    if not axes:
+        prompts = _by_prompt(pictures)
+        rows = [short(some[0].prompt) if len({one.prompt for one in some}) == 1 else _line(some[0]) for some in prompts]
+        across = max(prompts, key=len)
+        same = all(one.seed == other.seed for some in prompts for one, other in zip(some, across, strict=False))
+        columns = [f"seed {one.seed}" if same else str(place) for place, one in enumerate(across, 1)]
+        cells = {(row, column): one for row, some in enumerate(prompts) for column, one in enumerate(some)}
+    elif len(axes) == 2:
+        rows, columns = ([label_of(axis, place) for place in range(len(axis.values))] for axis in axes)
+        cells = {(one.cell[0], one.cell[1]): one for one in pictures}
+    else:
+        rows, columns, cells = _along(pictures, axes)
+    prompts_of_all = {one.prompt for one in pictures}
+    heading = prompts_of_all.pop() if len(prompts_of_all) == 1 else ""
+    if heading and not axes:
+        rows = [""] * len(rows)
+    return Table(short(heading) if heading else "", tuple(rows), tuple(columns), cells, _shared(pictures))
+
+
+def _along(
+    pictures: Sequence[Shown], axes: Sequence[Axis]
+) -> tuple[list[str], list[str], dict[tuple[int, int], Shown]]:
+    """(rows, columns, cells) of pictures on one axis."""
+    groups = list(groups_of(pictures, axes).values())
+    values = [label_of(axes[0], place) for place in range(len(axes[0].values))]
+    firsts = [group[0] for group in groups]
+    prompts, seeds = ({getattr(one, name) for one in firsts} for name in ("prompt", "seed"))
+    if _goes_down(axes):
+        columns = [f"seed {one.seed}" for one in firsts]
+        return values, columns, {(one.cell[0], place): one for place, group in enumerate(groups) for one in group}
+    apart = "seed" not in {axis.name for axis in axes} and (len(seeds) > 1 or len(prompts) == 1)
+    rows = [": ".join([f"seed {one.seed}"] * apart + [short(one.prompt)] * (len(prompts) > 1)) for one in firsts]
+    return rows, values, {(place, one.cell[0]): one for place, group in enumerate(groups) for one in group}
+
+
+def _goes_down(axes: Sequence[Axis]) -> bool:
+    return len(axes) == 1 and axes[0].name == "prompt"
+
+
+def _by_prompt(pictures: Sequence[Shown]) -> list[list[Shown]]:
+    """Pictures without axes in rows: those of one line of prompts, and where that makes several, of one of these."""
+    lines: dict[int, list[Shown]] = {}
+    for one in pictures:
+        lines.setdefault(one.line, []).append(one)
+    found = []
+    for some in lines.values():
+        if len({one.seed for one in some}) == len(some):
+            found.append(some)
+            continue
+        prompts: dict[str, list[Shown]] = {}
+        for one in some:
+            prompts.setdefault(one.prompt, []).append(one)
+        found += prompts.values()
+    return found
+
+
+def _line(one: Shown) -> str:
+    return f"prompt {one.line}"
+
+
+def _shared(pictures: Iterable[Shown]) -> dict[str, str]:
+    shared: dict[str, str] | None = None
+    for one in pictures:
+        own = settings_of(one)
+        shared = own if shared is None else {name: value for name, value in shared.items() if own.get(name) == value}
+    return shared or {}
+
+
+def _by(items: Sequence[Item], most: int) -> list[list[Item]]:
+    """In pieces of so many."""
+    return [list(items[start : start + most]) for start in range(0, len(items), most)]
