@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from sdtune.core.header import read_header, refuse_pickle, what_is
@@ -13,6 +14,8 @@ from sdtune.errors import LoraError
 
 MODEL_INDEX = "model_index.json"
 """of a model in diffusers' layout"""
+LAST = 10**12
+"""a step after all others"""
 NAMED = 6
 """of several LoRAs, in a message"""
 
@@ -71,3 +74,37 @@ def _is_lora(file: Path) -> bool:
     except LoraError:
         return False
     return True
+
+
+def used_of(run: RunFolder) -> Path:
+    """The LoRA of a run that is drawn with: that of the least held-out loss, where it ended later; else as lora_in."""
+    best = _step_in(run.read_ended(), "best")
+    return run.best if best and run.best.is_file() else lora_in(run.path)
+
+
+def kept_in(run: RunFolder) -> list[tuple[str, Path]]:
+    """Every LoRA of a run in the order of its training: ("step 100", path), ("best", path), ("end", path)."""
+    ended = run.read_ended()
+    found: dict[int, tuple[str, Path]] = {}
+    for file in run.path.glob("*.safetensors"):
+        told = UNFINISHED.fullmatch(file.stem)
+        if told and told[1] == run.name:
+            found[int(told[2])] = (f"step {int(told[2])}", file)
+    if run.best.is_file():  # in the place of the one of its step
+        found[_step_in(ended, "best") or step_of(run.best) or LAST] = ("best", run.best)
+    ordered = [found[step] for step in sorted(found)]
+    return [*ordered, ("end", run.lora)] if run.lora.is_file() else ordered
+
+
+def step_of(lora: Path) -> int | None:
+    """The step after which a LoRA was saved, as its name or its metadata tells."""
+    if told := UNFINISHED.fullmatch(lora.stem):
+        return int(told[2])
+    with contextlib.suppress(LoraError, KeyError, ValueError):
+        return int(read_header(lora, LoraError).metadata["ss_steps"])
+    return None
+
+
+def _step_in(ended: Mapping[str, object], name: str) -> int | None:
+    step = ended.get(name)
+    return step if type(step) is int and step > 0 else None

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from sdtune.core.applied import Applied
+from sdtune.core.data import folder
+from sdtune.core.data.wordings import wordings
+from sdtune.core.data_list import Listed, listed_in
+from sdtune.core.header import read_header
+from sdtune.core.home import expanded
+from sdtune.core.lora_metadata import trigger_of
+from sdtune.core.lora_place import kept_in, step_of, used_of
+from sdtune.core.run_folder import RunFolder
+from sdtune.earlier import RUN_SETTINGS, RUNS
+from sdtune.errors import ConfigError, LoraError
+from sdtune.tables import Captions
+
+A1111 = "a1111"
+_MEANS = re.compile(r"[\\()\[\]{}<]|__")
+_MEANS_BESIDE_WEIGHTS = re.compile(r"[{}<]|__")
 
 
 @dataclass(frozen=True)
@@ -18,17 +38,167 @@ class RunUse:
     lora: str | None = None
     """of --run: as --lora has it, with the strength at which the run's own samples were drawn"""
     trigger: str | None = None
+    """of --run: as it stood in captions"""
     prompts: tuple[str, ...] = ()
     """of --run: those of its samples; of a run of classes one for each; of an unconditional one the empty one"""
     checkpoints: tuple[tuple[str, Path], ...] = ()
-    """of --run: every LoRA that it kept with the words that it is called by, ("step 100", path), the best last"""
+    """of --run: every LoRA that it kept in the order of its training, with the words that it is called by:
+    ("step 100", path), ("best", path), ("end", path)"""
+    weighted: bool = False
+    """whether brackets weighed words in its captions"""
+    told: str | None = None
+    """of --run: which of its LoRAs that is"""
+
+    def prompts_as(self, syntax: str) -> tuple[str, ...]:
+        """Its prompts, to be read so and to mean what they meant to the run."""
+        if syntax != A1111:
+            return self.prompts
+        marks = _MEANS_BESIDE_WEIGHTS if self.weighted else _MEANS
+        return tuple(marks.sub(lambda mark: f"\\{mark[0]}", text) for text in self.prompts)
 
 
 def run_use(run: Path | None, loras: Sequence[Applied], asked: str | None) -> RunUse:
     """What --run tells, or else the first LoRA that lies in a run folder; `asked` is --model."""
-    raise NotImplementedError
+    if run is not None:
+        return _of_run(run, asked)
+    for one in loras:
+        settings = one.path.parent / RUN_SETTINGS
+        if settings.is_file():
+            try:
+                return _base(_settings(settings))
+            except ValueError:
+                if asked:
+                    break
+                raise LoraError(f"{settings}: cannot be read; say with --model what the LoRA was trained on") from None
+    return RunUse()
 
 
-def with_trigger(text: str, trigger: str) -> str:
-    """The prompt with the trigger in front, where it lacks it."""
-    raise NotImplementedError
+def with_trigger(text: str, trigger: str, syntax: str = A1111) -> str:
+    """The prompt with the trigger in front, where it lacks it; one of nothing stays so."""
+    if not text.strip():
+        return text
+    written = _MEANS.sub(lambda mark: f"\\{mark[0]}", trigger) if syntax == A1111 else trigger
+    return text if folder.with_trigger(text, trigger) == text else folder.with_trigger(text, written)
+
+
+def _of_run(named: Path, asked: str | None) -> RunUse:
+    path = _folder(named)
+    try:
+        told = _settings(path / RUN_SETTINGS)
+        base = _base(told)
+    except ValueError:
+        if not asked:
+            problem = f"--run {named}: its {RUN_SETTINGS} cannot be read"
+            raise ConfigError(f"{problem}; say with --model what it was trained on") from None
+        told, base = {}, RunUse()
+    run = RunFolder.at(path)
+    if not any(not file.name.startswith(".") for file in path.glob("*.safetensors")):
+        raise ConfigError(f"--run {named}: holds no LoRA yet; go on with sdtune train-lora --resume {named}")
+    lora = used_of(run)
+    strength = _table(told, "samples").get("strength")
+    has_strength = isinstance(strength, int | float) and not isinstance(strength, bool) and strength != 1
+    trigger = _trigger(told, lora)
+    return RunUse(
+        model=base.model,
+        clip_skip=base.clip_skip,
+        lora=f"{lora}:{strength:g}" if has_strength else str(lora),
+        trigger=trigger,
+        prompts=_prompts(told, run) or (trigger or "",),
+        checkpoints=tuple(kept_in(run)),
+        weighted=base.weighted,
+        told=_which(run, lora),
+    )
+
+
+def _folder(named: Path) -> Path:
+    """A run's folder by its path, or by its name in runs/."""
+    try:
+        path = expanded(named)
+        if not path.exists() and (RUNS / named / RUN_SETTINGS).is_file():
+            return RUNS / named
+        if not path.exists():
+            raise ConfigError(f"--run {str(named)[:200]}: no such folder; sdtune runs lists the runs that there are")
+        if not path.is_dir():
+            raise ConfigError(f"--run {named}: is a file; give the folder of a run, or a LoRA with --lora")
+        if not (path / RUN_SETTINGS).is_file():
+            raise ConfigError(f"--run {named}: is no run, since it has no {RUN_SETTINGS}; give a LoRA with --lora")
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or "no name that a folder can have"
+        raise ConfigError(f"--run {str(named)[:200]}: cannot be read ({told}); give the folder of a run") from None
+    return path
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    """What run.toml says; ValueError where that cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError) as error:
+        raise ValueError(error) from None
+
+
+def _base(told: Mapping[str, Any]) -> RunUse:
+    """What it was trained on, and how captions were read; ValueError where it does not say so."""
+    model, clip_skip = told.get("model"), _table(told, "text").get("clip_skip")
+    if not isinstance(model, str) or not model:
+        raise ValueError("no model")
+    weights = _table(told, "captions").get("weights") is True
+    return RunUse(model, clip_skip if type(clip_skip) is int else None, weighted=weights)
+
+
+def _table(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = told.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _kind(told: Mapping[str, Any]) -> object:
+    task = told.get("task")
+    return task.get("kind") if isinstance(task, dict) else task
+
+
+def _trigger(told: Mapping[str, Any], lora: Path) -> str | None:
+    """The word before its captions, or a new word that it has learned, or what the LoRA says of itself."""
+    if _kind(told) == "unconditional":
+        return None
+    word = _table(told, "data").get("trigger") or _table(told, "token").get("word")
+    word = word or trigger_of(read_header(lora, LoraError).metadata)
+    return word if isinstance(word, str) and word.isprintable() else None
+
+
+def _prompts(told: Mapping[str, Any], run: RunFolder) -> tuple[str, ...]:
+    """As the run has drawn them: those of its settings, else of each class, else two of its captions."""
+    given = _table(told, "samples").get("prompts")
+    if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
+        return tuple(given)
+    if _kind(told) == "unconditional":
+        return ("",)
+    try:
+        images = listed_in(run.data)
+    except ConfigError:
+        return ()
+    own = [one for one in images if not one.prior and not one.held_out]
+    if _kind(told) == "class":
+        return tuple(sorted({text for one in own for text in one.captions}))
+    held_out = [one for one in images if one.held_out]
+    third = len(own) // 3
+    shown = [own[third], held_out[0] if held_out else own[2 * third]] if own else []
+    return tuple(dict.fromkeys(_worded(one, told) for one in shown))
+
+
+def _worded(one: Listed, told: Mapping[str, Any]) -> str:
+    try:
+        settings = Captions.model_validate(dict(_table(told, "captions")))
+    except ValidationError:
+        settings = Captions()
+    word = _table(told, "data").get("trigger")
+    return wordings(one.captions[0], settings, (word,) if isinstance(word, str) else ())[0] if one.captions else ""
+
+
+def _which(run: RunFolder, lora: Path) -> str:
+    """ "cats-1: its best LoRA, after step 200"."""
+    step = step_of(lora)
+    after = f", after step {step}" if step else ""
+    if lora == run.best:
+        return f"{run.path.name}: its best LoRA{after}"
+    if lora == run.lora:
+        return f"{run.path.name}: its LoRA{after}"
+    return f"{run.path.name}: has not finished, so its latest LoRA{after}"
