@@ -236,11 +236,12 @@ class KeepBase(Spec):
 class Memory(Spec):
     """Fitting the card."""
 
-    device: Literal["auto", "cuda", "cpu"] = setting("auto", "--device", place=11)
-    """Where to work; auto: the CUDA card where there is one."""
+    device: Literal["auto", "cuda", "mps", "cpu"] = setting("auto", "--device", place=11)
+    """Where to work; auto: the CUDA card where there is one, and for sample else an Apple GPU (mps), for which nothing
+    has been measured."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Numbers of the frozen model and its arithmetic; the LoRA stays fp32. auto: bf16 on cards that have it,
-    else fp16, and fp32 on the CPU."""
+    else fp16, which mps takes, too, and fp32 on the CPU."""
     attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention", place=14)
     """Memory-efficient attention: PyTorch's own (sdpa) or xformers'; each is tried on the device before use."""
     threads: int | None = Field(None, ge=1, le=1024)

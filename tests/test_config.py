@@ -206,7 +206,10 @@ def test_every_problem_is_told_at_once_with_its_path_flag_and_preset(preset: Any
         ({"network": "loar"}, "network: no such kind as 'loar'; did you mean lora?"),
         ({"network": [1]}, "network: should be a table, or one of lora; it was [1]"),
         ({"memory": "much"}, "memory: should be a table of settings; it was 'much'"),
-        ({"memory": {"device": "cdua"}}, "memory.device (--device): should be one of auto, cuda, cpu; it was 'cdua'"),
+        (
+            {"memory": {"device": "cdua"}},
+            "memory.device (--device): should be one of auto, cuda, mps, cpu; it was 'cdua'",
+        ),
         ({"network": {"rank": "0"}}, "network.rank (--rank): should be greater than or equal to 1; it was '0'"),
         ({"network": {"rank": "8.5"}}, "network.rank (--rank): should be a whole number; it was '8.5'"),
         ({"network": {"rank": True}}, "network.rank (--rank): should be a whole number; it was True"),

@@ -11,19 +11,31 @@ import torch
 from sdtune.errors import ConfigError
 from sdtune.tables import Memory
 
+WANTING = {
+    "cuda": "CUDA card; use --device cpu, or install a CUDA build",
+    "mps": "Apple GPU (mps); use --device cpu",
+}
 MIXED = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}
 
 
-def device_for(memory: Memory) -> torch.device:
-    """The device asked for, or the CUDA card where there is one; the CPU's threads are set with it."""
+def device_for(memory: Memory, *, mps: bool = False) -> torch.device:
+    """The device asked for, else what there is: the CUDA card, Apple's where the caller works on `mps`, the CPU.
+
+    The CPU's threads are set with it. Drawing alone works on mps; nothing there has been measured.
+    """
     if memory.threads:
         torch.set_num_threads(memory.threads)
-    found = torch.cuda.is_available()
-    if memory.device == "cuda" and not found:
-        raise ConfigError(
-            "memory.device (--device): PyTorch finds no CUDA card; use --device cpu, or install a CUDA build"
-        )
-    return torch.device("cpu" if memory.device == "cpu" or not found else "cuda")
+    if memory.device == "mps" and not mps:
+        raise ConfigError("memory.device (--device): mps is for sample alone, all else is not tested on it; use cpu")
+    found = [name for name, there in _cards() if there and (mps or name != "mps")]
+    if memory.device not in ("auto", "cpu", *found):
+        raise ConfigError(f"memory.device (--device): PyTorch finds no {WANTING[memory.device]}")
+    return torch.device(memory.device if memory.device != "auto" else (*found, "cpu")[0])
+
+
+def _cards() -> list[tuple[str, bool]]:
+    """Devices beside the CPU, the best first, and whether there is one."""
+    return [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
 
 
 def make_deterministic(memory: Memory, device: torch.device) -> None:
@@ -46,14 +58,14 @@ def make_deterministic(memory: Memory, device: torch.device) -> None:
 
 
 def dtype_for(memory: Memory, device: torch.device) -> torch.dtype:
-    """Numbers of the frozen weights: as asked, else bf16 or fp16 by what the card has, fp32 on the CPU."""
+    """Numbers of the frozen weights: as asked, else bf16 or fp16 by what the card has, fp16 on mps, fp32 on the CPU."""
     if memory.precision != "auto":
         if memory.precision == "fp16" and device.type == "cpu":
             raise ConfigError("memory.precision: fp16 does not run on the CPU; use fp32 or bf16")
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[memory.precision]
     if device.type == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
 
 
 def maker_of(device: torch.device) -> tuple[str, ...]:
@@ -83,6 +95,8 @@ def _sdpa_saves_memory(device: torch.device, dtype: torch.dtype) -> bool:
 
     if device.type == "cpu":
         return True  # the CPU's flash kernel is part of every PyTorch since 2.1
+    if device.type == "mps":
+        return False  # PyTorch tells nothing of its kernels there
     query = torch.randn(1, 2, 64, 32, device=device, dtype=dtype, requires_grad=True)
     try:
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
@@ -94,6 +108,8 @@ def _sdpa_saves_memory(device: torch.device, dtype: torch.dtype) -> bool:
 
 def _why_xformers_fails(net: Any, device: torch.device, dtype: torch.dtype) -> str | None:
     """None where xformers works, forwards and backwards, and is now the denoiser's; else the reason in a few words."""
+    if device.type == "mps":
+        return "is for CUDA cards"
     if importlib.util.find_spec("xformers") is None:
         return "is not installed (pip install 'sdtune[gpu]')"
     try:

@@ -134,7 +134,7 @@ def encode_captions(
             if getattr(pipe, name) is not None:
                 getattr(pipe, name).to(device)
     began = time.monotonic()
-    at_once = AT_ONCE[device.type]
+    at_once = AT_ONCE.get(device.type, 1)
     for start in range(0, len(missing), at_once):
         chunk = missing[start : start + at_once]
         for caption, told in zip(chunk, one_by_one(partial(_read, family, pipe, reading), chunk), strict=True):
