@@ -22,7 +22,9 @@ def test_a_recipe_comes_back_as_it_was_written() -> None:
     for one in (
         recipe(),
         recipe(prompt='a "quoted"\n\x1b[31m\0 <b> \u202e🍎', negative="\\", sampler=Euler(), clip_skip=2, strength=0.1),
-        recipe(loras=(lora("cats", strength=0.3, blocks={"mid_block": -1.5}),), init=FileUse(file="a.png", sha256=HASH)),
+        recipe(
+            loras=(lora("cats", strength=0.3, blocks={"mid_block": -1.5}),), init=FileUse(file="a.png", sha256=HASH)
+        ),
     ):
         text = written(one)
         assert text.isascii()

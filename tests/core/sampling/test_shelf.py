@@ -1,0 +1,254 @@
+"""The shelf: what is there, what it is called, and that nothing is replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sdtune.core.picture_file import save_picture
+from sdtune.core.sampling.recipe import Recipe
+from sdtune.core.sampling.shelf import Shelf
+from sdtune.errors import ConfigError, OutputError
+from sdtune.sample_config import Sample
+from tests.core.sampling.recipes import lora, recipe
+
+PICTURE = Image.new("RGB", (64, 48), "red")
+
+
+def shelf(out: Path, pictures: int = 1, **told: Any) -> Shelf:
+    return Shelf(Sample(prompt=("a",), out=out, **told), pictures)
+
+
+def put(on: Shelf, one: Recipe, **words: object) -> Path:
+    return save_picture(on.place(one, words), PICTURE, one, overwrite=on.config.overwrite)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_picture_is_found_again_by_its_recipe_whatever_it_is_called(tmp_path: Path) -> None:
+    path = put(shelf(tmp_path), recipe())
+    path.rename(tmp_path / "mine.png")
+    again = shelf(tmp_path)
+    assert again.there(recipe()) == tmp_path / "mine.png"
+    assert again.there(recipe(seed=8)) is None
+    assert shelf(tmp_path, overwrite=True).there(recipe()) is None
+    assert shelf(tmp_path, format="webp").there(recipe()) is None
+    assert shelf(tmp_path, again=path).there(recipe()) is None
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
+def test_each_format_is_found_and_a_file_that_is_cut_is_not(kind: str, suffix: str, tmp_path: Path) -> None:
+    path = put(shelf(tmp_path, format=kind), recipe())
+    assert path.name == f"00001-7-a-red-apple{suffix}"
+    assert shelf(tmp_path, format=kind).there(recipe()) == path
+    path.write_bytes(path.read_bytes()[:-3])
+    assert shelf(tmp_path, format=kind).there(recipe()) is None
+    assert shelf(tmp_path, format=kind, overwrite=True).place(recipe(), {}) == path
+
+
+def test_broken_files_are_passed_over(tmp_path: Path) -> None:
+    path = put(shelf(tmp_path), recipe())
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "c.png").symlink_to("nowhere")
+    (tmp_path / ".00009-x.png").write_bytes(path.read_bytes())
+    (tmp_path / "d.png").write_bytes(path.read_bytes().replace(b'"seed":7', b'"seed":x'))
+    path.unlink()
+    assert shelf(tmp_path).there(recipe()) is None
+
+
+def test_names_count_on_after_the_highest_number(tmp_path: Path) -> None:
+    first = shelf(tmp_path, 2)
+    assert [put(first, recipe(seed=seed)).name for seed in (7, 8)] == [
+        "00001-7-a-red-apple.png",
+        "00002-8-a-red-apple.png",
+    ]
+    assert first.further("grid", ".png").name == "grid-00003.png"
+    assert first.further("grid", ".html").name == "grid-00004.html"
+    (tmp_path / "grid-00012.png").touch()
+    assert shelf(tmp_path).place(recipe(), {}).name == "00013-7-a-red-apple.png"
+    (tmp_path / "100000-x.webp").touch()
+    assert shelf(tmp_path).place(recipe(), {}).name == "100001-7-a-red-apple.png"
+
+
+def test_names_that_came_there_meanwhile_are_not_given(tmp_path: Path) -> None:
+    one, other = shelf(tmp_path), shelf(tmp_path)
+    assert put(one, recipe()).name == "00001-7-a-red-apple.png"
+    assert other.place(recipe(), {}).name == "00002-7-a-red-apple.png"
+    (tmp_path / "grid-00003.png").touch()
+    assert other.further("grid", ".png").name == "grid-00004.png"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A red apple!", "a-red-apple"),
+        ("träume/../x", "träume-x"),
+        ("(red:1.3) ((apple)) <lora:cats:0.8> [leaf]", "red-apple-leaf"),
+        ("一个红苹果, 4k", "一个红苹果-4k"),
+        ("תפוח \u202eאדום", "תפוח-אדום"),
+        ("हिन्दी सेब", "हिन्दी-सेब"),
+        ("❤\ufe0f apple 👩\u200d🌾", "apple"),
+        ("a" * 100, "a" * 40),
+        ("a " * 50_000, "a-" * 19 + "a"),
+        ("(" * 100_000, None),
+        ("\x1b[31m<b>\0", "31m"),
+        ("🍎", None),
+        ("", None),
+    ],
+)
+def test_the_prompt_names_a_picture_in_any_script(prompt: str, name: str | None, tmp_path: Path) -> None:
+    path = put(shelf(tmp_path), recipe(prompt=prompt))
+    assert path.name == f"00001-7-{name}.png" if name else "00001-7.png"
+    assert path.parent == tmp_path
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{seed}", "7.webp"),
+        ("{number:03}_{seed:>04}", "001_0007.webp"),
+        ("cat-{number}", "cat-00001.webp"),
+        ("{seed}/{prompt}", "7/a-red-apple.webp"),
+        ("{model}-{sampler}-{steps}-{guidance}-{width}x{height}", "owner-sd1-dpm++2m-20-7.5-64x48.webp"),
+        ("{lora}@{strength} {line:02}", "cats+dogs@1+-0.5 03.webp"),
+        ("{negative}", "none.webp"),
+        ("{negative}/{seed}", "none/7.webp"),
+        ("{{{seed}}}", "{7}.webp"),
+        ("{prompt:.3}", "a-r.webp"),
+        ("con", "con-.webp"),
+    ],
+)
+def test_templates(template: str, name: str, tmp_path: Path) -> None:
+    model = {"name": "owner/sd1", "family": "sd1", "weights": "0" * 64}
+    one = recipe(loras=(lora("cats"),), model=model)
+    place = shelf(tmp_path, name=template, format="webp")
+    assert put(place, one, lora="cats+dogs", strength="1+-0.5", line=3) == tmp_path / name
+    again = shelf(tmp_path, name=template, format="webp")
+    assert again.there(one) == tmp_path / name
+
+
+def test_names_are_as_long_as_file_systems_take(tmp_path: Path) -> None:
+    every = "{prompt}-{negative}-{model}-{lora}-{number}"
+    place = shelf(tmp_path, name=every)
+    long = "红" * 300
+    one = recipe(prompt=long, negative=long, model={"name": long, "family": "sd1", "weights": "0" * 64})
+    paths = [put(place, one, lora=long) for _ in range(2)]
+    assert [path.stem[-6:] for path in paths] == ["-00001", "-00002"]
+    assert max(len(path.name.encode()) for path in paths) > 200
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{sede}", r"\{sede\} is no field; did you mean \{seed\}\?"),
+        ("{}", r"\{\} is no field; give one of \{number\} \{seed\}"),
+        ("{0}", "is no field"),
+        ("{seed.real}", "is no field"),
+        ("{seed[0]}", "is no field"),
+        ("{seed!r}", "has no format"),
+        ("{seed:99999}", "has no format"),
+        ("{seed:{number}}", "has no format"),
+        ("{prompt:d}", "has no format"),
+        ("{seed", "braces do not pair"),
+        ("seed}", "braces do not pair"),
+        ("/tmp/{seed}", "names a place of its own"),
+        ("~/{seed}", "names a place of its own"),
+        ("C:{seed}", "names a place of its own"),
+        ("a\\{seed}", "names a place of its own"),
+        ("../{seed}", "a part without a name"),
+        ("a/../{seed}", "a part without a name"),
+        ("a//{seed}", "a part without a name"),
+        ("{seed}/", "a part without a name"),
+        (" ", "a part without a name"),
+        ("{seed}?", "characters that names of files cannot have"),
+        ("{seed}\n", "characters that names of files cannot have"),
+        ("{seed}.png", "leave out the ending"),
+        ("é" * 150, "too long"),
+    ],
+)
+def test_templates_that_cannot_be_used_are_told_before_anything_is_drawn(
+    template: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        shelf(tmp_path, name=template)
+
+
+def test_one_name_for_two_pictures_is_told(tmp_path: Path) -> None:
+    place = shelf(tmp_path, 2, name="{prompt}")
+    assert put(place, recipe()).name == "a-red-apple.png"
+    with pytest.raises(OutputError, match=r"gives a-red-apple\.png to two pictures; put \{number\}"):
+        place.place(recipe(seed=8), {})
+    with pytest.raises(OutputError, match=r"a-red-apple\.png: exists already"):
+        shelf(tmp_path, name="{prompt}").place(recipe(seed=8), {})
+    anew = shelf(tmp_path, name="{prompt}", overwrite=True)
+    assert put(anew, recipe(seed=8)).name == "a-red-apple.png"
+    assert names(tmp_path) == ["a-red-apple.png"]
+
+
+def test_with_overwrite_a_picture_is_drawn_into_its_own_file(tmp_path: Path) -> None:
+    first = [put(shelf(tmp_path), recipe(seed=seed)) for seed in (7, 8)]
+    anew = shelf(tmp_path, 3, overwrite=True)
+    assert [put(anew, recipe(seed=seed)) for seed in (8, 7)] == first[::-1]
+    assert put(anew, recipe(seed=9)).name == "00003-9-a-red-apple.png"
+    assert put(anew, recipe(seed=9)).name == "00004-9-a-red-apple.png"
+
+
+def test_a_picture_of_the_same_run_is_never_written_over(tmp_path: Path) -> None:
+    put(shelf(tmp_path), recipe())
+    anew = shelf(tmp_path, 2, overwrite=True)
+    assert len({anew.place(recipe(), {}), anew.place(recipe(), {})}) == 2
+
+
+def test_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "new/a.JPEG"
+    assert put(shelf(out), recipe()) == out
+    assert shelf(out).there(recipe()) == out
+    with pytest.raises(OutputError, match=r"a\.JPEG: exists already; give another name with --out"):
+        shelf(out).there(recipe(seed=8))
+    with pytest.raises(OutputError, match="exists already"):
+        shelf(out, again=out)
+    assert put(shelf(out, overwrite=True), recipe(seed=8)) == out
+    with pytest.raises(ConfigError, match="names one picture, but 2 are asked for; give a folder"):
+        shelf(out, 2)
+    with pytest.raises(ConfigError, match=r"ends in \.jpeg, but --format is webp; give one of them"):
+        shelf(out, format="webp")
+    with pytest.raises(ConfigError, match=r"pictures are written as \.png, \.jpg or \.webp"):
+        shelf(tmp_path / "a.gif")
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    (tmp_path / "link.png").symlink_to("nowhere")
+    for taken in ("mine.png", "link.png"):
+        with pytest.raises(OutputError, match="exists already"):
+            shelf(tmp_path / taken)
+    assert names(tmp_path) == ["mine.png", "new/a.JPEG"]
+
+
+def test_an_animation_has_the_name_that_is_given(tmp_path: Path) -> None:
+    place = shelf(tmp_path / "turn.gif", 5, animate="strength")
+    assert put(place, recipe()).name == "00001-7-a-red-apple.png"
+    assert place.further("animation", ".webp") == tmp_path / "turn.gif"
+    assert place.further("animation", ".webp").name == "animation-00002.webp"
+    (tmp_path / "turn.gif").touch()
+    with pytest.raises(OutputError, match=r"turn\.gif: exists already"):
+        shelf(tmp_path / "turn.gif", 5, animate="strength")
+    shelf(tmp_path / "turn.gif", 5, animate="strength", overwrite=True)
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for out, told in (
+        ("file", "is a file; give a folder"),
+        ("link", "a link that leads nowhere"),
+        ("file/x", "cannot be written"),
+        ("x" * 300, "cannot be written"),
+    ):
+        with pytest.raises(OutputError, match=told):
+            shelf(tmp_path / out)
+    assert names(tmp_path) == ["file"]
