@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,27 @@ from sdtune.core.applied import Applied
 from sdtune.core.applied import read as applied_lora
 from sdtune.core.autoencoder import native_side, pixels_a_patch
 from sdtune.core.data.cache import Store
-from sdtune.core.data.conditioning import let_go
 from sdtune.core.families import Family, family_named
 from sdtune.core.identity import Identity
 from sdtune.core.lora import check_family
 from sdtune.core.lora_metadata import prompt_of
-from sdtune.core.picture_file import save_picture
+from sdtune.core.picture_file import left_out, save_picture
 from sdtune.core.reports import Drawn, Note, Telling, There, Warned
 from sdtune.core.sampling import again, fingerprint, parts, reading
 from sdtune.core.sampling.artist import Artist, Piece, shape_of
 from sdtune.core.sampling.asked import Asked
-from sdtune.core.sampling.axes import axes_of, crossed
+from sdtune.core.sampling.axes import Axis, axes_of, crossed
 from sdtune.core.sampling.jobs import Desk, Job, by_set, made_now
 from sdtune.core.sampling.named_loras import NamedLoras
 from sdtune.core.sampling.rack import Rack, acting_on
 from sdtune.core.sampling.reading import Script, Scripted
 from sdtune.core.sampling.recipe import ModelUse, Recipe
 from sdtune.core.sampling.results import Finished, results
-from sdtune.core.sampling.run_of import RunUse, run_use
+from sdtune.core.sampling.run_of import run_use
 from sdtune.core.sampling.shelf import Shelf
 from sdtune.core.sampling.start import Source, read_source
 from sdtune.core.sampling.wanted import lines_for, wanted, wanted_again
-from sdtune.errors import ConfigError, SdtuneError
+from sdtune.errors import SdtuneError
 
 IN_MEMORY = 128
 """texts whose encodings are held in memory; of more the disk holds them"""
@@ -62,6 +61,8 @@ def sample(config: Sample) -> Telling[None]:
     pipe = parts.reader(order.identity, dtype)
     desk = _desk(order, pipe, dtype)
     jobs = [desk.job(one) for one in order.asked]
+    if recipe:
+        jobs = [replace(job, recipe=again.as_recorded(recipe, job.recipe)) for job in jobs]
     yield Note(_how(jobs, pipe.scheduler))
     there = {number: path for number, job in enumerate(jobs) if (path := shelf.there(job.recipe))}
     for number, path in there.items():
@@ -95,7 +96,7 @@ class Order:
     clip_skip: int | None
     everywhere: tuple[Applied, ...]
     """LoRAs for every prompt"""
-    axes: tuple[Any, ...]
+    axes: tuple[Axis, ...]
     asked: list[Asked]
 
 
@@ -105,7 +106,9 @@ def _order(config: Sample, recipe: Recipe | None) -> Telling[Order]:
     run = run_use(config.run, given, config.model)
     if run.lora:
         given.insert(0, applied_lora(run.lora, "--run"))
-    loras = again.loras_of(recipe, config.again, given) if recipe and config.again else tuple(given)
+    loras = tuple(given)
+    if recipe and config.again:
+        loras = again.loras_of(recipe, config.again, given, config.lora_folder)
     named = config.model or run.model or "mini"
     identity = model.identify(named)
     family = family_named(identity.family)
@@ -113,8 +116,9 @@ def _order(config: Sample, recipe: Recipe | None) -> Telling[Order]:
         config = refine(config, drawing_settings(named))
     clip_skip = config.clip_skip or run.clip_skip
     asked: list[Asked]
+    axes: tuple[Axis, ...] = ()
     if recipe:
-        asked, axes = [wanted_again(recipe, loras, str(config.again))], ()
+        asked = [wanted_again(recipe, loras, str(config.again))]
     else:
         lines = lines_for(config, run)
         one_each = wanted(config, lines, run, loras, NamedLoras(config.lora_folder, loras))
@@ -177,13 +181,16 @@ def _scripted(order: Order, pipe: Any, jobs: Sequence[Job], store: Store) -> Tel
     """Every prompt encoded, with the LoRAs that act on the text encoders; these are then let go."""
     config, family = order.config, order.family
     rack = Rack(pipe, family, family.text_encoders)
-    scripts = Scripts()
+    scripts, known = Scripts(), set[str]()
     waiting: dict[str, list[Job]] = {}
     for job in jobs:
         waiting.setdefault(acting_on(job.asked.loras, family.text_encoders), []).append(job)
     for acting, some in waiting.items():
-        for line in rack.use(some[0].asked.loras):
-            yield Note(line)
+        rack.use(some[0].asked.loras)
+        for word, path in rack.words.items():
+            if word not in known:
+                known.add(word)
+                yield Note(f'new word: "{word}" ({path.name})')
         for job in some:
             script = reading.script_of(
                 job.recipe.prompt,
@@ -206,7 +213,7 @@ def _scripted(order: Order, pipe: Any, jobs: Sequence[Job], store: Store) -> Tel
             store=store,
             acting=acting,
         )
-    let_go(family, pipe)
+    rack.use(())
     return scripts
 
 
@@ -221,10 +228,10 @@ def _drawn(
 ) -> Telling[None]:
     """Draws the jobs and puts each where it goes; raises SdtuneError at the end where some could not be drawn."""
     config, family = order.config, order.family
-    net = parts.denoiser(order.identity, dtype, pipe).to(order.device)
+    parts.drawer(pipe, order.identity, dtype)
+    net = getattr(pipe, family.denoiser).to(order.device)
     memory.use_attention(net, config.memory.attention, order.device, dtype)
     pipe.vae.to(order.device)
-    setattr(pipe, family.denoiser, net)
     rack = Rack(pipe, family, (family.denoiser,))
     artist = Artist(family, net, pipe.vae, pipe.scheduler, config.tiles)
     sources = Sources(config)
@@ -242,8 +249,9 @@ def _drawn(
                     yield Warned(str(image))
                     failed.append(str(image))
                     continue
-                path = places[id(job)]
-                save_picture(path, image, job.recipe, overwrite=config.overwrite)
+                path = save_picture(places[id(job)], image, job.recipe, overwrite=config.overwrite)
+                if lost := left_out(path.suffix, job.recipe):
+                    yield Warned(f"{path}: has no room for {lost}; as a PNG it would hold all")
                 finished[id(job)] = path
                 yield Drawn(path, job.recipe.prompt, job.recipe.seed, seconds)
             number += len(batch)

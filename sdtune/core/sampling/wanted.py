@@ -27,7 +27,8 @@ def lines_for(config: Sample, run: RunUse) -> list[Line]:
     given = lines_of(config.prompt, config.prompts)
     if given or not run.prompts:
         return given
-    return [Line(text, f"the run's prompt {number}") for number, text in enumerate(run.prompts, 1)]
+    prompts = run.prompts_as(config.syntax)
+    return [Line(text, f"the run's prompt {number}") for number, text in enumerate(prompts, 1)]
 
 
 def wanted(
@@ -49,7 +50,9 @@ def wanted(
             )
         negative = config.negative if line.negative is None else line.negative
         for text, unwanted, seed in _texts(config, line, negative, first, wildcards):
-            told = with_trigger(text, run.trigger) if config.run and config.add_trigger and run.trigger else text
+            told = text
+            if config.run and config.add_trigger and run.trigger:
+                told = with_trigger(text, run.trigger, config.syntax)
             acting = tuple(loras)
             if config.syntax == "a1111":
                 told, tags = grammar.without_loras(told, line.where)
