@@ -68,21 +68,31 @@ class Sampler(Spec):
     def _make(self, base: Any, options: dict[str, Any]) -> Any:
         import diffusers
 
-        return getattr(diffusers, self.scheduler).from_config(base.config, **options)
+        return getattr(diffusers, self.scheduler).from_config(base.config, **(_levels(base) | options))
 
     def _schedule(self) -> str:
         return "Automatic"
 
     def _spacing(self, base: Any, steps: int | None) -> dict[str, Any]:
-        """Levels over the whole range where the base model's spacing would begin in the midst of it.
+        """Levels over the whole range, each once, where the base model's spacing would not give them.
 
-        "leading" takes every (T // steps)th of T levels: of 1000 in 400 steps the lowest 800.
+        "leading" takes every (T // steps)th of T levels: of 1000 in 400 steps the lowest 800. "trailing" adds a level
+        below the lowest for some numbers of steps (61, 103, ...), where T / (T / steps) rounds to more than these.
         """
-        count = base.config.num_train_timesteps
-        leading = base.config.get("timestep_spacing") == "leading"
-        if steps and self.any_spacing and leading and count // steps * steps < FULL * count:
-            return {"timestep_spacing": "linspace"}
-        return {}
+        count, spacing = base.config.num_train_timesteps, base.config.get("timestep_spacing")
+        if not steps:
+            return {}
+        if steps >= count:  # otherwise the highest would be one too high, or two of them the same
+            return {"timestep_spacing": "trailing"} if self.any_spacing else {"steps_offset": 0}
+        narrow = self.any_spacing and spacing == "leading" and count // steps * steps < FULL * count
+        below = spacing == "trailing" and math.ceil(count / (count / steps)) != steps
+        return {"timestep_spacing": "linspace"} if narrow or below else {}
+
+
+def _levels(base: Any) -> dict[str, Any]:
+    """What the noise levels come from: classes differ in what they take where a config does not tell."""
+    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    return {name: base.config[name] for name in names if name in base.config}
 
 
 def is_flow(scheduler: Any) -> bool:
@@ -158,7 +168,7 @@ class Euler(Sampler):
     def _make(self, base: Any, options: dict[str, Any]) -> Any:
         if not self.churn:
             return super()._make(base, options)
-        return _churned_euler(self.churn).from_config(base.config, **options)
+        return _churned_euler(self.churn).from_config(base.config, **(_levels(base) | options))
 
     def note_for(self, base: Any) -> str | None:
         """That a flow has no churn, where some is asked."""
