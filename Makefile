@@ -61,6 +61,7 @@ mini-smoke: $(VENV)/.installed-dev ## the whole recipe of the built-in model, ti
 bench: $(VENV)/.installed-dev ## how fast it is beside the plain way
 	$(BIN)/python -m tools.bench.prepare
 	$(BIN)/python -m tools.bench.feeding steps
+	$(BIN)/python -m tools.bench.sampling
 
 torture: $(VENV)/.installed-dev ## the proofs of docs/reliability.md, whole (an hour or two)
 	$(BIN)/python -m tools.torture

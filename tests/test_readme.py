@@ -15,15 +15,19 @@ import pytest
 from typer import Exit
 
 from sdtune.cli.commands import commands as built_commands
+from sdtune.cli.flags import built
+from sdtune.sample_config import Sample
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SAMPLING = (ROOT / "docs" / "sampling.md").read_text()
 FEW = ["--steps", "2"]
+LINK = re.compile(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)")
 
 
-def commands() -> list[list[str]]:
+def commands(text: str = README) -> list[list[str]]:
     """The lines that begin with `sdtune`, without their comments."""
-    lines = re.findall(r"^    (sdtune .*)$", README, re.MULTILINE)
+    lines = re.findall(r"^    (sdtune .*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -58,12 +62,21 @@ def test_the_two_commands_run_as_written(checkout: Path) -> None:
 
 def test_the_other_commands_are_known_to_the_command_line() -> None:
     """They name models and pictures that are not here, so what is held against them is the settings alone."""
-    for _, name, *words in commands()[2:]:
+    for _, name, *words in [*commands()[2:], *commands(SAMPLING)]:
         command = built_commands().get_command(None, name)
         if name == "lora":
             command, name, words = command.get_command(None, words[0]), words[0], words[1:]
         with contextlib.suppress(Exit):  # --help
-            command.make_context(name, list(words), resilient_parsing=True)
+            command.make_context(name, list(words))
+
+
+def test_drawing_takes_the_settings_that_it_is_given() -> None:
+    drawn: list[Sample] = []
+    command = built("sample", Sample, lambda config, _: drawn.append(config))
+    lines = [words for _, name, *words in [*commands(), *commands(SAMPLING)] if name == "sample"]
+    for words in lines:
+        command.invoke(command.make_context("sample", list(words)))
+    assert len(drawn) == len(lines) > 30
 
 
 def test_the_python_lines_run(
@@ -83,6 +96,6 @@ def test_make_knows_the_words_that_readme_uses() -> None:
         assert f"make {word} " in told + " "
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+@pytest.mark.parametrize("link", sorted(set(LINK.findall(README)) | {f"docs/{one}" for one in LINK.findall(SAMPLING)}))
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
