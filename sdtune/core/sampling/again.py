@@ -106,25 +106,25 @@ _SHARED = (
 
 def as_recorded(recipe: Recipe, now: Recipe) -> Recipe:
     """What is drawn now, its files and model called as they were then where they are the same."""
-    names = {use.sha256: use.file for use in _files(recipe)}
-
-    def named(use: Any) -> Any:
-        return use.model_copy(update={"file": names.get(use.sha256, use.file)}) if use else None
-
-    same_model = now.model.weights == recipe.model.weights
     return now.model_copy(
         update={
-            "model": recipe.model if same_model else now.model,
-            "loras": tuple(map(named, now.loras)),
-            "words": tuple(map(named, now.words)),
-            "init": named(now.init),
-            "mask": named(now.mask),
+            "model": recipe.model if now.model.weights == recipe.model.weights else now.model,
+            "loras": _as_called(recipe.loras, now.loras),
+            "words": _as_called(recipe.words, now.words),
+            "init": next(iter(_as_called(_some(recipe.init), _some(now.init))), None),
+            "mask": next(iter(_as_called(_some(recipe.mask), _some(now.mask))), None),
         }
     )
 
 
-def _files(recipe: Recipe) -> list[FileUse]:
-    return [*recipe.loras, *recipe.words, *(use for use in (recipe.init, recipe.mask) if use)]
+def _as_called(then: Sequence[FileUse], now: Sequence[FileUse]) -> tuple[FileUse, ...]:
+    if [use.sha256 for use in then] != [use.sha256 for use in now]:
+        return tuple(now)
+    return tuple(use.model_copy(update={"file": was.file}) for was, use in zip(then, now, strict=True))
+
+
+def _some(use: FileUse | None) -> tuple[FileUse, ...]:
+    return (use,) if use else ()
 
 
 def _applied(use: LoraUse, given: Applied | None, picture: Path, folder: Path | None) -> Applied:
