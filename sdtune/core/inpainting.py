@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 
-from sdtune.core.autoencoder import pixels_a_latent, scaling
+from sdtune.core.autoencoder import encode_images, pixels_a_latent, scaling
 from sdtune.core.draws import generator
 from sdtune.core.families import family_named
 from sdtune.core.identity import Identity
@@ -69,11 +69,28 @@ def mask_latent(mask: Image.Image, down: int) -> Tensor:
     return (torch.nn.functional.interpolate(pixels.float(), size=size)[0] >= 127.5).float()
 
 
+def anew_latent(mask: Image.Image, down: int) -> Tensor:
+    """[1, h, w] of 0 and 1: 1 where any of a latent's pixels is to be drawn anew, so that none of them is left out."""
+    pixels = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, mask.height, mask.width)
+    return (torch.nn.functional.max_pool2d(pixels.float(), down) >= 127.5).float()
+
+
+def is_told_of_holes(net: Any, channels: int) -> bool:
+    """Whether a denoiser of latents with so many channels is one for inpainting, which sees mask and picture."""
+    return bool(net.config.in_channels == 2 * channels + 1)
+
+
+def holes(vae: Any, image: Image.Image, mask: Image.Image) -> Tensor:
+    """What the denoiser is told where a part of a picture is to be drawn anew, [1 + C, h, w]."""
+    mean, _ = encode_images(vae, [masked(image, mask)])
+    return torch.cat([anew_latent(mask, pixels_a_latent(vae)), mean[0]])
+
+
 def all_anew(vae: Any, size: tuple[int, int]) -> Tensor:
     """What the denoiser is told where all of a picture of (width, height) pixels is to be drawn, [1 + C, h, w]."""
     width, height = size
     with torch.no_grad():
-        grey = vae.encode(torch.zeros(1, 3, height, width, device=vae.device, dtype=vae.dtype)).latent_dist.mean
+        grey = vae.encode(torch.zeros(1, 3, height, width, device=vae.device)).latent_dist.mean
     scale, shift = scaling(vae)
     side = pixels_a_latent(vae)
     return torch.cat([torch.ones(1, height // side, width // side), ((grey[0] - shift) * scale).float().cpu()])

@@ -21,7 +21,7 @@ from sdtune.core.data.inputs_sheet import chosen, inputs_sheet
 from sdtune.core.data.masks import mask_for
 from sdtune.core.data.seen import Seen
 from sdtune.core.data.views import View, show, show_mask
-from sdtune.core.drawing import Wish, draw
+from sdtune.core.drawing import Wish, always, draw
 from sdtune.core.embedding import embedding_path, save_embedding
 from sdtune.core.families import Family
 from sdtune.core.feeding import Fed
@@ -116,9 +116,9 @@ class Results:
         with contextlib.ExitStack() as acting:
             for part in (self.net, *self.fed.lessons.parts):
                 acting.enter_context(at_strength(part, told.strength))
-            negative = self.fed.told(told.negative)
+            negative = always(self.fed.told(told.negative))
             wishes = [
-                Wish(self.fed.told(prompt), negative, self.config.seed + number, (side, side))
+                Wish(always(self.fed.told(prompt)), negative, self.config.seed + number, (side, side))
                 for number, prompt in enumerate(self.prompts)
             ]
             images = yield from draw(

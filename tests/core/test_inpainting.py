@@ -15,10 +15,10 @@ from PIL import Image
 
 from sdtune.choices.samplers import DDIM, DPMpp2M, Euler, Sampler
 from sdtune.core.autoencoder import encode_images
-from sdtune.core.drawing import Wish, draw
+from sdtune.core.drawing import Wish, always, draw
 from sdtune.core.families import family_named
 from sdtune.core.identity import Identity
-from sdtune.core.inpainting import all_anew, check_task, mask_latent, masked, masks_of
+from sdtune.core.inpainting import all_anew, anew_latent, check_task, holes, mask_latent, masked, masks_of
 from sdtune.core.model import identify, load
 from sdtune.errors import ConfigError
 from tests import tiny
@@ -100,6 +100,20 @@ def test_a_mask_on_the_latent_grid_is_that_of_diffusers() -> None:
     assert torch.equal(ours, theirs[0])
 
 
+@settings(max_examples=30, deadline=None)
+@given(number=some.integers(0, 10**6))
+def test_no_pixel_that_is_to_be_drawn_anew_is_left_out_of_the_latent_grid(number: int) -> None:
+    (mask,) = masks_of(sha(number), (96, 64), 1, 0)
+    mask.putpixel((5, 6), 255)
+    anew = numpy.kron(anew_latent(mask, 8)[0].numpy(), numpy.ones((8, 8)))
+    white = numpy.asarray(mask) == 255
+    assert (anew[white] == 1).all()
+    cells = white.reshape(8, 8, 12, 8).any(axis=(1, 3))
+    assert anew.sum() == 64 * cells.sum(), "and none is drawn without need"
+    aligned = Image.fromarray(anew.astype(numpy.uint8) * 255)
+    assert torch.equal(anew_latent(aligned, 8), mask_latent(aligned, 8)), "on the grid it is what models are trained on"
+
+
 # ---- models
 
 
@@ -128,11 +142,23 @@ def test_all_anew_is_the_encoding_of_grey_under_a_mask_of_ones() -> None:
     assert max(apart[:2]) < 0.02 < 0.05 < apart[2], "between the two greys that bytes can say"
 
 
+def test_holes_are_the_mask_and_the_picture_with_grey_in_it() -> None:
+    vae = tiny.pipeline("sd1").vae
+    picture = Image.effect_noise((96, 64), 90).convert("RGB")
+    mask = Image.new("L", (96, 64))
+    mask.paste(255, (16, 8, 48, 40))
+    told = holes(vae, picture, mask)
+    assert torch.equal(told[:1], mask_latent(mask, 8))
+    assert torch.equal(told[1:], encode_images(vae, [masked(picture, mask)])[0][0])
+    everywhere = holes(vae, picture, Image.new("L", (96, 64), 255))
+    assert (everywhere - all_anew(vae, (96, 64))).abs().max() < 0.05, "but for the grey that bytes can say"
+
+
 def drawn(pipe: Any, name: str, sampler: Sampler, seeds: list[int]) -> list[Image.Image]:
     family = family_named(name)
     told, negative = [family.encode_captions(pipe, [caption]) for caption in ("a red apple", "blurred")]
     wishes = [
-        Wish(*({key: value[0] for key, value in one.items()} for one in (told, negative)), seed, (64, 64))
+        Wish(*(always({key: value[0] for key, value in one.items()}) for one in (told, negative)), seed, (64, 64))
         for seed in seeds
     ]
     work = draw(family, pipe.unet, pipe.vae, sampler.build(pipe.scheduler), wishes, steps=3, guidance=4.0, phase="")

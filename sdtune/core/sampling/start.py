@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from sdtune.core.data.image_file import told
+from sdtune.core.data.images import decode
+from sdtune.errors import DataError
+
+STRENGTH, STRENGTH_INSIDE = 0.75, 1.0  # where none is given: over all of a picture, and inside a mask
+LARGEST = 8192  # pixels a side
+RAMPS = 32  # steps at most from the old picture to the new one
 
 
 @dataclass(frozen=True)
@@ -16,7 +28,7 @@ class Source:
     image: Image.Image
     """RGB, of the size that is drawn"""
     mask: Image.Image | None = None
-    """L, of the same size: 255 is drawn anew"""
+    """L, of the same size: 255 is drawn anew, 0 stays; nothing between"""
 
 
 @dataclass(frozen=True)
@@ -37,9 +49,97 @@ def read_source(init: Path, mask: Path | None, size: tuple[int, int] | None, uni
     Not given, the size is the picture's own, to the nearest multiple of `unit`. Raises DataError for what is no
     picture, and for a mask of another size than the picture.
     """
-    raise NotImplementedError
+    image = _read(init, "--init", "white")
+    wanted = size or _nearest(init, image.size, unit)
+    fitted = _fitted(image, wanted, Image.Resampling.LANCZOS)
+    if mask is None:
+        return Source(fitted)
+    holes = _black_or_white(_read(mask, "--mask", "black").convert("L"))
+    if holes.size != image.size:
+        sizes = f"{holes.width} x {holes.height} pixels, but --init is {image.width} x {image.height}"
+        raise DataError(f"--mask {mask}: {sizes}; give a mask of the picture's size")
+    holes = _fitted(holes, wanted, Image.Resampling.BILINEAR).point(lambda level: 255 if level >= 128 else 0)
+    if holes.getbbox() is None:
+        raise DataError(f"--mask {mask}: black all over, so nothing is drawn anew; paint white what shall change")
+    return Source(fitted, holes)
 
 
 def kept(source: Source, drawn: Image.Image, feather: int) -> Image.Image:
-    """What is drawn, with the source's own bytes where the mask is black, and a soft edge inside the white."""
-    raise NotImplementedError
+    """What is drawn, with the source's own bytes where the mask is black, and a soft edge inside the white.
+
+    Over `feather` pixels, or as many as the widest white place has, the old picture goes over into the new one.
+    """
+    assert source.mask is not None, "without a mask all is drawn anew"
+    return Image.composite(drawn, source.image, _softened(source.mask, feather))
+
+
+def _read(path: Path, flag: str, background: str) -> Image.Image:
+    """A picture that a flag names; DataError, one line that begins with the flag, where it is none."""
+    name = f"{flag} {path}"
+    try:
+        found = os.stat(path).st_mode
+        if not stat.S_ISREG(found):
+            what = "a folder" if stat.S_ISDIR(found) else "no file that can be read as a whole"
+            raise DataError(f"{name}: {what}; give a picture's file")
+        return decode(path, name, background=background, smallest=1).image
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{name}: no such file; check its name") from None
+    except (OSError, MemoryError) as error:
+        raise DataError(f"{name}: {told(error)}") from None
+    except ValueError:
+        raise DataError(f"{flag}: its name holds what no file's name can; check it") from None
+
+
+def _nearest(init: Path, size: tuple[int, int], unit: int) -> tuple[int, int]:
+    width, height = (max(unit, round(side / unit) * unit) for side in size)
+    if max(width, height) > LARGEST:
+        raise DataError(
+            f"--init {init}: {size[0]} x {size[1]} pixels are over {LARGEST} a side; give --width and --height"
+        )
+    return width, height
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
+    """Scaled to cover the size, and cut to it around the middle."""
+    if image.size == size:
+        return image
+    factor = max(size[0] / image.width, size[1] / image.height)
+    width, height = size[0] / factor, size[1] / factor
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    right, bottom = min(left + width, image.width), min(top + height, image.height)
+    return image.resize(size, resampling, box=(max(left, 0), max(top, 0), right, bottom))
+
+
+def _black_or_white(mask: Image.Image) -> Image.Image:
+    """White from half on; of a mask whose only levels are 0 and 1, the 1 is white."""
+    _, most = mask.getextrema()
+    least = 1 if most == 1 else 128
+    return mask.point(lambda level: 255 if level >= least else 0)
+
+
+def _softened(mask: Image.Image, feather: int) -> Image.Image:
+    """The mask with a ramp of so many pixels inside its white; the picture's border is no edge."""
+    if not feather:
+        return mask
+    white = numpy.asarray(mask) >= 128
+    depths = sorted({feather * level // min(feather, RAMPS) for level in range(min(feather, RAMPS))})
+    shrunk = [white]
+    for depth in depths[1:]:
+        shrunk.append(_shrunk(white, depth))
+        if not shrunk[-1].any():
+            shrunk.pop()
+            break
+    ramp = numpy.mean(shrunk, axis=0, dtype=numpy.float32)
+    return Image.fromarray((ramp * 255).round().astype(numpy.uint8))
+
+
+def _shrunk(white: NDArray[numpy.bool_], depth: int) -> NDArray[numpy.bool_]:
+    """What is at least so many pixels, in either direction, away from black."""
+    black = numpy.pad(~white, depth)
+    for axis in (0, 1):
+        sums = numpy.cumsum(black, axis=axis, dtype=numpy.int32)
+        sums = numpy.concatenate([numpy.zeros_like(sums.take([0], axis)), sums], axis)
+        length = black.shape[axis] - 2 * depth
+        ahead = sums.take(range(2 * depth + 1, 2 * depth + 1 + length), axis)
+        black = (ahead - sums.take(range(length), axis)) > 0
+    return ~black
