@@ -72,7 +72,7 @@ class Sample(Spec):
     feather: int | None = Field(None, ge=0, le=1024)
     """Pixels, inside the edge of the mask, over which the old picture goes over into the new one. Not given: a 64th of
     the shorter side."""
-    structure: float = setting(0.0, "--structure", ge=0, le=1)
+    structure: float = Field(0.0, ge=0, le=1)
     """Share of the steps in which the coarse shapes are held to those of --init: a style LoRA then changes the look and
     keeps what is shown."""
     hires: Hires = Hires()
@@ -84,10 +84,10 @@ class Sample(Spec):
     guidance, negative."""
     animate: str | None = setting(None, "--animate", metavar="SETTING[=VALUES]", place=20, min_length=1)
     """Draw a setting's values one after another as a moving picture: strength, or strength=0..1.5:0.1."""
-    name: str = setting("{number}-{seed}-{prompt}", "--name", metavar="TEMPLATE", min_length=1, max_length=200)
+    name: str = Field("{number}-{seed}-{prompt}", min_length=1, max_length=200)
     """Names of the files, of {number} {seed} {prompt} {negative} {model} {lora} {strength} {sampler} {steps} {guidance}
     {width} {height} {line}."""
-    format: PictureFormat = setting("png", "--format")
+    format: PictureFormat = "png"
     """Of the files; all say how they were made. png and webp are lossless."""
     overwrite: bool = setting(False, "--overwrite", place=23)
     """Draw again what is there already, and replace files of the same name."""
@@ -95,21 +95,21 @@ class Sample(Spec):
     """Draw a picture of ours again, by what its file tells, and say whether the bytes are the same."""
     add_trigger: bool = True
     """With --run: put the trigger in front of prompts that lack it."""
-    syntax: Literal["a1111", "plain"] = setting("a1111", "--syntax")
+    syntax: Literal["a1111", "plain"] = "a1111"
     """a1111: (word:1.3), [from:to:when], BREAK, <lora:name:1>, {a|b} and __wildcards__ mean something; plain: prompts
     are taken to the letter."""
-    combinations: bool = setting(False, "--combinations")
+    combinations: bool = False
     """Draw every combination of {a|b} and __wildcards__, in place of one by chance for each seed."""
-    wildcards: Path | None = setting(None, "--wildcards", metavar="FOLDER")
+    wildcards: Path | None = None
     """Folder of text files, one choice a line: __animal__ is one of animal.txt. Not given: wildcards/ beside --prompts,
     or here."""
-    lora_folder: Path | None = setting(None, "--lora-folder", metavar="FOLDER")
+    lora_folder: Path | None = None
     """Where <lora:name:1> looks for name.safetensors or a run of that name. Not given: here, and in runs/."""
-    clip_skip: int | None = setting(None, "--clip-skip", ge=1, le=12)
+    clip_skip: int | None = Field(None, ge=1, le=12)
     """Layer of CLIP that prompts are read from, counted from the last, 1. Not given: as the run was trained."""
     batch_size: int = setting(4, "--batch-size", place=29, ge=1, le=4096)
     """Pictures at once on a card; a CPU draws them one by one, so that each is the same bytes whatever this is."""
-    tiles: Literal["auto", "on", "off"] = setting("auto", "--tiles")
+    tiles: Literal["auto", "on", "off"] = "auto"
     """Decode large pictures in overlapping tiles, which needs less memory; auto: over 2 megapixels, and where memory
     does not suffice."""
     memory: Memory = Memory()
