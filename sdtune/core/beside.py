@@ -34,24 +34,28 @@ def put_beside(net: Any, wanted: Beside, adapter_name: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs are what is wanted
         inject_adapter_in_model(config, net, adapter_name, low_cpu_mem_usage=True)  # its own numbers are not needed
-    for path, (module, _) in wanted.items():
-        layer = net.get_submodule(path)
-        for matrices, value in ((layer.lora_A, module.down), (layer.lora_B, module.up)):
-            empty = matrices[adapter_name].weight
-            full = value.to(layer.base_layer.weight.device, torch.float32).reshape(empty.shape)
-            matrices[adapter_name].weight = nn.Parameter(full)
+    fill_beside(net, wanted, adapter_name)
     for layer in net.modules():
         if isinstance(layer, LoraLayer):
             layer.set_adapter(list(layer.lora_A))  # peft has let all but the new one rest
-    act_at_strengths(net, wanted, adapter_name)
     net.requires_grad_(False)
     net._hf_peft_config_loaded = True  # so that diffusers knows of it, too
 
 
-def act_at_strengths(net: Any, wanted: Beside, adapter_name: str) -> None:
-    """The LoRA that is there under this name acts as strongly as is wanted now."""
-    for path, (_, strength) in wanted.items():
-        net.get_submodule(path).set_scale(adapter_name, strength)
+def fill_beside(net: Any, wanted: Beside, adapter_name: str) -> None:
+    """A LoRA in the place of one of the same `form` that is there under this name; takes a tenth of putting it in."""
+    for path, (module, strength) in wanted.items():
+        layer = net.get_submodule(path)
+        for matrices, value in ((layer.lora_A, module.down), (layer.lora_B, module.up)):
+            own = matrices[adapter_name]
+            full = value.to(layer.base_layer.weight.device, torch.float32).reshape(own.weight.shape)
+            own.weight = nn.Parameter(full, requires_grad=False)
+        layer.set_scale(adapter_name, strength)
+
+
+def form(wanted: Beside) -> dict[str, tuple[int, float]]:
+    """{path: rank and alpha}, which peft is told once."""
+    return {path: (module.rank, module.alpha) for path, (module, _) in wanted.items()}
 
 
 def take_out(net: Any) -> None:

@@ -195,16 +195,16 @@ class Fitted:
 def fitted(pipe: Any, lora: Lora, strength: Strength | float, elsewhere: Collection[str] = ()) -> Fitted:
     """All of it that acts is there and of the right shape in the pipeline; LoraError where it is not.
 
-    Parts that the model has `elsewhere`, and not in this pipeline now, are left alone.
+    Parts that are `elsewhere` are left alone.
     """
     beside: dict[str, dict[str, tuple[LoraModule, float]]] = {}
     added: dict[str, list[tuple[Tensor, Adapter, float]]] = {}
     strengths = {name: _acting(strength, name) for name in (*lora.modules, *lora.biases)}
     acting = {name: value for name, value in strengths.items() if value}
     for part in sorted({names.split(name)[0] for name in acting}):
-        net = getattr(pipe, part, None)
-        if net is None and part in elsewhere:
+        if part in elsewhere:
             continue
+        net = getattr(pipe, part, None)
         if net is None:
             leave = f"or leave that out, with {part}=0 behind the LoRA's strength"
             raise LoraError(f"the LoRA changes a {part}, which the model has not; {_REMEDY}, {leave}")

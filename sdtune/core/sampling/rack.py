@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdtune.core.adapters import Adapter
 from sdtune.core.applied import Applied
-from sdtune.core.beside import Beside, act_at_strengths, put_beside, take_out
+from sdtune.core.beside import Beside, fill_beside, form, put_beside, take_out
 from sdtune.core.embedding import embeddings_into, load_embedding
 from sdtune.core.families import Family
 from sdtune.core.lora import Fitted, Lora, all_fitted, by_weight, changed, digest_of, name_of
@@ -48,16 +48,17 @@ class Rack:
     def use(self, applied: Sequence[Applied]) -> None:
         """Have these act, and no others; nothing is done where they do already. LoraError where one does not fit.
 
-        Parts that the model has, but which are not this rack's, are left alone; of those that are in the pipeline it is
-        checked that the LoRAs fit them, too.
+        Parts of the model that are not this rack's are left alone; that the LoRAs fit the denoiser is checked where the
+        pipeline has one, with weights or without.
         """
         used = tuple((one.lora, (one.strength.usual, dict(one.strength.blocks)), one.path) for one in applied)
         if self._used is not None and _same(self._used, used):
             return
         self._used = None
         self._forget_words()
-        elsewhere = {self.family.denoiser, *self.family.text_encoders} - set(self.parts)
-        loras = all_fitted(self.pipe, applied, elsewhere)
+        denoiser = self.family.denoiser
+        elsewhere = {*self.family.text_encoders, *([] if getattr(self.pipe, denoiser, None) else [denoiser])}
+        loras = all_fitted(self.pipe, applied, elsewhere - set(self.parts))
         for part in self.parts:
             self._put_beside(part, loras)
         self._change_weights(by_weight(loras, self.parts))
@@ -66,16 +67,16 @@ class Rack:
         self._used = used
 
     def _put_beside(self, part: str, loras: Sequence[Fitted]) -> None:
-        """Plain LoRAs; where those that are there differ in their strengths alone, they are given other strengths."""
+        """Plain LoRAs; those of other numbers or strengths take the places of those that are there."""
         now = self._beside.get(part, [])
         wanted = [(name_of(number), one.beside[part]) for number, one in enumerate(loras) if part in one.beside]
         net = getattr(self.pipe, part, None)
-        alike = [_modules(one) for one in now] == [_modules(one) for one in wanted]
+        alike = [(name, form(one)) for name, one in now] == [(name, form(one)) for name, one in wanted]
         if not alike and net is not None:
             self._beside.pop(part, None)
             take_out(net)
         for name, one in wanted:
-            (act_at_strengths if alike else put_beside)(net, one, name)
+            (fill_beside if alike else put_beside)(net, one, name)
         self._beside[part] = wanted
 
     def _change_weights(self, wanted: dict[Tensor, list[tuple[Adapter, float]]]) -> None:
@@ -162,11 +163,6 @@ def _same(now: Sequence[tuple[Lora, object, Path]], wanted: Sequence[tuple[Lora,
     return [(id(lora), strength, path) for lora, strength, path in now] == [
         (id(lora), strength, path) for lora, strength, path in wanted
     ]
-
-
-def _modules(of: tuple[str, Beside]) -> tuple[str, dict[str, int]]:
-    """What is put in under a name, whatever its strength."""
-    return of[0], {path: id(module) for path, (module, _) in of[1].items()}
 
 
 def _equal(rows: Any, other: Any) -> bool:
