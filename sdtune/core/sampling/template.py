@@ -30,7 +30,7 @@ _MARKS = re.compile(
     | \{(?P<bound>\s*(?:(?P<exact>\d{1,6})|(?P<low>\d{0,6})-(?P<high>\d{0,6}))\$\$(?:(?P<joiner>[^{}$]*)\$\$)?)?
     | (?P<close>\})
     | (?P<bar>\|)
-    | __(?P<name>(?:[^\W_]|_(?!_)|[-./*?])+)__
+    | __(?P<name>(?!_)(?:[^\W_]|_(?!_)|[-./*?])+)__
     | (?P<text>[^\\{}|_]+|_)
     """,
     re.VERBOSE | re.DOTALL | re.ASCII,
@@ -83,15 +83,14 @@ class Size:
     """choices within one another"""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Brace:
     """An open one."""
 
     start: int
     """its place among the marks"""
-    column: int
     found: re.Match[str]
-    bars: list[int] = field(default_factory=list)
+    bars: list[int]
 
 
 def parse(text: str, where: str) -> Nodes:
@@ -99,26 +98,24 @@ def parse(text: str, where: str) -> Nodes:
     marks: list[str | Wild | Choice] = []
     opened: list[_Brace] = []
     for found in _MARKS.finditer(text):
-        column = found.start() + 1
-        match found.lastgroup:
-            case "literal":
-                marks.append(found["literal"])
-            case "bar" if opened:
-                opened[-1].bars.append(len(marks))
-                marks.append("|")
-            case "name":
-                marks.append(Wild(found["name"], f"{where}, column {column}"))
-            case "close" if opened:
-                brace = opened.pop()
-                if brace.bars or brace.found["bound"] is not None:
-                    marks[brace.start :] = [_choice(brace, marks, f"{where}, column {brace.column}")]
-                else:
-                    marks.append("}")
-            case _ if found[0].startswith("{"):
-                opened.append(_Brace(len(marks), column, found))
-                marks.append(found[0])
-            case _:
-                marks.append(found[0])
+        kind = found.lastgroup
+        if kind in (None, "bound"):  # an open brace
+            opened.append(_Brace(len(marks), found, []))
+            marks.append(found[0])
+        elif kind == "literal":
+            marks.append(found["literal"])
+        elif kind == "name":
+            marks.append(Wild(found["name"], f"{where}, column {found.start() + 1}"))
+        elif kind == "bar" and opened:
+            opened[-1].bars.append(len(marks))
+            marks.append("|")
+        elif kind == "close" and opened and (opened[-1].bars or opened[-1].found["bound"] is not None):
+            brace = opened.pop()
+            marks[brace.start :] = [_choice(brace, marks, f"{where}, column {brace.found.start() + 1}")]
+        else:
+            if kind == "close":
+                del opened[-1:]
+            marks.append(found[0])
     return _joined(marks)
 
 
