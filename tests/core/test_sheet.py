@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdtune.core.sheet import WIDEST, growing_sheet, sheet
+from sdtune.core.sheet import WIDEST, font_of, growing_sheet, sheet, wrapped
 
 
 def test_every_picture_is_there() -> None:
@@ -79,3 +79,31 @@ def test_without_samples_there_is_no_sheet(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     assert not growing_sheet(tmp_path / "samples", ["a cat"], tmp_path / "samples.png")
     assert not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["a red apple " * 40, "w" * 100_000, "word " * 20_000, "", "ab " + "c" * 90, "א" * 300]
+)
+def test_lines_are_of_their_width_and_nothing_is_lost_but_behind_dots(text: str) -> None:
+    font = font_of(14)
+    for width in (40, 200):
+        lines = wrapped(text, font, width, 3)
+        assert len(lines) <= 3
+        assert all(font.getlength(line) <= width for line in lines)
+        told = "".join(lines).replace(" ", "")
+        if told.endswith("..."):
+            assert text.replace(" ", "").startswith(told[:-3])
+            assert len(told) > 3
+        else:
+            assert told == text.replace(" ", "")
+
+
+def test_what_acts_without_being_seen_is_written_out() -> None:
+    assert wrapped("\x1b[31m \u202e", font_of(14), 2000) == ["[U+001B][31m [U+202E]"]
+
+
+def test_many_scripts_have_letters() -> None:
+    """A letter that the font lacks is drawn as a box, the same for all."""
+    font = font_of(20)
+    box = bytes(font.getmask("\U0010fffd"))
+    assert not [letter for letter in "aßçñжяαωאבعب" if bytes(font.getmask(letter)) == box]

@@ -84,8 +84,8 @@ def _frame(path: Path, label: str, size: tuple[int, int]) -> Image.Image:
     font, edge = font_of(letters), letters // 2
     (line, *_) = wrapped(label, font, size[0] - 4 * edge, 1)
     pen = ImageDraw.Draw(picture, "RGBA")
-    left, top, right, bottom = pen.textbbox((2 * edge, size[1] - 2 * edge), line, font, anchor="ls")
-    box = (left - edge, min(top, bottom - letters) - edge // 2, right + edge, bottom + edge)
+    base = size[1] - 2 * edge - letters // 4
+    box = (edge, base - letters - edge // 2, 3 * edge + font.getlength(line), base + letters // 4 + edge // 2 + 1)
     pen.rounded_rectangle(box, edge, (0, 0, 0, 170))
-    pen.text((2 * edge, size[1] - 2 * edge), line, (255, 255, 255, 255), font, anchor="ls")
+    pen.text((2 * edge, base), line, (255, 255, 255, 255), font, anchor="ls")
     return picture

@@ -14,6 +14,7 @@ ROWS, COLUMNS = 24, 16
 """of a sheet whose pictures lie on one axis, or on none; what is more makes further sheets"""
 NUMBERS = ("strength", "init-strength", "seed", "steps", "guidance")
 """axes whose values say little without the name"""
+NOTHING = "(no prompt)"
 LETTERS = 300  # of a prompt beside its pictures
 SAID = 100  # letters of a setting that is written below
 _SETTING = re.compile(r'([^:,"]{1,60}): ("(?:[^"\\]|\\.)*"|[^,]*)(?:, |$)')
@@ -109,20 +110,25 @@ def label_of(axis: Axis, place: int) -> str:
     label = axis.values[place].label
     if axis.name == "strength" and label == "0":
         return "strength 0 (base)"
-    if axis.name == "prompt":
-        return short(label)
-    return f"{axis.name} {label}" if axis.name in (*NUMBERS, "negative") else label
+    if axis.name == "prompt" and not label.strip():
+        return NOTHING
+    return short(f"{axis.name} {label}" if axis.name in (*NUMBERS, "negative") else label)
 
 
-def short(prompt: str) -> str:
-    """As much of a prompt as stands beside its pictures."""
-    return (prompt if len(prompt) <= LETTERS else f"{prompt[:LETTERS]}...") if prompt.strip() else "(no prompt)"
+def short(text: str) -> str:
+    """As much of a text as stands beside pictures."""
+    return text if len(text) <= LETTERS else f"{text[:LETTERS]}..."
+
+
+def prompt_of(one: Shown) -> str:
+    """As much of its prompt."""
+    return short(one.prompt) if one.prompt.strip() else NOTHING
 
 
 def _table(pictures: Sequence[Shown], axes: Sequence[Axis]) -> Table:
     if not axes:
         prompts = _by_prompt(pictures)
-        rows = [short(some[0].prompt) if len({one.prompt for one in some}) == 1 else _line(some[0]) for some in prompts]
+        rows = [prompt_of(some[0]) if len({one.prompt for one in some}) == 1 else _line(some[0]) for some in prompts]
         across = max(prompts, key=len)
         same = all(one.seed == other.seed for some in prompts for one, other in zip(some, across, strict=False))
         columns = [f"seed {one.seed}" if same else str(place) for place, one in enumerate(across, 1)]
@@ -132,11 +138,10 @@ def _table(pictures: Sequence[Shown], axes: Sequence[Axis]) -> Table:
         cells = {(one.cell[0], one.cell[1]): one for one in pictures}
     else:
         rows, columns, cells = _along(pictures, axes)
-    prompts_of_all = {one.prompt for one in pictures}
-    heading = prompts_of_all.pop() if len(prompts_of_all) == 1 else ""
+    heading = prompt_of(pictures[0]) if len({one.prompt for one in pictures}) == 1 else ""
     if heading and not axes:
         rows = [""] * len(rows)
-    return Table(short(heading) if heading else "", tuple(rows), tuple(columns), cells, _shared(pictures))
+    return Table(heading, tuple(rows), tuple(columns), cells, _shared(pictures))
 
 
 def _along(
@@ -151,7 +156,7 @@ def _along(
         columns = [f"seed {one.seed}" for one in firsts]
         return values, columns, {(one.cell[0], place): one for place, group in enumerate(groups) for one in group}
     apart = "seed" not in {axis.name for axis in axes} and (len(seeds) > 1 or len(prompts) == 1)
-    rows = [": ".join([f"seed {one.seed}"] * apart + [short(one.prompt)] * (len(prompts) > 1)) for one in firsts]
+    rows = [": ".join([f"seed {one.seed}"] * apart + [prompt_of(one)] * (len(prompts) > 1)) for one in firsts]
     return rows, values, {(place, one.cell[0]): one for place, group in enumerate(groups) for one in group}
 
 

@@ -12,10 +12,10 @@ from urllib.parse import quote
 from sdtune.core.html_page import COLOURS, head, text
 from sdtune.core.run_folder import write_atomically
 from sdtune.core.sampling.axes import Axis
-from sdtune.core.sampling.layout import Shown, Table, label_of, own_settings, short, tables_of, told
+from sdtune.core.sampling.layout import Shown, Table, label_of, own_settings, prompt_of, tables_of, told
 from sdtune.core.sheet import size_of
 
-LETTERS = 20_000  # of what a picture's file says
+LETTERS = 4000  # of what a picture's file says
 STYLE = (
     COLOURS
     + """* { box-sizing: border-box; }
@@ -32,7 +32,7 @@ thead th { top: 0; border-bottom: 1px solid var(--line); }
 tbody th { left: 0; text-align: left; border-right: 1px solid var(--line); min-width: 6.5rem; max-width: 16rem; }
 tbody th span { position: sticky; top: 3.5rem; display: block; max-height: 24rem; overflow: hidden; }
 thead th:first-child { left: 0; z-index: 2; border-right: 1px solid var(--line); }
-td { padding: .5rem; vertical-align: top; }
+td { padding: .5rem; vertical-align: top; background: var(--page); }
 figure { margin: 0; width: 16rem; }
 .few figure { width: clamp(12rem, 36vw, 32rem); }
 .many figure { width: 11rem; }
@@ -40,10 +40,11 @@ img { display: block; width: 100%; height: auto; background: var(--mat); border-
 a:focus-visible img { outline: 3px solid var(--bar); }
 figcaption { padding-top: .3rem; font-size: .8rem; line-height: 1.35; color: var(--soft); }
 summary { cursor: pointer; width: fit-content; }
-pre { margin: .3rem 0; padding: .5rem; max-height: 16rem; overflow: auto; background: var(--page); color: var(--ink);
+pre { margin: .3rem 0; padding: .5rem; max-height: 16rem; overflow: auto; background: var(--card); color: var(--ink);
   border-radius: .25rem; font: .75rem/1.4 ui-monospace, monospace; white-space: pre-wrap; }
 @media (max-width: 40rem) {
-  figure, .few figure { width: 60vw; }
+  figure { width: 52vw; }
+  .few figure { width: 30vw; }
   .many figure { width: 40vw; }
   tbody th { min-width: 4.5rem; max-width: 22vw; font-size: .75rem; padding: .4rem; }
 }
@@ -95,7 +96,9 @@ def _table(table: Table, axes: Sequence[Axis], folder: Path) -> Iterator[str]:
 
 def _figure(table: Table, one: Shown, axes: Sequence[Axis], folder: Path) -> str:
     places = [label_of(axis, place) for axis, place in zip(axes, one.cell, strict=False)]
-    alt = text(", ".join([*places, f"seed {one.seed}", short(one.prompt)]))
+    names = {axis.name for axis in axes}
+    others = [f"seed {one.seed}"] * ("seed" not in names) + [prompt_of(one)] * ("prompt" not in names)
+    alt = text(", ".join([*places, *others]))
     address = text(address_of(one.path, folder))
     size = size_of(one.path)
     sides = f' width="{size[0]}" height="{size[1]}"' if size else ""
