@@ -187,18 +187,18 @@ def test_an_image_that_does_not_fit_alone_is_told_in_one_line(part: str) -> None
 def test_an_image_too_large_to_decode_whole_is_decoded_in_tiles() -> None:
     pipe = tiny.pipeline("sd1")
     (whole,) = drawn(pipe, "sd1", DDIM(), [1])
-    pipe.vae.tile_latent_min_size, pipe.vae.tile_sample_min_size = 6, 48
+    pipe.vae.tile_latent_min_size, pipe.vae.tile_sample_min_size = 4, 32
     seen: list[int] = []
 
     def most(_module: Any, args: Any) -> None:
         seen.append(args[0].shape[-1])
-        if seen[-1] > 6:
+        if seen[-1] > 4:
             too_much()
 
     pipe.vae.decoder.register_forward_pre_hook(most)
     (tiled,) = drawn(pipe, "sd1", DDIM(), [1])
     assert seen[0] == 8
-    assert max(seen[1:]) == 6
+    assert max(seen[1:]) == 4
     assert tiled.size == whole.size
 
 
