@@ -126,7 +126,14 @@ def _settings(config: TrainLora) -> Sample:
     """How they are drawn, in full."""
     assert config.prior.prompt is not None, "checked at the door"
     side = config.data.resolution
-    usual = Sample(prompt=(config.prior.prompt,), model=config.model, width=side, height=side, memory=config.memory)
+    usual = Sample(
+        prompt=(config.prior.prompt,),
+        syntax="plain",  # as captions are read
+        model=config.model,
+        width=side,
+        height=side,
+        memory=config.memory,
+    )
     return refine(usual, drawing_settings(config.model))
 
 

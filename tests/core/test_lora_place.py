@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdtune.core.lora_place import lora_at, lora_in
+from sdtune.core.lora_place import kept_in, lora_at, lora_in, step_of, used_of
 from sdtune.core.run_folder import RunFolder
 from sdtune.errors import LoraError
 from tests import foreign
@@ -103,3 +103,28 @@ def test_the_lora_of_a_data_set_with_a_confusing_name_is_found(name: str) -> Non
     run.best.touch()
     run.lora.touch()
     assert lora_in(run.path) == run.lora
+
+
+def test_the_loras_of_a_run_stand_in_the_order_of_its_training() -> None:
+    run = RunFolder(Path("run"), "cats").create("", '{"name": "cats", "images": []}')
+    for step in (1000, 200, 30):
+        run.partial(step).touch()
+    (run.path / "dogs-step-000007.safetensors").touch()
+    run.lora_of_peft.touch()
+    partials = [(f"step {step}", run.partial(step)) for step in (30, 200, 1000)]
+    assert kept_in(run) == partials
+    run.best.touch()  # of a step that nobody tells
+    assert kept_in(run) == [*partials, ("best", run.best)]
+    assert used_of(run) == run.partial(1000)
+    run.lora.touch()
+    run.finish({"steps": 2000, "best": 200})
+    assert kept_in(run) == [partials[0], ("best", run.best), partials[2], ("end", run.lora)]
+    assert used_of(run) == run.best
+    for best in (0, None, "200", True):
+        run.finish({"steps": 2000, "best": best})
+        assert used_of(run) == run.lora
+    run.finish({"best": 200})
+    run.best.unlink()
+    assert used_of(run) == run.lora
+    assert step_of(run.partial(30)) == 30
+    assert step_of(run.lora) is None
