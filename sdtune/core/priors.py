@@ -23,6 +23,7 @@ from sdtune.core.data.folder import Example, triggers_of, with_trigger
 from sdtune.core.data.image_file import contents
 from sdtune.core.families import Family
 from sdtune.core.identity import Identity
+from sdtune.core.picture_text import plain, quoted
 from sdtune.core.reports import Drawn, Note, Progress, Saved, Telling, Warned
 from sdtune.errors import ConfigError, DataError
 
@@ -97,11 +98,12 @@ def drawn_in(folder: Path, prompt: str, model_name: str, size: tuple[int, int] |
 
     `size`: (width, height) in pixels; None: what each says of itself.
     """
-    found = {}
+    found, prompts, models = {}, (prompt, plain(prompt)), (model_name, quoted(model_name))
     for path in _pictures(folder):
         with contextlib.suppress(Exception), Image.open(path) as image:  # damage shows itself in many ways
             told, _, settings = str(image.info.get("parameters", "")).rpartition("\n")
-            is_ours = told.split("\n")[0] == prompt and f", Model: {model_name}, Version: " in settings
+            by_model = any(f", Model: {name}, Version: " in settings for name in models)
+            is_ours = told.split("\n")[0] in prompts and by_model
             drawn = re.search(r"Seed: (\d+), Size: (\d+)x(\d+), ", settings)
             if is_ours and drawn and image.size == (size or (int(drawn[2]), int(drawn[3]))):
                 image.load()

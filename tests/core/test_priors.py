@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sdtune.config import TrainLora, resolve
 from sdtune.core import priors
 from sdtune.core.families import family_named
 from sdtune.core.identity import Identity
 from sdtune.core.model import identify
-from sdtune.core.picture_file import save_png
 from sdtune.core.priors import as_examples, check_priors, draw_priors, drawn_in
 from sdtune.core.reports import Note, Report, Warned
 from sdtune.errors import ConfigError, DataError
@@ -203,7 +203,9 @@ def test_damaged_pictures_are_drawn_anew(damage: str, model: Path, tmp_path: Pat
         first[1].write_bytes(b"")
     else:
         told = told.replace("64x64", "32x32") if damage == "both sizes" else told
-        save_png(first[1], Image.new("RGB", (32, 32)), told)
+        info = PngInfo()
+        info.add_text("parameters", told)
+        Image.new("RGB", (32, 32)).save(first[1], pnginfo=info)
     again, reports = drawn(config)
     assert hashes(again) == whole
     assert sorted(again[0].parent.iterdir()) == sorted(again)
