@@ -30,6 +30,16 @@ def says(kind: str, x_0: Tensor, eps: Tensor, level: tuple[float, float]) -> Ten
     return {"epsilon": eps, "v_prediction": (alpha * eps - sigma * x_0) / length, "flow_prediction": eps - x_0}[kind]
 
 
+def in_palette_of(shapes: Tensor, other: Tensor) -> Tensor:
+    """Channel by channel, with the other's mean and spread."""
+    told = torch.empty_like(shapes)
+    for image in range(len(shapes)):
+        for channel in range(shapes.shape[1]):
+            one, two = shapes[image, channel], other[image, channel]
+            told[image, channel] = (one - one.mean()) / one.std() * two.std() + two.mean()
+    return told
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=20, deadline=None)
 @given(sigma=some.floats(0.01, 0.99), scale=some.sampled_from([1.0, 1.7, 14.0]), seed=some.integers(0, 100))
@@ -42,16 +52,24 @@ def test_x_0_has_the_coarse_shapes_of_the_picture_and_its_own_fine_ones(
     x_0, eps, clean = normal(seed), normal(seed + 1), normal(seed + 2)
     x_t = level[0] * x_0 + level[1] * eps
     held = hold(says(kind, x_0, eps, level), x_t, clean, level, scheduler(kind))
-    wanted = x_0 - coarse(x_0) + coarse(clean)
+    wanted = x_0 - coarse(x_0) + in_palette_of(coarse(clean), coarse(x_0))
     told = says(kind, wanted, (x_t - level[0] * wanted) / level[1], level)
     assert torch.allclose(held, told, atol=1e-8)
 
 
-def test_a_prediction_with_those_shapes_already_stays() -> None:
+@pytest.mark.parametrize("contrast", [1.0, 0.3])
+def test_a_prediction_with_those_shapes_already_stays_whatever_its_colours(contrast: float) -> None:
     clean, eps, level = normal(0), normal(1), (0.6, 0.8)
-    said = says("epsilon", clean, eps, level)
-    held = hold(said, level[0] * clean + level[1] * eps, clean, level, scheduler("epsilon"))
+    x_0 = contrast * clean + 0.7
+    said = says("epsilon", x_0, eps, level)
+    held = hold(said, level[0] * x_0 + level[1] * eps, clean, level, scheduler("epsilon"))
     assert torch.allclose(held, said)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (1, 1)])
+def test_a_picture_of_one_colour_gives_numbers(size: tuple[int, int]) -> None:
+    x_t, even = torch.randn(1, 4, *size), torch.full((1, 4, *size), 0.3)
+    assert hold(x_t, x_t, even, (0.6, 0.8), scheduler("epsilon")).isfinite().all()
 
 
 @pytest.mark.parametrize("side", [1, 7, 8, 16])
