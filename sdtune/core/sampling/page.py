@@ -46,7 +46,8 @@ pre { margin: .3rem 0; padding: .5rem; max-height: 16rem; overflow: auto; backgr
   figure { width: 52vw; }
   .few figure { width: 30vw; }
   .many figure { width: 40vw; }
-  tbody th { min-width: 4.5rem; max-width: 22vw; font-size: .75rem; padding: .4rem; }
+  tbody th { min-width: 4.7rem; max-width: 22vw; font-size: .72rem; padding: .3rem; }
+  tbody th span { max-height: 10rem; }
 }
 """
 )

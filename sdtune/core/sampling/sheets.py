@@ -111,6 +111,9 @@ def _planned(table: Table, cell: tuple[int, int]) -> Plan:
 def _draw(canvas: Image.Image, top: int, table: Table, plan: Plan) -> None:
     pen = ImageDraw.Draw(canvas)
     font = font_of(plan.letters)
+    for place, one in table.cells.items():
+        left, above = plan.place(*place)
+        _put(canvas, (left, top + above), one.path, plan.cell)
     for number, text in enumerate(plan.heading):
         pen.text((GAP, top + GAP + number * round(plan.line * 1.2)), text, INK, _bold(plan.letters))
     for column, lines in enumerate(plan.columns):
@@ -123,9 +126,6 @@ def _draw(canvas: Image.Image, top: int, table: Table, plan: Plan) -> None:
         start = above + (plan.cell[1] - len(lines) * plan.line) // 2
         for number, text in enumerate(lines):
             pen.text((GAP, top + start + number * plan.line), text, INK, font)
-    for place, one in table.cells.items():
-        left, above = plan.place(*place)
-        _put(canvas, (left, top + above), one.path, plan.cell)
     for number, text in enumerate(plan.foot):
         _, below = plan.place(len(plan.rows), 0)
         pen.text((GAP, top + below + number * plan.line), text, SOFT, font)
