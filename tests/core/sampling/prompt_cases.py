@@ -236,7 +236,7 @@ NOT_WRONG = [
     r"(apple\:1.3x)",
     r"\(apple:1.3x\)",
     "[apple:1.3x]",
-    "(<lora:cats:1:mid_block=2>)",
+    "(<lora:cats:1>)",
     "(apple:-100) (pear:100)",
     "((" * 50,
     "() [] ( [",

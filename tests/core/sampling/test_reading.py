@@ -101,7 +101,7 @@ def test_all_texts_of_a_picture_have_the_chunks_of_its_longest() -> None:
 
 
 def test_a_picture_is_the_same_whatever_is_drawn_beside_it(family_name: str) -> None:
-    short, long = script("a (red:1.2) apple", family=family_name), script("a disc", LONG, family=family_name)
+    short, long = script("a (red:1.2) apple", family=family_name), script(LONG, family=family_name)
     third = script("a red disc", family=family_name)
     alone = [encoded([one], family_name)[0].guides(one) for one in (short, long, third)]
     together = encoded([third, long, short], family_name)[0]
@@ -109,7 +109,7 @@ def test_a_picture_is_the_same_whatever_is_drawn_beside_it(family_name: str) -> 
         beside = together.guides(one)
         assert same(prompt, beside[0])
         assert same(negative, beside[1])
-    assert len(together.keys) == 5, "the empty text once in a chunk, for two pictures"
+    assert len(together.keys) == 5, "the empty text in a chunk, for two pictures, and in two chunks"
 
 
 def test_plain_prompts_are_read_to_the_letter() -> None:
