@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from PIL.PngImagePlugin import PngInfo
 
 from sdtune.config import TrainLora, resolve
 from sdtune.core import priors
