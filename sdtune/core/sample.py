@@ -30,6 +30,7 @@ from sdtune.core.sampling.asked import Asked
 from sdtune.core.sampling.axes import Axis, axes_of, crossed
 from sdtune.core.sampling.jobs import Desk, Job, by_set, made_now
 from sdtune.core.sampling.named_loras import NamedLoras
+from sdtune.core.sampling.prompt_lines import is_typed
 from sdtune.core.sampling.rack import Rack, acting_on
 from sdtune.core.sampling.reading import Script, Scripted
 from sdtune.core.sampling.recipe import ModelUse, Recipe
@@ -104,6 +105,8 @@ def _order(config: Sample, recipe: Recipe | None) -> Telling[Order]:
     """All that can be told and checked without the model's weights."""
     given = [applied_lora(text) for text in config.lora]
     run = run_use(config.run, given, config.model)
+    if run.told:
+        yield Note(run.told)
     if run.lora:
         given.insert(0, applied_lora(run.lora, "--run"))
     loras = tuple(given)
@@ -120,6 +123,8 @@ def _order(config: Sample, recipe: Recipe | None) -> Telling[Order]:
     if recipe:
         asked = [wanted_again(recipe, loras, str(config.again))]
     else:
+        if is_typed(config.prompts):
+            yield Note("reading prompts, one a line; Ctrl-D ends them")
         lines = lines_for(config, run)
         one_each = wanted(config, lines, run, loras, NamedLoras(config.lora_folder, loras))
         axes = axes_of(config, one_each, run)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
-from pathlib import Path
 
 from sdtune.core.applied import Applied
 from sdtune.core.sampling import dynamic, grammar
 from sdtune.core.sampling.asked import Asked
-from sdtune.core.sampling.dynamic import Wildcards
-from sdtune.core.sampling.named_loras import NamedLoras
+from sdtune.core.sampling.named_loras import NamedLoras, together
 from sdtune.core.sampling.prompt_lines import Line, lines_of
 from sdtune.core.sampling.recipe import Recipe
 from sdtune.core.sampling.run_of import RunUse, with_trigger
+from sdtune.core.sampling.wildcards import Wildcards, wildcard_folder
 from sdtune.errors import ConfigError
-from sdtune.sample_config import STDIN, Sample
+from sdtune.sample_config import Sample
 
 MOST = 100_000
 """pictures of one command"""
@@ -24,7 +22,7 @@ LAST_SEED = 2**63 - 1
 
 def lines_for(config: Sample, run: RunUse) -> list[Line]:
     """The prompts that are given, or else those of the run."""
-    given = lines_of(config.prompt, config.prompts)
+    given = lines_of(config.prompt, config.prompts, flags=config.syntax != "plain")
     if given or not run.prompts:
         return given
     prompts = run.prompts_as(config.syntax)
@@ -39,7 +37,7 @@ def wanted(
     named: NamedLoras,
 ) -> list[Asked]:
     """All pictures of all prompts."""
-    wildcards = Wildcards(_wildcards(config))
+    wildcards = Wildcards(wildcard_folder(config.wildcards, config.prompts))
     found: list[Asked] = []
     for number, line in enumerate(lines, 1):
         steps, guidance = line.steps or config.steps, config.guidance if line.guidance is None else line.guidance
@@ -49,16 +47,19 @@ def wanted(
                 f"{line.where}: seed {first}: with --count {config.count} the last would be over 2^63 - 1"
             )
         negative = config.negative if line.negative is None else line.negative
+        if config.syntax == "a1111":  # as they stand, so that columns are those of the user
+            grammar.check(line.text, line.where)
+            grammar.check(negative, f"{line.where}, negative")
         for text, unwanted, seed in _texts(config, line, negative, first, wildcards):
             told = text
             if config.run and config.add_trigger and run.trigger:
                 told = with_trigger(text, run.trigger, config.syntax)
             acting = tuple(loras)
             if config.syntax == "a1111":
-                told, tags = grammar.without_loras(told, line.where)
-                acting = _with_named(loras, [named.find(tag, line.where) for tag in tags])
                 grammar.check(told, line.where)
                 grammar.check(unwanted, f"{line.where}, negative")
+                told, tags = grammar.without_loras(told, line.where)
+                acting = together(loras, [named.find(tag, line.where) for tag in tags])
             found.append(
                 Asked(
                     told,
@@ -95,12 +96,6 @@ def wanted_again(recipe: Recipe, loras: Sequence[Applied], where: str) -> Asked:
     )
 
 
-def _with_named(loras: Sequence[Applied], named: Sequence[Applied]) -> tuple[Applied, ...]:
-    """Those for every prompt and those that one names, which says how strongly they act on it."""
-    paths = {one.path for one in named}
-    return (*(one for one in loras if one.path not in paths), *named)
-
-
 def _texts(
     config: Sample, line: Line, negative: str, first: int, wildcards: Wildcards
 ) -> Iterator[tuple[str, str, int]]:
@@ -109,17 +104,12 @@ def _texts(
     if config.syntax == "plain":
         yield from ((line.text, negative, seed) for seed in seeds)
     elif config.combinations:
-        for text in islice(dynamic.combinations(line.text, wildcards, line.where), MOST + 1):
+        pictures = dynamic.count_of(line.text, wildcards, line.where) * config.count
+        if pictures > MOST:
+            raise ConfigError(f"{line.where}: {pictures:,} combinations, and {MOST:,} is the most; give fewer choices")
+        for text in dynamic.combinations(line.text, wildcards, line.where):
             yield from ((text, dynamic.chosen(negative, seed, wildcards, line.where), seed) for seed in seeds)
     else:
         for seed in seeds:
             text = dynamic.chosen(line.text, seed, wildcards, line.where)
             yield text, dynamic.chosen(negative, seed, wildcards, f"{line.where}, negative"), seed
-
-
-def _wildcards(config: Sample) -> Path | None:
-    """The folder that is given, or one that lies where people put it."""
-    if config.wildcards:
-        return config.wildcards
-    beside = config.prompts.parent if config.prompts and config.prompts != STDIN else Path()
-    return next((path for path in (beside / "wildcards", Path("wildcards")) if path.is_dir()), None)
