@@ -76,7 +76,8 @@ class Sampler(Spec):
     def _spacing(self, base: Any, steps: int | None) -> dict[str, Any]:
         """Levels over the whole range, each once, where the base model's spacing would not give them.
 
-        "leading" takes every (T // steps)th of T levels: of 1000 in 400 steps the lowest 800. "trailing" adds a level
+        "leading" takes every (T // steps)th of T levels, multistep classes every (T // (steps + 1))th: of 1000 in 400
+        steps the lowest 800. "trailing" adds a level
         below the lowest for some numbers of steps (61, 103, ...), where T / (T / steps) rounds to more than these.
         """
         count, spacing = base.config.num_train_timesteps, base.config.get("timestep_spacing")
@@ -84,7 +85,7 @@ class Sampler(Spec):
             return {}
         if steps >= count:  # otherwise the highest would be one too high, or two of them the same
             return {"timestep_spacing": "trailing"} if self.any_spacing else {"steps_offset": 0}
-        narrow = self.any_spacing and spacing == "leading" and count // steps * steps < FULL * count
+        narrow = self.any_spacing and spacing == "leading" and count // (steps + 1) * steps < FULL * count
         below = spacing == "trailing" and math.ceil(count / (count / steps)) != steps
         return {"timestep_spacing": "linspace"} if narrow or below else {}
 

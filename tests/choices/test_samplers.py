@@ -20,12 +20,19 @@ from sdtune.choices.samplers import DDIM, LCM, DPMpp2M, Euler, EulerAncestral, H
 from tests.choices.samplers import KINDS, every_sampler, name_of
 
 MEAN, SPREAD = 0.3, 0.6
-SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+SD = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "clip_sample": True,
+}
 BASES = {
     "epsilon": DDIMScheduler(**SD),
     "v": DDIMScheduler(**SD, prediction_type="v_prediction"),
     "v to noise alone": DDIMScheduler(
-        **SD, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        **SD | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     ),
     "flow": FlowMatchEulerDiscreteScheduler(shift=3.0),
 }
@@ -90,18 +97,27 @@ def errors(latents: Tensor) -> tuple[float, float]:
 def test_every_sampler_ends_where_the_data_are_and_nearer_with_more_steps(sampler: Sampler, base: str) -> None:
     few, many = (errors(drawn(sampler, base, steps)) for steps in (10, 100))
     assert max(few) < 0.35
-    assert many[0] < 0.03
+    assert many[0] < 0.04
     assert many[1] < (0.14 if getattr(sampler, "churn", 0) > 10 else 0.07)
     assert sum(many) < max(sum(few), 0.03)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 61, 400, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 61, 125, 400, 1000])
 @pytest.mark.parametrize("sampler", [pytest.param(kind(), id=name) for name, kind in KINDS.items()])
 def test_any_number_of_steps_makes_numbers(sampler: Sampler, steps: int) -> None:
     for base in BASES if steps == 61 else ("epsilon", "flow"):
         latents = drawn(sampler, base, steps, side=8)
         assert latents.isfinite().all()
         assert steps < 60 or max(errors(latents)) < 0.15
+
+
+@pytest.mark.parametrize("steps", [2, 25, 100, 125, 400, 999])
+@pytest.mark.parametrize("sampler", [pytest.param(one, id=name_of(one)) for one in every_sampler() if one.any_spacing])
+def test_the_steps_begin_near_noise_alone_and_end_near_none(sampler: Sampler, steps: int) -> None:
+    scheduler = sampler.build(BASES["epsilon"], steps)
+    scheduler.set_timesteps(steps)
+    assert steps < 25 or scheduler.timesteps.max() >= 900
+    assert scheduler.timesteps.min() >= 0
 
 
 @pytest.mark.parametrize("sampler", EVERY)
@@ -132,11 +148,11 @@ def test_churn_of_a_hair_is_euler() -> None:
 @pytest.mark.parametrize("sampler", EVERY)
 def test_every_sampler_keeps_the_levels_of_the_base_model_and_clips_nothing(sampler: Sampler, base: str) -> None:
     scheduler = BASES[base]
-    assert scheduler.config.clip_sample, "as diffusers has it, unless told"
     built = sampler.build(scheduler)
     torch.testing.assert_close(built.alphas_cumprod, scheduler.alphas_cumprod, atol=1e-6, rtol=1e-3)
     assert built.config.prediction_type == scheduler.config.prediction_type
-    assert not built.config.get("clip_sample") or type(built).__name__.startswith(("Euler", "Churned", "DPM", "UniPC"))
+    reads_it = "clip_sample" in inspect.signature(type(built)).parameters
+    assert not (reads_it and built.config.clip_sample)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
