@@ -185,7 +185,7 @@ class Terminal:
             if self._phase != "drawing" or self._bar is None:
                 self._begin_bar("drawing", report.of, stays=report.of > 1, counted=False)
             assert self._bar
-            self._bar.move(done(report), [step(report)], which(report))
+            self._bar.move(done(report), [step(report, width=len(str(report.steps)))], which(report))
         else:
             end = done(report) == report.of
             self._plain_line("drawing", f"{which(report)}, {step(report)}", end=end)

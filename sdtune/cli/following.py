@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -65,8 +66,11 @@ class _Caught:
 
 def _after(report: Report, work: Generator[Report, None, Any], caught: _Caught) -> Report | None:
     """Shows a report and returns the next one, None at the end."""
-    from sdtune.core.reports import Pulse, Step
+    from sdtune.core.reports import Note, Pulse, Step, Warned
 
+    if not gc.isenabled() and not isinstance(report, Note | Warned):  # it is no longer all imports
+        gc.freeze()
+        gc.enable()
     try:
         caught.in_steps = caught.in_steps or isinstance(report, Step | Pulse)
         if not isinstance(report, Pulse):

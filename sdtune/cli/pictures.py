@@ -22,9 +22,9 @@ def which(report: Any) -> str:
     return f"drawing {report.number}{f'-{last}' if report.together > 1 else ''} of {report.of}"
 
 
-def step(report: Any) -> str:
+def step(report: Any, *, width: int = 0) -> str:
     """ "step 12/25"."""
-    return f"step {report.step:>{len(str(report.steps))}}/{report.steps}"
+    return f"step {report.step:>{width}}/{report.steps}"
 
 
 class Earlier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from collections.abc import Generator
 import pytest
 
 from sdtune.cli.following import follow
-from sdtune.core.reports import Note, Report
+from sdtune.core.reports import Note, Progress, Report
 from sdtune.errors import Interrupted, ModelError
 
 
@@ -35,3 +36,19 @@ def test_a_fault_without_a_signal_stays_a_fault() -> None:
 
     with pytest.raises(ModelError):
         follow(work(), as_json=False)
+
+
+def test_cycles_are_looked_for_once_work_has_begun() -> None:
+    looked_for = []
+
+    def work() -> Generator[Report, None, None]:
+        for report in (Note("loading"), Progress("prompts", 1, 2), Progress("prompts", 2, 2)):
+            yield report
+            looked_for.append(gc.isenabled())
+
+    gc.disable()
+    try:
+        follow(work(), as_json=False)
+        assert looked_for == [False, True, True]
+    finally:
+        gc.enable()
