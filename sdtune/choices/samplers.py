@@ -266,9 +266,9 @@ class LCM(Sampler):
     flow_scheduler: ClassVar[str | None] = "FlowMatchLCMScheduler"
     title: ClassVar[str] = "LCM"
 
-    def _spacing(self, base: Any, steps: int | None) -> dict[str, Any]:  # noqa: ARG002 (as every sampler)
-        """Steps are some of the 50 levels at which models are distilled; of more than those, every step has its own."""
-        return {"original_inference_steps": steps} if steps and steps > 50 else {}
+    def _spacing(self, base: Any, steps: int | None) -> dict[str, Any]:
+        """Steps are some of the 50 levels at which models are distilled; more than those are some of all levels."""
+        return {"original_inference_steps": base.config.num_train_timesteps} if steps and steps > 50 else {}
 
 
 AnySampler = Annotated[DPMpp2M | DPMpp2MSDE | DDIM | Euler | EulerAncestral | Heun | UniPC | LCM, Choice()]
