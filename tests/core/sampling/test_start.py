@@ -177,5 +177,6 @@ def test_the_edge_is_a_ramp_inside_the_white_and_the_border_is_no_edge() -> None
     mask.paste(255, (20, 0, 64, 64))
     row = numpy.asarray(kept(Source(Image.new("RGB", (64, 64)), mask), Image.new("RGB", (64, 64), "white"), 8))[0, :, 0]
     assert row[:20].max() == 0
+    assert row[20] == round(255 / 8)
     assert (numpy.diff(row[19:28].astype(int)) > 0).all()
     assert (row[27:] == 255).all()

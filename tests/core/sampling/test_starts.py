@@ -49,27 +49,27 @@ def drawn(
     sampler: Sampler,
     starts: list[Start | None],
     told: Tensor | None = None,
-    guidance: float = 4.0,
+    steps: int = STEPS,
 ) -> list[Image.Image]:
     family = family_named(name)
     texts = [family.encode_captions(pipe, [caption]) for caption in ("a red apple", "blurred")]
     prompt, negative = (always({key: value[0].detach() for key, value in one.items()}) for one in texts)
     wishes = [Wish(prompt, negative, 7 + n, (64, 64), start, told) for n, start in enumerate(starts)]
-    net, scheduler = getattr(pipe, family.denoiser), sampler.build(pipe.scheduler, STEPS)
+    net, scheduler = getattr(pipe, family.denoiser), sampler.build(pipe.scheduler, steps)
     options = sampler.step_options(pipe.scheduler)
     images: list[Image.Image] = result_of(
-        draw(family, net, pipe.vae, scheduler, wishes, steps=STEPS, guidance=guidance, phase="", options=options)
+        draw(family, net, pipe.vae, scheduler, wishes, steps=steps, guidance=4.0, phase="", options=options)
     )
     return images
 
 
-def theirs(pipe: Any, sampler: Sampler, **options: Any) -> Image.Image:
+def theirs(pipe: Any, sampler: Sampler, steps: int = STEPS, **options: Any) -> Image.Image:
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = sampler.build(pipe.scheduler, STEPS)
+    pipe.scheduler = sampler.build(pipe.scheduler, steps)
     image: Image.Image = pipe(
         "a red apple",
         negative_prompt="blurred",
-        num_inference_steps=STEPS,
+        num_inference_steps=steps,
         guidance_scale=4.0,
         generator=torch.Generator().manual_seed(7),
         **options,
@@ -93,6 +93,17 @@ def test_a_picture_to_begin_with_equals_the_pipeline_of_diffusers(name: str, sam
     (ours,) = drawn(pipe, name, sampler, [Start(latents, 0.5)])
     other = IMG2IMG[name](**pipe.components)
     assert apart(ours, theirs(other, sampler, image=latents[None], strength=0.5)) <= 1, "but for a byte's rounding"
+
+
+def test_it_begins_at_the_right_one_of_steps_at_the_same_timestep() -> None:
+    """Of many steps at Karras levels the last ones have the same whole number, each with a level of its own."""
+    pipe = tiny.pipeline("sd1")
+    latents = some_latents(pipe)
+    (ours,) = drawn(pipe, "sd1", DPMpp2M(), [Start(latents, 0.05)], steps=200)
+    other = IMG2IMG["sd1"](**pipe.components)
+    assert apart(ours, theirs(other, DPMpp2M(), 200, image=latents[None], strength=0.05)) <= 1
+    timesteps = other.scheduler.timesteps[-10:].tolist()
+    assert timesteps[0] == timesteps[1]
 
 
 @pytest.mark.parametrize(("name", "strength"), [("sd1", 0.5), ("sd1", 1.0), ("sdxl", 0.5)])
