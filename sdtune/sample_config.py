@@ -44,7 +44,8 @@ class Sample(Spec):
     count: int = setting(1, "--count", "-n", place=5, ge=1, le=10**6)
     """Pictures a prompt."""
     out: Path = setting(Path("samples"), "--out", "-o", place=6)
-    """Folder for the pictures, or the name of the only one (.png, .jpg, .webp; of an animation .webp, .gif)."""
+    """Folder for the pictures, or the name of the only one (.png, .jpg, .webp). With --compare or --grid the name of
+    the sheet (.png), with --animate of the film (.webp, .gif): the pictures then lie in a folder beside it."""
     seed: int = setting(0, "--seed", place=7, ge=0, lt=2**63)
     """Seed of the first picture of each prompt; the next has the next number."""
     negative: str = setting("", "--negative", place=8)

@@ -16,7 +16,7 @@ from sdtune.config import Sample, drawing_settings, refine
 from sdtune.core import memory, model
 from sdtune.core.applied import Applied
 from sdtune.core.applied import read as applied_lora
-from sdtune.core.autoencoder import native_side, pixels_a_patch
+from sdtune.core.autoencoder import native_side, pixels_a_patch, ready_to_decode
 from sdtune.core.data.cache import Store
 from sdtune.core.families import Family, family_named
 from sdtune.core.identity import Identity
@@ -65,6 +65,9 @@ def sample(config: Sample) -> Telling[None]:
     if recipe:
         jobs = [replace(job, recipe=again.as_recorded(recipe, job.recipe)) for job in jobs]
     yield Note(_how(jobs, pipe.scheduler))
+    for line in {job.recipe.sampler.note_for(pipe.scheduler): None for job in jobs}:
+        if line:
+            yield Warned(line)
     there = {number: path for number, job in enumerate(jobs) if (path := shelf.there(job.recipe))}
     for number, path in there.items():
         yield There(path, jobs[number].recipe.prompt, jobs[number].recipe.seed)
@@ -117,7 +120,7 @@ def _order(config: Sample, recipe: Recipe | None) -> Telling[Order]:
     family = family_named(identity.family)
     if not recipe:
         config = refine(config, drawing_settings(named))
-    clip_skip = config.clip_skip or run.clip_skip
+    clip_skip = recipe.clip_skip if recipe else config.clip_skip or run.clip_skip
     asked: list[Asked]
     axes: tuple[Axis, ...] = ()
     if recipe:
@@ -136,7 +139,7 @@ def _order(config: Sample, recipe: Recipe | None) -> Telling[Order]:
             yield Warned(line)
     if config.run and config.add_trigger and run.trigger:
         yield Note(f'the trigger "{run.trigger}" stands in front of prompts that lack it')
-    device = memory.device_for(config.memory)
+    device = memory.device_for(config.memory, mps=True)
     if config.init:
         read_source(config.init, config.mask, None, 8)  # whether it is a picture
     return Order(config, identity, family, device, clip_skip, loras, axes, asked)
@@ -237,6 +240,7 @@ def _drawn(
     net = getattr(pipe, family.denoiser).to(order.device)
     memory.use_attention(net, config.memory.attention, order.device, dtype)
     pipe.vae.to(order.device)
+    ready_to_decode(pipe.vae)
     rack = Rack(pipe, family, (family.denoiser,))
     artist = Artist(family, net, pipe.vae, pipe.scheduler, config.tiles)
     sources = Sources(config)

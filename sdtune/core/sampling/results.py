@@ -18,6 +18,7 @@ from sdtune.core.sampling.sheets import write_sheet
 from sdtune.core.sampling.shelf import Shelf
 from sdtune.sample_config import Sample
 
+GIF = ".gif"
 SHEET = range(2, 101)
 """so many pictures get a sheet of all, where none is asked for"""
 
@@ -41,7 +42,7 @@ def results(
     ]
     if config.animate:
         for some in groups_of(shown, axes).values():
-            path = shelf.further("animation", ".webp")
+            path = shelf.further("animation", GIF if config.out.suffix.lower() == GIF else ".webp")
             write_animation(some, axes[0], path)
             yield Saved("animation", path)
     elif axes:

@@ -20,6 +20,7 @@ ENDINGS: dict[Kind, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".svg", ".html")
 """endings that no folder has, and no picture of ours"""
 MOVING = (".webp", ".gif")
+SHEET, PAGE = ".png", ".html"
 _NUMBER = r"(?:[a-z]+-)?(\d{5,9})(?!\d)"
 """how names begin that we give: 00001-, grid-00001"""
 
@@ -31,9 +32,11 @@ class Shelf:
         """Looks at what is there; ConfigError or OutputError where nothing can be written there."""
         self.config = config
         ending = config.out.suffix.lower()
-        self.moving = config.out if config.animate and ending in MOVING else None
-        self.single = config.out if ending in SUFFIXES and not self.moving else None
-        self.folder = config.out.parent if self.single or self.moving else config.out
+        made = MOVING if config.animate else (SHEET,) if config.compare or config.grid else ()
+        self.whole = config.out if ending in made else None
+        """what is made of all pictures, which then lie in a folder beside it"""
+        self.single = config.out if ending in SUFFIXES and not self.whole else None
+        self.folder = config.out.parent if self.single else config.out.with_suffix("") if self.whole else config.out
         self.template = Template(config.name)
         self.suffix = config.out.suffix if self.single else ENDINGS[config.format]
         self._check_kind(ending, pictures)
@@ -68,9 +71,11 @@ class Shelf:
 
     def further(self, kind: str, suffix: str) -> Path:
         """The name for a sheet, a page or an animation: grid-00005.png."""
-        if self.moving and kind == "animation" and self.moving not in self._given:
-            self._given.add(self.moving)
-            return self.moving
+        if self.whole and suffix in (self.whole.suffix.lower(), PAGE):
+            path = self.whole if suffix != PAGE else self.whole.with_suffix(PAGE)
+            if path not in self._given:
+                self._given.add(path)
+                return path
         while True:
             self.number += 1
             path = self.folder / f"{kind}-{self.number:05d}{suffix}"
@@ -104,21 +109,18 @@ class Shelf:
             raise ConfigError(
                 f"--out {config.out}: ends in {ending}, but --format is {config.format}; give one of them"
             )
-        if ending in OTHERS and not self.moving and not config.out.is_dir():
+        if ending in OTHERS and not self.whole and not config.out.is_dir():
             raise ConfigError(
                 f"--out {config.out}: pictures are written as .png, .jpg or .webp; give such a name, or a folder"
             )
 
     def _check_place(self) -> None:
-        for file in (self.single, self.moving):
+        page = [self.whole.with_suffix(PAGE)] if self.whole and not self.config.animate else []
+        for file in (self.single, self.whole, *page):
             replaced = self.config.overwrite and file and file.is_file() and not file.is_symlink()
-            if (
-                file
-                and _exists(file)
-                and not replaced
-                and (file == self.moving or self.config.again or not _recipe_key(file))
-            ):
-                raise OutputError(f"{file}: exists already; give another name with --out")
+            is_ours = file == self.single and not self.config.again and _recipe_key(file) if file else None
+            if file and _exists(file) and not replaced and not is_ours:
+                raise OutputError(f"{file}: exists already; give another name with --out, or --overwrite")
         if self.folder.is_symlink() and not self.folder.exists():
             raise OutputError(f"{self.folder}: a link that leads nowhere; give another place with --out")
         if self.folder.exists() and not self.folder.is_dir():

@@ -231,9 +231,9 @@ def test_one_file(tmp_path: Path) -> None:
 
 def test_an_animation_has_the_name_that_is_given(tmp_path: Path) -> None:
     place = shelf(tmp_path / "turn.gif", 5, animate="strength")
-    assert put(place, recipe()).name == "00001-7-a-red-apple.png"
-    assert place.further("animation", ".webp") == tmp_path / "turn.gif"
-    assert place.further("animation", ".webp").name == "animation-00002.webp"
+    assert put(place, recipe()) == tmp_path / "turn/00001-7-a-red-apple.png"
+    assert place.further("animation", ".gif") == tmp_path / "turn.gif"
+    assert place.further("animation", ".gif") == tmp_path / "turn/animation-00002.gif"
     (tmp_path / "turn.gif").touch()
     with pytest.raises(OutputError, match=r"turn\.gif: exists already"):
         shelf(tmp_path / "turn.gif", 5, animate="strength")
