@@ -102,10 +102,9 @@ class NamedLoras:
 
 
 def together(given: Sequence[Applied], named: Sequence[Applied]) -> tuple[Applied, ...]:
-    """LoRAs for every prompt with those that one names; what is there twice acts once, as it was named last."""
-    found = {_real(one.path): one for one in given}
-    found.update((_real(one.path), one) for one in named)
-    return tuple(found.values())
+    """LoRAs for every prompt with those that one names, once each and as strongly as it named them last."""
+    last = {_real(one.path): one for one in named}
+    return (*(one for one in given if _real(one.path) not in last), *last.values())
 
 
 def _names(one: Applied) -> tuple[str, ...]:
