@@ -141,7 +141,7 @@ def furthest(ours: Path, theirs: Path) -> int | None:
 
     if ours == theirs or not ours.is_dir():
         return None
-    pairs = zip(sorted(ours.glob("*.png")), sorted(theirs.glob("*.png")), strict=True)
+    pairs = zip(sorted(ours.glob("0*.png")), sorted(theirs.glob("*.png")), strict=True)
     values = [[numpy.asarray(Image.open(path)).astype(int) for path in pair] for pair in pairs]
     return max(int(numpy.abs(one - other).max()) for one, other in values)
 

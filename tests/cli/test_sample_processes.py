@@ -1,0 +1,38 @@
+"""A drawing that is ended from outside leaves whole pictures, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+from PIL import Image
+
+from tests.cli.test_processes import started
+
+
+def test_ctrl_c_leaves_what_is_finished_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    words = ["sample", "--prompt", "a red apple", "--count", "8", "--steps", "4", "--out", str(tmp_path), "--json"]
+    with started(words, script=None) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if json.loads(line)["report"] == "drawn":
+                process.send_signal(signal.SIGINT)
+                break
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 130
+    last = told.splitlines()[-1]
+    assert "interrupted" in last
+    assert last.endswith("the same command goes on")
+    left = sorted(tmp_path.iterdir())
+    assert 1 <= len(left) < 8
+    for path in left:
+        with Image.open(path) as image:
+            image.load()
+    with started(words, script=None) as process:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+    reports = [json.loads(line) for line in out.splitlines()]
+    assert [one["path"] for one in reports if one["report"] == "there"] == [str(path) for path in left]
+    assert [one["seed"] for one in reports if one["report"] == "drawn"] == list(range(len(left), 8))
