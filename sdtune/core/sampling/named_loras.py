@@ -102,9 +102,11 @@ class NamedLoras:
 
 
 def together(given: Sequence[Applied], named: Sequence[Applied]) -> tuple[Applied, ...]:
-    """LoRAs for every prompt with those that one names, once each and as strongly as it named them last."""
+    """LoRAs for every prompt with those that one names, each of these once, as strongly as it was named last."""
     last = {_real(one.path): one for one in named}
-    return (*(one for one in given if _real(one.path) not in last), *last.values())
+    new = dict(last)
+    found = [new.pop(_real(one.path), None) if _real(one.path) in last else one for one in given]
+    return (*(one for one in found if one), *new.values())
 
 
 def _names(one: Applied) -> tuple[str, ...]:
