@@ -21,13 +21,13 @@ from sdtune.core.families import Family
 from sdtune.core.inpainting import all_anew, is_told_of_holes
 from sdtune.core.reports import Drawing, Progress, Telling
 from sdtune.core.room import free, is_out_of_memory
-from sdtune.core.sampling.reading import Guide
-from sdtune.core.sampling.start import Start
-from sdtune.core.sampling.starts import Starts
+from sdtune.core.sampling.starts import Start, Starts
 from sdtune.errors import SdtuneError
 
 FEWER = "close other programs that use the card"
 NO_NUMBERS = "lower --guidance or a LoRA's strength, or use --memory.precision fp32"
+Guide = tuple[tuple[int, Conditioning], ...]
+"""((last step for which it holds, from 1; what the denoiser is told), ...)"""
 Telltale = Callable[[int, int], Progress | Drawing]
 """The report of a step: (its number from 1, of so many)."""
 

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdtune.core.picture_notes import NOTE_BYTES, PARAMETERS, RECIPE, RECIPE_BYTES, SUFFIXES, Kind, exif_of, notes_in
-from sdtune.core.picture_text import parameters as parameters
+from sdtune.core.picture_text import parameters
 from sdtune.core.run_folder import beside
 from sdtune.core.sampling.recipe import Recipe, written
 from sdtune.errors import DISK_FULL, FULL, OutputError, SdtuneError

@@ -18,6 +18,7 @@ from sdtune.core.applied import Applied
 from sdtune.core.applied import read as applied_lora
 from sdtune.core.autoencoder import native_side, pixels_a_patch, ready_to_decode
 from sdtune.core.data.cache import Store
+from sdtune.core.drawing import Guide
 from sdtune.core.families import Family, family_named
 from sdtune.core.identity import Identity
 from sdtune.core.lora import check_family
@@ -26,19 +27,19 @@ from sdtune.core.picture_file import left_out, save_picture
 from sdtune.core.reports import Drawn, Note, Telling, There, Warned
 from sdtune.core.sampling import again, fingerprint, parts, reading
 from sdtune.core.sampling.artist import Artist, Piece, shape_of
-from sdtune.core.sampling.asked import Asked
+from sdtune.core.sampling.asked import Asked, lines_for, wanted, wanted_again
 from sdtune.core.sampling.axes import Axis, axes_of, crossed
 from sdtune.core.sampling.jobs import Desk, Job, by_set, made_now
 from sdtune.core.sampling.named_loras import NamedLoras
+from sdtune.core.sampling.overviews import Finished, overviews
 from sdtune.core.sampling.prompt_lines import is_typed
 from sdtune.core.sampling.rack import Rack, acting_on
 from sdtune.core.sampling.reading import Script, Scripted
 from sdtune.core.sampling.recipe import ModelUse, Recipe
-from sdtune.core.sampling.results import Finished, results
 from sdtune.core.sampling.run_of import run_use
+from sdtune.core.sampling.sameness import verdict
 from sdtune.core.sampling.shelf import Shelf
-from sdtune.core.sampling.start import Source, read_source
-from sdtune.core.sampling.wanted import lines_for, wanted, wanted_again
+from sdtune.core.sampling.source import Source, read_source
 from sdtune.errors import SdtuneError
 
 IN_MEMORY = 128
@@ -83,9 +84,9 @@ def sample(config: Sample) -> Telling[None]:
                 told = f"{len(finished)} of {len(jobs)} pictures are there; the same command goes on"
                 raise KeyboardInterrupt(str(asked) or told) from None
     pictures = [Finished(job.asked, job.recipe, path) for job in jobs if (path := finished.get(id(job)))]
-    yield from results(order.config, order.axes, pictures, shelf, drawn=len(missing))
+    yield from overviews(order.config, order.axes, pictures, shelf, drawn=len(missing))
     if recipe and config.again:
-        told = again.verdict(config.again, pictures[0].path, recipe, jobs[0].recipe)
+        told = verdict(config.again, pictures[0].path, recipe, jobs[0].recipe)
         yield Note(told)
 
 
@@ -179,7 +180,7 @@ class Scripts:
     """{id: (script, which LoRAs acted on the text encoders)}"""
     told: dict[str, Scripted] = field(default_factory=dict)
 
-    def guides(self, job: Job) -> tuple[reading.Guide, reading.Guide]:
+    def guides(self, job: Job) -> tuple[Guide, Guide]:
         """(prompt, negative) of a job."""
         script, acting = self.of_job[id(job)]
         return self.told[acting].guides(script)

@@ -15,7 +15,7 @@ from sdtune.core.data.cache import Store
 from sdtune.core.data.conditioning import Reading, encode_captions, let_go
 from sdtune.core.drawing import Wish, always, draw
 from sdtune.core.families import family_named
-from sdtune.core.sampling.start import Start
+from sdtune.core.sampling.starts import Start
 from sdtune.errors import SdtuneError
 from tests import tiny
 

@@ -16,8 +16,9 @@ from sd_parsers.data import PromptInfo
 
 from sdtune import __version__
 from sdtune.choices.samplers import DDIM, Euler
-from sdtune.core.picture_file import left_out, parameters, recipe_text_of, save_picture
+from sdtune.core.picture_file import left_out, recipe_text_of, save_picture
 from sdtune.core.picture_notes import exif_of, notes_in
+from sdtune.core.picture_text import parameters
 from sdtune.core.sampling.recipe import FileUse, read, written
 from sdtune.errors import OutputError, SdtuneError
 from sdtune.sample_config import Hires

@@ -15,8 +15,6 @@ from sdtune.core.sampling import recipe as recipes
 from sdtune.core.sampling.fingerprint import of_file
 from sdtune.core.sampling.recipe import FileUse, LoraUse, Recipe
 from sdtune.core.sampling.search import find, plain_parts
-from sdtune.core.sampling.verdict import differences as differences
-from sdtune.core.sampling.verdict import verdict as verdict
 from sdtune.errors import ConfigError, DataError, LoraError, ModelError
 from sdtune.sample_config import Sample
 

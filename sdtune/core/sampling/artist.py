@@ -10,15 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from sdtune.core.autoencoder import OVERFLOWS, Tiles, encode_images, in_half, pixels_a_latent, pixels_a_patch
-from sdtune.core.drawing import NO_NUMBERS, Telltale, Way, Wish, decoded, denoise
+from sdtune.core.drawing import NO_NUMBERS, Guide, Telltale, Way, Wish, decoded, denoise
 from sdtune.core.families import Family
 from sdtune.core.inpainting import anew_latent, holes, is_told_of_holes
 from sdtune.core.reports import Drawing, Note, Telling
 from sdtune.core.sampling.hires import STREAM, has_second_pass, scaled, second_size
-from sdtune.core.sampling.reading import Guide
 from sdtune.core.sampling.recipe import Recipe
-from sdtune.core.sampling.start import STRENGTH, STRENGTH_INSIDE, Source, Start, kept
-from sdtune.core.sampling.starts import first_taken
+from sdtune.core.sampling.source import STRENGTH, STRENGTH_INSIDE, Source, kept
+from sdtune.core.sampling.starts import Start, first_taken
 from sdtune.errors import SdtuneError
 
 Result = Image.Image | SdtuneError

@@ -10,8 +10,8 @@ from hashlib import blake2b
 from itertools import accumulate, permutations
 from random import Random
 
-from sdtune.core.sampling.template import DEEPEST, Choice, Nodes, Option, Size, Wild, parse
-from sdtune.core.sampling.wildcards import Wildcards as Wildcards
+from sdtune.core.sampling.dynamic_grammar import DEEPEST, Choice, Nodes, Option, Size, Wild, parse
+from sdtune.core.sampling.wildcards import Wildcards
 from sdtune.errors import ConfigError
 
 LONGEST = 200_000

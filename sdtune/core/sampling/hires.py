@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from sdtune.core.sampling.recipe import Recipe
-from sdtune.core.sampling.start import Source
+from sdtune.core.sampling.source import Source
 
 STREAM = "hires"
 """of noise: the second pass has another than the first, from the same seed"""

@@ -15,21 +15,19 @@ from sdtune.core.data.conditioning import (
     CHUNK,
     LONGEST,
     NO_NUMBERS,
-    Conditioning,
     are_numbers,
     entry,
     is_whole,
     tell_of_damaged,
 )
 from sdtune.core.data.weights import HEAVIEST, weighted
+from sdtune.core.drawing import Guide
 from sdtune.core.families import Family
 from sdtune.core.reports import Progress, Telling
 from sdtune.core.sampling.grammar import Schedule, check, must_be_text, schedule
 from sdtune.errors import ConfigError, DataError
 
 A1111 = "a1111"
-Guide = tuple[tuple[int, Conditioning], ...]
-"""((last step for which it holds, from 1; what the denoiser is told), ...)"""
 _SPACE = re.compile(r"\s")
 
 

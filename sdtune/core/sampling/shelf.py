@@ -11,7 +11,7 @@ from pathlib import Path
 from sdtune.core.picture_notes import SUFFIXES, Kind, notes_in
 from sdtune.core.run_folder import must_be_writable
 from sdtune.core.sampling import recipe as recipes
-from sdtune.core.sampling.name_template import Template
+from sdtune.core.sampling.file_names import Template
 from sdtune.core.sampling.recipe import Recipe, key_of
 from sdtune.errors import ConfigError, DataError, OutputError
 from sdtune.sample_config import Sample

@@ -1,4 +1,4 @@
-"""Starts of images that are drawn together: how much noise is put over them, and what of them is known to stay."""
+"""Starts: pictures to begin with as latents, how much noise is put over them, and what of them is known to stay."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ import torch
 from torch import Tensor
 
 from sdtune.core.inpainting import is_told_of_holes
-from sdtune.core.sampling.start import Start
 from sdtune.core.sampling.structure import hold
+
+
+@dataclass(frozen=True)
+class Start:
+    """A source as the denoiser's latents."""
+
+    latents: Tensor  # [C, h, w] clean, in the denoiser's scale, float32
+    strength: float
+    """share of the steps that are taken"""
+    mask: Tensor | None = None  # [1, h, w], 1 is drawn anew
+    structure: float = 0.0
+    """share of the steps in which coarse shapes are held"""
 
 
 def first_taken(scheduler: Any, steps: int, strength: float) -> int:
@@ -22,7 +33,7 @@ def first_taken(scheduler: Any, steps: int, strength: float) -> int:
 
 @dataclass(frozen=True)
 class Starts:
-    """The pictures to begin with of images that are drawn together."""
+    """The starts of images that are drawn together."""
 
     scheduler: Any
     begin: int

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdtune.core.data.captions import decoded
 from sdtune.core.home import expanded
-from sdtune.core.sampling.template import Option, Size, Wild, merged, option_of, parse
+from sdtune.core.sampling.dynamic_grammar import Option, Size, Wild, merged, option_of, parse
 from sdtune.errors import ConfigError, DataError, nearest
 
 FOLDER = Path("wildcards")

@@ -20,10 +20,10 @@ from sdtune.core.applied import read as applied
 from sdtune.core.lora import Lora, LoraModule
 from sdtune.core.picture_file import save_picture
 from sdtune.core.sampling import again
-from sdtune.core.sampling.recipe import FileUse, LoraUse, Recipe
+from sdtune.core.sampling.recipe import FileUse, LoraUse
 from sdtune.errors import ConfigError, DataError, LoraError, ModelError
 from sdtune.sample_config import Hires, Sample
-from tests.core.sampling.recipes import HASH, MADE, recipe
+from tests.core.sampling.recipes import HASH, recipe
 
 MODULE = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -256,55 +256,3 @@ def test_what_is_the_same_is_called_as_it_was() -> None:
         model={"name": "renamed", "family": "sd1", "weights": "f" * 64}, init=FileUse(file="b", sha256="f" * 64)
     )
     assert again.as_recorded(then, other) == other
-
-
-def test_differences_are_named() -> None:
-    assert again.differences(recipe(), recipe()) == []
-    made = MADE.model_copy(update={"torch": "2.13", "device": "a \x1b card"})
-    assert again.differences(recipe(), recipe(made=made)) == [
-        "torch 2.12 then, 2.13 now",
-        r"device cpu then, 'a \x1b card' now",
-    ]
-    other: list[tuple[Recipe, str]] = [
-        (
-            recipe(model={"name": "x", "family": "sd1", "weights": "f" * 64}),
-            "the model has other weights than mini had",
-        ),
-        (recipe(loras=(LoraUse(file="a", sha256=HASH),)), "the LoRAs are not the same"),
-        (recipe(words=(FileUse(file="a", sha256=HASH),)), "the new words are not the same"),
-        (recipe(init=FileUse(file="a", sha256=HASH)), "--init is not the same"),
-        (recipe(mask=FileUse(file="a", sha256=HASH)), "--mask is not the same"),
-        (recipe(seed=8), "its settings are not the same"),
-    ]
-    for now, told in other:
-        assert again.differences(recipe(), now) == [told]
-
-
-def test_the_verdict(tmp_path: Path) -> None:
-    one = recipe()
-    elsewhere = recipe(made=MADE.model_copy(update={"device": "cuda"}))
-    first = save_picture(tmp_path / "a.png", image(), one)
-    same = save_picture(tmp_path / "b.png", image(), one)
-    assert again.verdict(first, same, one, one) == f"{same}: the same bytes as {first}"
-    told = save_picture(tmp_path / "c.png", image(), elsewhere)
-    assert again.verdict(first, told, one, elsewhere) == (
-        f"{told}: the same pixels as {first}, other metadata: device cpu then, cuda now"
-    )
-    changed = image()
-    changed.putpixel((3, 4), (2, 0, 1))
-    drawn = save_picture(tmp_path / "d.png", changed, elsewhere)
-    said = again.verdict(first, drawn, one, elsewhere)
-    assert (
-        said
-        == f"{drawn}: differs from {first} in under 0.1 % of the pixels, by 2 of 255 at most: device cpu then, cuda now"
-    )
-    drawn = save_picture(tmp_path / "e.png", image(200), one)
-    said = again.verdict(first, drawn, one, one)
-    assert said.startswith(
-        f"{drawn}: differs from {first} in 100.0 % of the pixels, by 200 of 255 at most: it was changed"
-    )
-    small = save_picture(tmp_path / "f.png", image().resize((32, 24)), one)
-    assert "32 x 24 pixels, but" in again.verdict(first, small, one, one)
-    first.write_bytes(first.read_bytes()[:-40])
-    assert "cannot be compared" in again.verdict(first, same, one, one)
-    assert "cannot be compared" in again.verdict(tmp_path / "nowhere.png", same, one, one)

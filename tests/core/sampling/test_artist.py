@@ -18,7 +18,7 @@ from sdtune.core.families import family_named
 from sdtune.core.reports import Drawing
 from sdtune.core.sampling.artist import Artist, Piece, Result, shape_of
 from sdtune.core.sampling.recipe import Made, ModelUse, Recipe
-from sdtune.core.sampling.start import Source
+from sdtune.core.sampling.source import Source
 from sdtune.errors import SdtuneError
 from sdtune.sample_config import Hires
 from tests import tiny

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sdtune.core.sampling import wildcards as wildcards_module
-from sdtune.core.sampling.dynamic import COUNTED, Wildcards, check, chosen, combinations, count_of
-from sdtune.core.sampling.template import DEEPEST
-from sdtune.core.sampling.wildcards import wildcard_folder
+from sdtune.core.sampling.dynamic import COUNTED, check, chosen, combinations, count_of
+from sdtune.core.sampling.dynamic_grammar import DEEPEST
+from sdtune.core.sampling.wildcards import Wildcards, wildcard_folder
 from sdtune.errors import ConfigError
 
 FILES = {

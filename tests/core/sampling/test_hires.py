@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from PIL import Image
 
 from sdtune.core.sampling.hires import has_second_pass, scaled, second_size
-from sdtune.core.sampling.start import Source
+from sdtune.core.sampling.source import Source
 from sdtune.sample_config import Hires
 from tests.core.sampling.test_artist import recipe
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from sdtune.core.data.cache import Store
+from sdtune.core.drawing import Guide
 from sdtune.core.families import family_named
 from sdtune.core.reports import Progress
 from sdtune.core.sampling import reading
-from sdtune.core.sampling.reading import Guide, Script, Scripted
+from sdtune.core.sampling.reading import Script, Scripted
 from sdtune.errors import ConfigError, DataError
 from tests import tiny
 from tests.core.data.test_encode import result

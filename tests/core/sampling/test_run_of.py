@@ -15,9 +15,10 @@ from sdtune.core.applied import read
 from sdtune.core.data.weights import without_weights
 from sdtune.core.lora import Lora, LoraModule
 from sdtune.core.run_folder import RunFolder
-from sdtune.core.sampling.dynamic import Wildcards, chosen
+from sdtune.core.sampling.dynamic import chosen
 from sdtune.core.sampling.grammar import without_loras
 from sdtune.core.sampling.run_of import RunUse, run_use, with_trigger
+from sdtune.core.sampling.wildcards import Wildcards
 from sdtune.errors import ConfigError, LoraError
 from sdtune.layers import to_toml
 

@@ -18,7 +18,7 @@ from sdtune.core.autoencoder import decode_latents
 from sdtune.core.drawing import Wish, always, draw
 from sdtune.core.families import family_named
 from sdtune.core.inpainting import anew_latent, holes
-from sdtune.core.sampling.start import Start
+from sdtune.core.sampling.starts import Start
 from sdtune.core.sampling.structure import coarse
 from tests import tiny
 

@@ -1,4 +1,4 @@
-"""The verdict on a picture that is drawn a second time: the same bytes, or what differs and why it may."""
+"""Sameness: whether a picture that is drawn again has the same bytes, or what differs and why it may."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results: what is made of finished pictures: sheets, pages, animations."""
+"""Overviews of finished pictures: sheets, pages, animations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdtune.core.picture_file import parameters
+from sdtune.core.picture_text import parameters
 from sdtune.core.reports import Saved, Telling
 from sdtune.core.sampling.animation import write_animation
 from sdtune.core.sampling.asked import Asked
@@ -32,7 +32,7 @@ class Finished:
     path: Path
 
 
-def results(
+def overviews(
     config: Sample, axes: Sequence[Axis], pictures: Sequence[Finished], shelf: Shelf, *, drawn: int
 ) -> Telling[None]:
     """Writes what is asked for, telling each; without axes a sheet of all where some were drawn just now."""

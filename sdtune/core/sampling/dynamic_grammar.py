@@ -1,4 +1,4 @@
-r"""Templates: text in which {a|b} and __animal__ stand for choices, as sd-dynamic-prompts has them.
+r"""The grammar of dynamic prompts: {a|b} and __animal__ stand for choices, as in sd-dynamic-prompts.
 
     {a|b|c}                one of them
     {3::a|b}               a three times as often

@@ -1,4 +1,4 @@
-"""Templates of file names: {number}-{seed}-{prompt}, with formats behind a colon as Python writes them: {number:03}."""
+"""Names of files by a template: {number}-{seed}-{prompt}, with formats behind a colon as in Python: {number:03}."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from PIL import Image
 
-from sdtune.core.sampling.start import Source, kept, read_source
+from sdtune.core.sampling.source import Source, kept, read_source
 from sdtune.errors import DataError
 
 

@@ -1,4 +1,4 @@
-"""Where drawing starts: from noise alone, from a picture, or from a picture of which a part is drawn anew."""
+"""The source: a picture to begin with, and which part of it is drawn anew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from sdtune.core.data.image_file import told
 from sdtune.core.data.images import decode
@@ -29,18 +28,6 @@ class Source:
     """RGB, of the size that is drawn"""
     mask: Image.Image | None = None
     """L, of the same size: 255 is drawn anew, 0 stays; nothing between"""
-
-
-@dataclass(frozen=True)
-class Start:
-    """A source as the denoiser's latents."""
-
-    latents: Tensor  # [C, h, w] clean, in the denoiser's scale, float32
-    strength: float
-    """share of the steps that are taken"""
-    mask: Tensor | None = None  # [1, h, w], 1 is drawn anew
-    structure: float = 0.0
-    """share of the steps in which coarse shapes are held"""
 
 
 def read_source(init: Path, mask: Path | None, size: tuple[int, int] | None, unit: int) -> Source:
