@@ -109,7 +109,8 @@ class Sample(Spec):
     clip_skip: int | None = Field(None, ge=1, le=12)
     """Layer of CLIP that prompts are read from, counted from the last, 1. Not given: as the run was trained."""
     batch_size: int = setting(4, "--batch-size", place=29, ge=1, le=4096)
-    """Pictures at once on a card; a CPU draws them one by one, so that each is the same bytes whatever this is."""
+    """Pictures at once: on a card in one batch; on a CPU side by side, where it has cores for that, each by itself, so
+    that it is the same bytes whatever this is."""
     tiles: Literal["auto", "on", "off"] = "auto"
     """Decode large pictures in overlapping tiles, which needs less memory; auto: over 2 megapixels, and where memory
     does not suffice."""

@@ -38,6 +38,14 @@ def _cards() -> list[tuple[str, bool]]:
     return [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
 
 
+def pictures_at_once(batch_size: int, device: torch.device) -> int:
+    """How many are drawn together: on a CPU as many as there are cores for, each with the threads that it may have."""
+    if device.type != "cpu":
+        return batch_size
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(batch_size, cores // torch.get_num_threads()))
+
+
 def make_deterministic(memory: Memory, device: torch.device) -> None:
     """Where --deterministic asks it of a card, an operation that has no form with the same bits each time is an error.
 

@@ -239,6 +239,8 @@ def _drawn(
     config, family = order.config, order.family
     parts.drawer(pipe, order.identity, dtype)
     net = getattr(pipe, family.denoiser).to(order.device)
+    if order.device.type == "cpu":
+        net.to(memory_format=torch.channels_last)  # mini is asked 4 % faster
     memory.use_attention(net, config.memory.attention, order.device, dtype)
     pipe.vae.to(order.device)
     ready_to_decode(pipe.vae)
@@ -249,7 +251,7 @@ def _drawn(
     number = 0
     for some in by_set(jobs):
         rack.use(some[0].asked.loras)
-        for batch in _batches(some, scripts, sources, 1 if order.device.type == "cpu" else config.batch_size):
+        for batch in _batches(some, scripts, sources, memory.pictures_at_once(config.batch_size, order.device)):
             began = time.monotonic()
             pieces = [piece for _, piece in batch]
             images = yield from artist.draw(pieces, {"first": number + 1, "of": len(jobs)})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from threading import Lock
 from typing import Any
 
 from PIL import Image
@@ -16,6 +19,7 @@ from sdtune.core.inpainting import anew_latent, holes, is_told_of_holes
 from sdtune.core.reports import Drawing, Note, Telling
 from sdtune.core.sampling.hires import STREAM, has_second_pass, scaled, second_size
 from sdtune.core.sampling.recipe import Recipe
+from sdtune.core.sampling.side_by_side import side_by_side
 from sdtune.core.sampling.source import STRENGTH, STRENGTH_INSIDE, Source, kept
 from sdtune.core.sampling.starts import Start, first_taken
 from sdtune.errors import SdtuneError
@@ -69,19 +73,37 @@ class Artist:
     tiles: Tiles = "auto"
     encoded: dict[int, Encoded] = field(default_factory=dict)
     """sources, by id, so that each is encoded once"""
+    decoding: Lock = field(default_factory=Lock)
 
     def draw(self, pieces: Sequence[Piece], shown: Mapping[str, int]) -> Telling[list[Result]]:
         """Pictures of one shape (`shape_of`), told step by step; an error in place of one that is no numbers.
 
         `shown` holds "first" and "of": which of all pictures these are. A picture does not depend on the others: on a
-        CPU, where a product of matrices differs in its last digits by how many rows it has, each is drawn by itself.
+        CPU, where a product of matrices differs in its last digits by how many rows it has, each is drawn by itself, in
+        a thread of its own.
         """
-        together = 1 if self.net.device.type == "cpu" else len(pieces)
-        results: list[Result] = []
-        for start in range(0, len(pieces), together):
-            some = pieces[start : start + together]
-            results += yield from self._draw(some, shown["first"] + start, shown["of"])
-        return results
+        first, of = shown["first"], shown["of"]
+        if self.net.device.type != "cpu" or len(pieces) == 1:
+            return (yield from self._draw(pieces, first, of))
+        for piece in pieces:
+            if piece.source:
+                self._encode(piece.source)
+        works = [partial(self._draw, [piece], first, of) for piece in pieces]
+        done, shown_step = [0] * len(pieces), 0
+        drawing = side_by_side(works)
+        with closing(drawing):
+            while True:
+                try:
+                    place, told = next(drawing)
+                except StopIteration as end:
+                    return [result for results in end.value for result in results]
+                if not isinstance(told, Drawing):
+                    yield told
+                    continue
+                done[place] = told.step
+                if min(done) > shown_step:
+                    shown_step = min(done)
+                    yield replace(told, together=len(pieces), step=shown_step)
 
     def _draw(self, pieces: Sequence[Piece], first: int, of: int) -> Telling[list[Result]]:
         recipe = pieces[0].recipe
@@ -127,7 +149,8 @@ class Artist:
         if not latent.isfinite().all():
             return SdtuneError(f"{what}: what was drawn is no numbers; {NO_NUMBERS}")
         try:
-            image = decoded(self.vae, latent, self.tiles, what)
+            with self.decoding:  # which turns tiles on and off
+                image = decoded(self.vae, latent, self.tiles, what)
         except SdtuneError as error:
             return SdtuneError(str(error) if str(error).startswith(what) else f"{what}: {error}")
         if piece.source is None or piece.source.mask is None:
