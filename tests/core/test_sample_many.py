@@ -10,8 +10,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from sdtune.core import sample as sample_module
 from sdtune.core.reports import Note, Report, Saved
+from sdtune.core.sampling import scripts
 from sdtune.errors import ConfigError, DataError, SdtuneError
 from tests import pictures
 from tests.core.test_sample import draw, pictures_of, write_lora
@@ -95,8 +95,8 @@ def test_many_prompts_lie_on_disk_until_they_are_drawn(
 ) -> None:
     prompts = [f"{word} {number}" for number in range(4) for word in ("a", "b")]
     few = drawn_bytes(draw(tiny_models["sd1"], prompt=prompts, steps=1, out=tmp_path / "few"))
-    monkeypatch.setattr(sample_module, "IN_MEMORY", 3)
-    monkeypatch.setattr(sample_module, "HELD", 0)
+    monkeypatch.setattr(scripts, "IN_MEMORY", 3)
+    monkeypatch.setattr(scripts, "HELD", 0)
     many = drawn_bytes(draw(tiny_models["sd1"], prompt=prompts, steps=1, out=tmp_path / "many"))
     assert few == many
 

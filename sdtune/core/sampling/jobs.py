@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from sdtune import __version__
 from sdtune.core.applied import Applied
+from sdtune.core.autoencoder import native_side, pixels_a_patch
+from sdtune.core.drawing import Guide
 from sdtune.core.run_folder import embeddings_beside
+from sdtune.core.sampling.again import as_recorded
+from sdtune.core.sampling.artist import Piece, shape_of
 from sdtune.core.sampling.asked import Asked
+from sdtune.core.sampling.fingerprint import of_model
+from sdtune.core.sampling.order import Order
 from sdtune.core.sampling.recipe import FileUse, LoraUse, Made, ModelUse, Recipe, file_use
+from sdtune.core.sampling.source import STRENGTH, STRENGTH_INSIDE, Sources, read_source
 from sdtune.errors import ConfigError
 from sdtune.sample_config import Sample
 
@@ -23,6 +34,8 @@ Set = tuple[tuple[str, float, tuple[tuple[str, float], ...]], ...]
 class Job:
     """A picture to draw."""
 
+    number: int
+    """among all of the command, from 0"""
     asked: Asked
     """with LoRAs that change something alone"""
     recipe: Recipe
@@ -33,6 +46,16 @@ class Job:
         return tuple(
             (str(one.path), one.strength.usual, tuple(sorted(one.strength.blocks.items()))) for one in self.asked.loras
         )
+
+    @property
+    def words(self) -> dict[str, object]:
+        """What names of files can hold beside the recipe."""
+        loras = self.asked.loras
+        return {
+            "line": self.asked.line,
+            "lora": "+".join(one.path.stem for one in loras),
+            "strength": "+".join(f"{one.strength.usual:g}" for one in loras),
+        }
 
 
 @dataclass
@@ -53,7 +76,7 @@ class Desk:
     def __post_init__(self) -> None:
         self._uses: dict[Path, FileUse] = {}
 
-    def job(self, asked: Asked) -> Job:
+    def job(self, number: int, asked: Asked) -> Job:
         """The picture with its recipe; ConfigError where it cannot be drawn."""
         config = self.config
         width, height = (side or usual for side, usual in zip(asked.size, self.usual, strict=True))
@@ -85,7 +108,7 @@ class Desk:
             tiles=config.tiles == "on" or (config.tiles == "auto" and width * height * larger > TILED),
             made=self.made,
         )
-        return Job(asked, recipe)
+        return Job(number, asked, recipe)
 
     def use(self, path: Path) -> FileUse:
         """A file as recipes name it."""
@@ -100,13 +123,29 @@ class Desk:
     def _strength(self, asked: Asked) -> float | None:
         if not self.config.init:
             return None
-        usual = 1.0 if self.config.mask else 0.75
+        usual = STRENGTH_INSIDE if self.config.mask else STRENGTH
         return usual if asked.strength is None else asked.strength
 
     def _feather(self, side: int) -> int:
         if not self.config.mask:
             return 0
         return side // 64 if self.config.feather is None else self.config.feather
+
+
+def jobs_of(order: Order, pipe: Any) -> list[Job]:
+    """All that an order asks for, in order; of the pipeline its configs are looked at."""
+    config, family = order.config, order.family
+    net = getattr(pipe, family.denoiser)
+    family.check_clip_skip(pipe, order.clip_skip)
+    unit = pixels_a_patch(net.config, pipe.vae)
+    side = native_side(net.config, pipe.vae, family.resolution)
+    usual = read_source(config.init, config.mask, None, unit).image.size if config.init else (side, side)
+    use = ModelUse(name=order.identity.name, family=family.name, weights=of_model(order.identity))
+    desk = Desk(config, use, _made_now(order), order.clip_skip, usual, unit, family.title)
+    jobs = [desk.job(number, one) for number, one in enumerate(order.asked)]
+    if order.recipe is None:
+        return jobs
+    return [replace(job, recipe=as_recorded(order.recipe, job.recipe)) for job in jobs]
 
 
 def must_fit(size: tuple[int, int], unit: int, where: str, title: str) -> None:
@@ -129,19 +168,34 @@ def by_set(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         yield list(some)
 
 
-def made_now(device: str, precision: str, threads: int | None, attention: str) -> Made:
-    """What it is drawn with here."""
+def batches(
+    jobs: Sequence[Job], guides: Callable[[Job], tuple[Guide, Guide]], sources: Sources, most: int
+) -> Iterator[list[tuple[Job, Piece]]]:
+    """Jobs that are drawn together, up to so many of one shape, with all that each needs."""
+    batch: list[tuple[Job, Piece]] = []
+    for job in jobs:
+        prompt, negative = guides(job)
+        recipe = job.recipe
+        piece = Piece(recipe, prompt, negative, sources.of((recipe.width, recipe.height)))
+        if batch and (len(batch) == most or shape_of(piece) != shape_of(batch[0][1])):
+            yield batch
+            batch = []
+        batch.append((job, piece))
+    if batch:
+        yield batch
+
+
+def _made_now(order: Order) -> Made:
+    """What pictures are drawn with here."""
     import diffusers
-    import torch
 
-    from sdtune import __version__
-
+    device = order.device.type
     return Made(
         sdtune=__version__,
         torch=torch.__version__,
         diffusers=diffusers.__version__,
-        device=device,
-        precision=precision,
-        threads=threads,
-        attention=attention,
+        device=torch.cuda.get_device_name(order.device) if device == "cuda" else device,
+        precision=str(order.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads() if device == "cpu" else None,
+        attention=order.config.memory.attention,
     )

@@ -51,6 +51,22 @@ def read_source(init: Path, mask: Path | None, size: tuple[int, int] | None, uni
     return Source(fitted, holes)
 
 
+class Sources:
+    """The source of a command, at each size that is drawn."""
+
+    def __init__(self, init: Path | None, mask: Path | None) -> None:
+        self.init, self.mask = init, mask
+        self._sized: dict[tuple[int, int], Source] = {}
+
+    def of(self, size: tuple[int, int]) -> Source | None:
+        """At (width, height); None where drawing begins with noise alone."""
+        if self.init is None:
+            return None
+        if size not in self._sized:
+            self._sized[size] = read_source(self.init, self.mask, size, 1)
+        return self._sized[size]
+
+
 def kept(source: Source, drawn: Image.Image, feather: int) -> Image.Image:
     """What is drawn, with the source's own bytes where the mask is black, and a soft edge inside the white.
 
