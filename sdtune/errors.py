@@ -107,3 +107,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     by_letters = {one.lstrip("-").lower(): one for one in known}  # dashes are no likeness
     match = get_close_matches(name[:100].lstrip("-").lower(), by_letters, n=1, cutoff=0.65)
     return by_letters[match[0]] if match else None
+
+
+def cut(text: str, letters: int = 60) -> str:
+    """As much of what was given as a message holds."""
+    return text if len(text) <= letters else f"{text[:letters]}..."
+
+
+def why(problem: Exception, what: str = "file") -> str:
+    """Why a place cannot be read, as the system tells it, which is silent on names that nothing can have."""
+    return getattr(problem, "strerror", None) or f"no name that a {what} can have"

@@ -77,8 +77,8 @@ class Sampler(Spec):
         """Levels over the whole range, each once, where the base model's spacing would not give them.
 
         "leading" takes every (T // steps)th of T levels, multistep classes every (T // (steps + 1))th: of 1000 in 400
-        steps the lowest 800. "trailing" adds a level
-        below the lowest for some numbers of steps (61, 103, ...), where T / (T / steps) rounds to more than these.
+        steps the lowest 800. "trailing" adds a level below the lowest for some numbers of steps (61, 103, ...), where
+        T / (T / steps) rounds to more than these.
         """
         count, spacing = base.config.num_train_timesteps, base.config.get("timestep_spacing")
         if not steps:

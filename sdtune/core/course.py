@@ -17,6 +17,7 @@ from sdtune.core import verdict
 from sdtune.core.checkpoint import Checkpoints
 from sdtune.core.learned import told as told_of_updates
 from sdtune.core.learned import update_norms
+from sdtune.core.lora_place import step_of
 from sdtune.core.memory import maker_of
 from sdtune.core.plot import plot
 from sdtune.core.reports import Note, Pulse, Report, Rewound, Saved, Step, Telling, Trained, Validated, Warned
@@ -324,5 +325,5 @@ class Course:
         self.run.rewind(step)
         self.run.keep_partials({one for one in (*self._validated(), self.marked or 0) if one <= step})
         best = self.validations[-1].best if self.validations else 0
-        if self.run.best.is_file() and self.results.steps_of(self.run.best) != best:
+        if self.run.best.is_file() and step_of(self.run.best) != best:
             self.run.best.unlink(missing_ok=True)

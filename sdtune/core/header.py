@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sdtune.errors import InputError
+from sdtune.errors import InputError, why
 
 MAX_BYTES = 16 * 2**20
 """of the JSON; the header of the largest known model takes 0.4 MB"""
@@ -64,8 +64,7 @@ def read_header(path: Path, error: type[InputError]) -> Header:
             length = int.from_bytes(start, "little")
             body = file.read(length) if length <= MAX_BYTES else b""
     except (OSError, ValueError) as problem:
-        told = getattr(problem, "strerror", None) or "no name that a file can have"
-        raise error(f"{path}: cannot be read: {told}; check the file and its permissions") from None
+        raise error(f"{path}: cannot be read: {why(problem)}; check the file and its permissions") from None
     if body[:1] != b"{":
         if start[:2] == b"PK" or re.match(rb"\x80[\x02-\x05]", start):
             raise error(f"{path}: a pickle under the name of a safetensors file; {_REMEDY}")

@@ -97,7 +97,7 @@ def kept_in(run: RunFolder) -> list[tuple[str, Path]]:
 
 
 def step_of(lora: Path) -> int | None:
-    """The step after which a LoRA was saved, as its name or its metadata tells."""
+    """The step after which a LoRA was saved, as its name or its metadata tells; None where neither does."""
     if told := UNFINISHED.fullmatch(lora.stem):
         return int(told[2])
     with contextlib.suppress(LoraError, KeyError, ValueError):

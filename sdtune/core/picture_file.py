@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdtune.core.picture_notes import NOTE_BYTES, PARAMETERS, RECIPE, RECIPE_BYTES, SUFFIXES, Kind, exif_of, notes_in
+from sdtune.core.picture_notes import NOTE_BYTES, PARAMETERS, RECIPE, RECIPE_BYTES, SUFFIXES, Kind, exif_of
 from sdtune.core.picture_text import parameters
 from sdtune.core.run_folder import beside
 from sdtune.core.sampling.recipe import Recipe, written
@@ -55,12 +55,6 @@ def save_picture(path: Path, image: Image.Image, recipe: Recipe, *, overwrite: b
 def left_out(suffix: str, recipe: Recipe) -> str | None:
     """What a file with this ending cannot say of its picture, for want of room; None where it says all."""
     return _notes(SUFFIXES[suffix.lower()], recipe)[1]
-
-
-def recipe_text_of(path: Path) -> str | None:
-    """The recipe that a picture file holds, as text; None where it holds none. Raises OSError."""
-    notes = notes_in(path)
-    return notes.recipe if notes else None
 
 
 def _notes(kind: Kind, recipe: Recipe) -> tuple[dict[str, Any], str | None]:

@@ -25,7 +25,6 @@ from sdtune.core.drawing import Wish, always, draw
 from sdtune.core.embedding import embedding_path, save_embedding
 from sdtune.core.families import Family
 from sdtune.core.feeding import Fed
-from sdtune.core.header import read_header
 from sdtune.core.identity import Identity
 from sdtune.core.lora import at_strength, from_peft
 from sdtune.core.reports import Saved, Telling, Warned
@@ -33,7 +32,7 @@ from sdtune.core.run_folder import RunFolder, write_atomically
 from sdtune.core.sheet import growing_sheet, sheet
 from sdtune.core.thumbnail import thumbnail_of
 from sdtune.core.written_metadata import tag_frequency
-from sdtune.errors import DataError, LoraError
+from sdtune.errors import DataError
 from sdtune.tables import Masking
 
 DRAWINGS = 10  # on the way, where nothing else is told
@@ -99,12 +98,6 @@ class Results:
         with contextlib.suppress(DataError):  # a picture that someone has changed
             return {"modelspec.thumbnail": thumbnail_of(open_image(drawn))} if drawn else {}
         return {}
-
-    def steps_of(self, lora: Path) -> int | None:
-        """The step after which a LoRA was saved; None where nobody can tell."""
-        with contextlib.suppress(LoraError, KeyError, ValueError):
-            return int(read_header(lora, LoraError).metadata["ss_steps"])
-        return None
 
     def draw(self, step: int) -> Telling[None]:
         """Samples after so many steps, each in its file, and the sheet of all."""

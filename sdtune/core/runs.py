@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from sdtune.config import Runs
 from sdtune.core.reports import Listed, Listing, Telling
-from sdtune.errors import DataError
+from sdtune.errors import DataError, why
 
 SETTINGS_BYTES = 2**20
 TAIL_BYTES = 2**16  # of a file of lines, of which the last ones count
@@ -53,8 +53,7 @@ def runs(config: Runs) -> Telling[None]:
     except NotADirectoryError:
         raise DataError(f"{folder}: is no folder; give one that holds runs") from None
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or "no name that a folder can have"
-        raise DataError(f"{folder}: cannot be read ({told}); give another folder") from None
+        raise DataError(f"{folder}: cannot be read ({why(error, 'folder')}); give another folder") from None
     found = sorted((_look(path) for path in folders), key=lambda one: (one.run.changed, str(one.run.path)))
     yield Listing(folder, tuple(_set_apart(found)))
 

@@ -16,7 +16,7 @@ from sd_parsers.data import PromptInfo
 
 from sdtune import __version__
 from sdtune.choices.samplers import DDIM, Euler
-from sdtune.core.picture_file import left_out, recipe_text_of, save_picture
+from sdtune.core.picture_file import left_out, save_picture
 from sdtune.core.picture_notes import exif_of, notes_in
 from sdtune.core.picture_text import parameters
 from sdtune.core.sampling.recipe import FileUse, read, written
@@ -44,6 +44,11 @@ HOSTILE = (
     "a\u2028b\u2029c\x85d\x0be",
     "(weighted:1.3), [from:to:0.5] BREAK <lora:x:1>",
 )
+
+
+def recipe_text_of(path: Path) -> str | None:
+    notes = notes_in(path)
+    return notes.recipe if notes else None
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:

@@ -15,7 +15,7 @@ from sdtune.core.sampling import recipe as recipes
 from sdtune.core.sampling.fingerprint import of_file
 from sdtune.core.sampling.recipe import FileUse, LoraUse, Recipe
 from sdtune.core.sampling.search import find, plain_parts
-from sdtune.errors import ConfigError, DataError, LoraError, ModelError
+from sdtune.errors import ConfigError, DataError, LoraError, ModelError, why
 from sdtune.sample_config import Sample
 
 BESIDE = frozenset(
@@ -34,8 +34,7 @@ def recipe_in(path: Path) -> Recipe:
     try:
         notes = notes_in(path)
     except (OSError, ValueError) as problem:
-        told = getattr(problem, "strerror", None) or "no name that a file can have"
-        raise DataError(f"{path}: cannot be read ({told}); give a picture that sdtune has drawn") from None
+        raise DataError(f"{path}: cannot be read ({why(problem)}); give a picture that sdtune has drawn") from None
     if notes is None:
         raise DataError(f"{path}: is no PNG, JPEG or WebP; give a picture that sdtune has drawn")
     if notes.recipe is None:

@@ -22,7 +22,7 @@ from sdtune.core.sampling.recipe import Recipe
 from sdtune.core.sampling.side_by_side import side_by_side
 from sdtune.core.sampling.source import STRENGTH, STRENGTH_INSIDE, Source, kept
 from sdtune.core.sampling.starts import Start, first_taken
-from sdtune.errors import SdtuneError
+from sdtune.errors import SdtuneError, cut
 
 Result = Image.Image | SdtuneError
 """A picture, or why there is none."""
@@ -223,5 +223,4 @@ def _at(source: Source, size: tuple[int, int]) -> Source:
 def _named(recipe: Recipe) -> str:
     """A picture as messages name it."""
     words = " ".join(recipe.prompt.split())
-    prompt = f"{words[:60]}..." if len(words) > 60 else words
-    return f'"{prompt}", seed {recipe.seed}'
+    return f'"{cut(words)}", seed {recipe.seed}'

@@ -10,9 +10,8 @@ from math import prod
 
 from sdtune.core.sampling.asked import Asked
 from sdtune.core.sampling.axis_settings import SETTINGS, Given, Value, name_of, places_of, without_loras
-from sdtune.core.sampling.axis_values import cut
 from sdtune.core.sampling.run_of import RunUse
-from sdtune.errors import ConfigError, nearest
+from sdtune.errors import ConfigError, cut, nearest
 from sdtune.sample_config import Sample
 
 MOST = 10_000

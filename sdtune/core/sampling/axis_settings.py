@@ -24,9 +24,9 @@ from sdtune.core.applied import STRONGEST, Applied
 from sdtune.core.blocks import Strength
 from sdtune.core.sampling import grammar
 from sdtune.core.sampling.asked import Asked
-from sdtune.core.sampling.axis_values import NUMBER, cut, numbers_in, pieces_of, texts_in
+from sdtune.core.sampling.axis_values import NUMBER, numbers_in, pieces_of, texts_in
 from sdtune.core.sampling.run_of import RunUse, with_trigger
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, cut
 from sdtune.sample_config import Sample
 
 Change = Callable[[Asked], Asked]

@@ -13,11 +13,10 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, cut
 
 MOST = 10_000
 """values of one axis"""
-SHOWN = 60  # letters of a wrong value
 _NUMBER = r"[+-]?(?:\d{1,30}(?:\.\d{1,30})?|\.\d{1,30})(?:e[+-]?\d{1,2})?"
 NUMBER = re.compile(_NUMBER, re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?::({_NUMBER}))?", re.IGNORECASE | re.ASCII)
@@ -55,11 +54,6 @@ def pieces_of(text: str, between: str, told: str) -> list[str]:
         what = f'"{cut(text)}" has an empty value' if text.strip() else "no values"
         raise ConfigError(f"{told}: {what}; give a list, as in 1,2,5, or a range, as in 1..4 or 0..1:0.1")
     return pieces
-
-
-def cut(text: str) -> str:
-    """A wrong value as messages have it."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _range(piece: str, told: str) -> list[str]:

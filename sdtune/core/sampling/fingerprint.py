@@ -11,7 +11,7 @@ from sdtune.core.families import Family, family_named
 from sdtune.core.header import MAX_BYTES
 from sdtune.core.identity import Identity
 from sdtune.core.model_folder import check_weights, folder_of, weight_files
-from sdtune.errors import DataError, InputError, ModelError
+from sdtune.errors import DataError, InputError, ModelError, why
 
 BLOCKS = 16
 """that are read of each file of weights"""
@@ -96,5 +96,4 @@ def _read(digest: hashlib._Hash, file: BinaryIO, place: int, length: int) -> byt
 
 
 def _unreadable(path: Path, problem: Exception, error: type[InputError]) -> InputError:
-    told = problem.strerror if isinstance(problem, OSError) else "no name that a file can have"
-    return error(f"{path}: cannot be read ({told}); check that it is there, and its permissions")
+    return error(f"{path}: cannot be read ({why(problem)}); check that it is there, and its permissions")

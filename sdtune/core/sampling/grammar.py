@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sdtune.core.data.weights import HEAVIEST, NUMBER
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, cut
 
 LONGEST = 20_000
 """characters of a prompt at most; 750 tokens are about 4,000"""
@@ -78,7 +78,7 @@ def without_loras(text: str, where: str) -> tuple[str, tuple[LoraTag, ...]]:
     def take(match: re.Match[str]) -> str:
         if match["kind"] is None:
             return match[0]
-        at = f"{where}, column {match.start() + 1}: {_shown(match[0])}"
+        at = f"{where}, column {match.start() + 1}: {cut(match[0], SHOWN)}"
         if match["kind"].lower() not in LORAS:
             raise ConfigError(f"{at}: prompts name LoRAs alone, as in {STYLE}; write \\< for a bracket that is text")
         found.append(_tag(match["told"], match.start() + 1, at))
@@ -151,10 +151,6 @@ def _tag(told: str, column: int, at: str) -> LoraTag:
         raise ConfigError(f"{at}: its strength should be a number from -{STRONGEST} to {STRONGEST}, as in {STYLE}")
     blocks = [*([f"text={text}"] if text != unet else []), *named.values()]
     return LoraTag(name, unet, ",".join(blocks) or None, column)
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _is_strength(word: str) -> bool:

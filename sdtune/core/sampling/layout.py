@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sdtune.core.sampling.axes import Axis
+from sdtune.errors import cut
 
 ROWS, COLUMNS = 24, 16
 """of a sheet whose pictures lie on one axis, or on none; what is more makes further sheets"""
@@ -117,7 +118,7 @@ def label_of(axis: Axis, place: int) -> str:
 
 def short(text: str) -> str:
     """As much of a text as stands beside pictures."""
-    return text if len(text) <= LETTERS else f"{text[:LETTERS]}..."
+    return cut(text, LETTERS)
 
 
 def prompt_of(one: Shown) -> str:

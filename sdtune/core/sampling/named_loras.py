@@ -30,7 +30,7 @@ class NamedLoras:
     def __init__(self, folder: Path | None, known: Sequence[Applied]) -> None:
         self.known = {_real(one.path): _names(one) for one in known}
         self.places = (expanded(folder),) if folder else (Path(), FOLDER, RUNS)
-        if folder and not _is_folder(self.places[0]):
+        if folder and not os.path.isdir(self.places[0]):
             raise ConfigError(f"--lora-folder {folder}: no such folder; give one that holds LoRAs")
         self._loras = {_real(one.path): one.lora for one in known}
         self._own = {_real(one.path): one.path for one in known}
@@ -117,9 +117,9 @@ def _names(one: Applied) -> tuple[str, ...]:
 def _at(place: Path) -> Iterator[Path]:
     """The file and the folder of LoRAs of a name."""
     file = place.with_name(place.name + ENDING)
-    if _is_file(file):
+    if os.path.isfile(file):
         yield file
-    if _is_folder(place) and any(place.glob(f"*{ENDING}")):
+    if os.path.isdir(place) and any(place.glob(f"*{ENDING}")):
         yield place
 
 
@@ -139,17 +139,3 @@ def _below(place: Path, *, deep: bool) -> Iterator[Path]:
 
 def _real(path: Path) -> str:
     return os.path.realpath(path)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # no name that a file can have
-        return False
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False

@@ -18,7 +18,7 @@ from typing import Any
 
 from sdtune.core.data.captions import decoded
 from sdtune.core.home import expanded
-from sdtune.errors import ConfigError, DataError, nearest
+from sdtune.errors import ConfigError, DataError, cut, nearest, why
 from sdtune.sample_config import STDIN
 
 MAX_BYTES = 16 * 2**20
@@ -152,8 +152,8 @@ def _text_of(file: Path, name: str) -> str:
     except IsADirectoryError:
         raise ConfigError(f"--prompts {name}: is a folder; give a text file with a prompt a line") from None
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or "no name that a file can have"
-        raise ConfigError(f"--prompts {name}: cannot be read ({told}); check the file and its permissions") from None
+        told = f"--prompts {name}: cannot be read ({why(error)})"
+        raise ConfigError(f"{told}; check the file and its permissions") from None
     except DataError as error:
         raise ConfigError(str(error)) from None
 
@@ -182,7 +182,7 @@ def _line(text: str, where: str, problems: _Problems, *, flags: bool) -> Line:
 
 
 def _wrong(name: str, flag: _Flag, value: str) -> str:
-    shown = value if len(value) <= LETTERS else f"{value[:LETTERS]}..."
+    shown = cut(value, LETTERS)
     example = f"as in --{name} {flag.example}"
     if not value:
         return f"--{name}: its value is missing; give {flag.kind} from {flag.least} to {flag.most}, {example}"
@@ -194,7 +194,7 @@ def _wrong(name: str, flag: _Flag, value: str) -> str:
 @cache
 def _unknown(name: str) -> str:
     """It goes by letters that are near, and by words that mean the same elsewhere."""
-    shown = name if len(name) <= LETTERS else f"{name[:LETTERS]}..."
+    shown = cut(name, LETTERS)
     if name.lower() in OF_THE_COMMAND:
         meant = f"it is a setting of the whole command, --{OF_THE_COMMAND[name.lower()]}"
     else:

@@ -21,7 +21,7 @@ from sdtune.core.lora_metadata import trigger_of
 from sdtune.core.lora_place import kept_in, step_of, used_of
 from sdtune.core.run_folder import RunFolder
 from sdtune.earlier import RUN_SETTINGS, RUNS
-from sdtune.errors import ConfigError, LoraError
+from sdtune.errors import ConfigError, LoraError, why
 from sdtune.tables import Captions
 
 A1111 = "a1111"
@@ -123,8 +123,8 @@ def _folder(named: Path) -> Path:
         if not (path / RUN_SETTINGS).is_file():
             raise ConfigError(f"--run {named}: is no run, since it has no {RUN_SETTINGS}; give a LoRA with --lora")
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or "no name that a folder can have"
-        raise ConfigError(f"--run {str(named)[:200]}: cannot be read ({told}); give the folder of a run") from None
+        told = f"--run {str(named)[:200]}: cannot be read ({why(error, 'folder')})"
+        raise ConfigError(f"{told}; give the folder of a run") from None
     return path
 
 

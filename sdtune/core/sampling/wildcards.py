@@ -25,11 +25,11 @@ def wildcard_folder(given: Path | None, prompts: Path | None) -> Path:
     """Where wildcards lie: as told, which is a folder or a ConfigError, else beside the file of prompts, else here."""
     if given is not None:
         folder = expanded(given)
-        if not _is_folder(folder):
+        if not os.path.isdir(folder):
             raise ConfigError(f"--wildcards {given}: no such folder; give one that holds text files")
         return folder
     beside = expanded(prompts).parent / FOLDER if prompts else FOLDER
-    return beside if _is_folder(beside) else FOLDER
+    return beside if os.path.isdir(beside) else FOLDER
 
 
 class Wildcards:
@@ -64,7 +64,7 @@ class Wildcards:
         if found:
             return found
         if not there:
-            missing = "holds no .txt" if _is_folder(self.folder) else "is not there"
+            missing = "holds no .txt" if os.path.isdir(self.folder) else "is not there"
             remedy = f"the folder {self.folder} {missing}; give another with --wildcards"
         else:
             near = nearest(wild.name, there)
@@ -107,10 +107,3 @@ class Wildcards:
             raise ConfigError(f"{told}: {error}") from None
         rows = ((number, _COMMENT.sub("", row).strip()) for number, row in enumerate(re.split(r"\r\n|\r|\n", text), 1))
         return [option_of(parse(row, f"{path}, line {number}")) for number, row in rows if row]
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
