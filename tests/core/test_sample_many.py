@@ -10,6 +10,7 @@ import numpy
 import pytest
 from PIL import Image
 
+from sdtune.core.data.cache import Store
 from sdtune.core.reports import Note, Report, Saved
 from sdtune.core.sampling import scripts
 from sdtune.errors import ConfigError, DataError, SdtuneError
@@ -75,17 +76,15 @@ def test_prompts_come_from_a_file_and_from_standard_input(
 def test_a_lora_in_the_prompt_is_one_on_the_command_line(
     tiny_models: dict[str, Path], lora: Path, tmp_path: Path
 ) -> None:
-    on_the_line = drawn_bytes(draw(tiny_models["sd1"], lora=[f"{lora}:0.5"], out=tmp_path / "a"))
+    (whole,) = pictures_of(draw(tiny_models["sd1"], lora=[f"{lora}:0.5"], out=tmp_path / "a"))
     prompts = ["a red apple", "a red apple<lora:style:0.5>", "a red apple", "a red apple <lora:style:0>"]
     told: dict[str, Any] = {"prompt": prompts, "lora_folder": lora.parent, "name": "{line}"}
     draw(tiny_models["sd1"], **told, out=tmp_path / "b")
-    names = [path.name for path in sorted((tmp_path / "b").iterdir())]
-    assert names[:1] == ["1.png"]
     in_prompts = {path.stem: pictures.pixels(path) for path in (tmp_path / "b").iterdir()}
-    (whole,) = (tmp_path / "a").iterdir()
     assert (in_prompts["2"] == pictures.pixels(whole)).all()
     assert not (in_prompts["1"] == in_prompts["2"]).all()
-    assert on_the_line
+    assert (in_prompts["1"] == in_prompts["3"]).all(), "the LoRA was taken out again"
+    assert (in_prompts["1"] == in_prompts["4"]).all(), "at no strength it is the base"
     with pytest.raises(ConfigError, match="styl"):
         draw(tiny_models["sd1"], prompt=["a <lora:styl:1>"], lora_folder=lora.parent, out=tmp_path / "c")
 
@@ -95,10 +94,18 @@ def test_many_prompts_lie_on_disk_until_they_are_drawn(
 ) -> None:
     prompts = [f"{word} {number}" for number in range(4) for word in ("a", "b")]
     few = drawn_bytes(draw(tiny_models["sd1"], prompt=prompts, steps=1, out=tmp_path / "few"))
+    folders: list[Path | None] = []
+
+    def store(folder: Path | None, held: int) -> Store:
+        folders.append(folder)
+        return Store(folder, held)
+
     monkeypatch.setattr(scripts, "IN_MEMORY", 3)
     monkeypatch.setattr(scripts, "HELD", 0)
+    monkeypatch.setattr(scripts, "Store", store)
     many = drawn_bytes(draw(tiny_models["sd1"], prompt=prompts, steps=1, out=tmp_path / "many"))
     assert few == many
+    assert [folder is not None and not folder.exists() for folder in folders] == [True], "on disk, and gone again"
 
 
 def test_a_comparison_has_the_base_beside_the_lora(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
@@ -173,7 +180,7 @@ def test_nothing_and_everything_is_drawn_in_one_line_where_it_cannot_be(
     refused(r"column 3.*weight", prompt=["a (apple:1.x)"])
     refused(r"__nowhere__", prompt=["a __nowhere__"])
     refused(r"nearest are 96 x 64", width=100)
-    refused(r"prompt", prompt=["a" * 100_000])
+    refused(r"100000 characters", prompt=["a" * 100_000])
     refused(r"tokens", prompt=["a " * 5_000])
     assert not (tmp_path / "x").exists()
 
