@@ -27,8 +27,8 @@ class _Flow:
     """A base model's scheduler, as far as names of samplers depend on it: that of a flow."""
 
 
-class _Levels(_Flow):
-    """That of a discrete process."""
+class _Levels:
+    """The same: that of a discrete process."""
 
     alphas_cumprod = ()
 
@@ -60,7 +60,7 @@ def name_of(use: LoraUse) -> str:
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
-    base = _Flow() if "flow" in family_named(recipe.model.family).predictions else _Levels()
+    base: object = _Flow() if "flow" in family_named(recipe.model.family).predictions else _Levels()
     schedule = recipe.sampler.schedule_for(base)
     told: dict[str, object] = {"Steps": recipe.steps, "Sampler": recipe.sampler.title_for(base)}
     told |= {"Schedule type": schedule} if schedule else {}

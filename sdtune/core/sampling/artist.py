@@ -20,7 +20,7 @@ from sdtune.core.reports import Drawing, Note, Telling
 from sdtune.core.sampling.hires import STREAM, has_second_pass, scaled, second_size
 from sdtune.core.sampling.recipe import Recipe
 from sdtune.core.sampling.side_by_side import side_by_side
-from sdtune.core.sampling.source import STRENGTH, STRENGTH_INSIDE, Source, kept
+from sdtune.core.sampling.source import Source, kept, strength_of
 from sdtune.core.sampling.starts import Start, first_taken
 from sdtune.errors import SdtuneError, cut
 
@@ -208,9 +208,9 @@ def shape_of(piece: Piece) -> tuple[object, ...]:
 def passes_of(piece: Piece) -> tuple[Pass, ...]:
     """The one or two times that a picture is drawn over."""
     recipe, source = piece.recipe, piece.source
-    usual = STRENGTH if source is None or source.mask is None else STRENGTH_INSIDE
-    strength = usual if recipe.strength is None else recipe.strength
-    first = Pass(recipe.steps, strength, recipe.structure) if source else Pass(recipe.steps)
+    first = Pass(recipe.steps)
+    if source:
+        first = Pass(recipe.steps, strength_of(recipe.strength, inside=source.mask is not None), recipe.structure)
     if not has_second_pass(recipe):
         return (first,)
     return first, Pass(recipe.hires.steps or recipe.steps, recipe.hires.strength, stream=STREAM)

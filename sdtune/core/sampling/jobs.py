@@ -21,7 +21,7 @@ from sdtune.core.sampling.asked import Asked
 from sdtune.core.sampling.fingerprint import of_model
 from sdtune.core.sampling.order import Order
 from sdtune.core.sampling.recipe import FileUse, LoraUse, Made, ModelUse, Recipe, file_use
-from sdtune.core.sampling.source import STRENGTH, STRENGTH_INSIDE, Sources, read_source
+from sdtune.core.sampling.source import Sources, read_source, strength_of
 from sdtune.errors import ConfigError
 from sdtune.sample_config import Sample
 
@@ -100,7 +100,7 @@ class Desk:
             loras=tuple(self._lora(one) for one in acting),
             words=tuple(self.use(path) for one in acting for path in embeddings_beside(one.path)),
             init=self.use(config.init) if config.init else None,
-            strength=self._strength(asked),
+            strength=strength_of(asked.strength, inside=config.mask is not None) if config.init else None,
             mask=self.use(config.mask) if config.mask else None,
             feather=self._feather(min(width, height)),
             structure=config.structure,
@@ -119,12 +119,6 @@ class Desk:
     def _lora(self, one: Applied) -> LoraUse:
         use = self.use(one.path)
         return LoraUse(file=use.file, sha256=use.sha256, strength=one.strength.usual, blocks=dict(one.strength.blocks))
-
-    def _strength(self, asked: Asked) -> float | None:
-        if not self.config.init:
-            return None
-        usual = STRENGTH_INSIDE if self.config.mask else STRENGTH
-        return usual if asked.strength is None else asked.strength
 
     def _feather(self, side: int) -> int:
         if not self.config.mask:

@@ -30,6 +30,11 @@ class Source:
     """L, of the same size: 255 is drawn anew, 0 stays; nothing between"""
 
 
+def strength_of(given: float | None, *, inside: bool) -> float:
+    """Share of the steps that are taken; not given, that over all of a picture, or inside a mask."""
+    return (STRENGTH_INSIDE if inside else STRENGTH) if given is None else given
+
+
 def read_source(init: Path, mask: Path | None, size: tuple[int, int] | None, unit: int) -> Source:
     """The pictures as they are drawn on: upright, RGB, scaled and cut to `size`.
 
