@@ -8,6 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from sdtune.core.reports import Drawn, There
+from sdtune.core.sample import sample
+from sdtune.sample_config import Sample
 from tests.cli.test_processes import started
 
 
@@ -30,9 +33,6 @@ def test_ctrl_c_leaves_what_is_finished_and_the_same_command_goes_on(tmp_path: P
     for path in left:
         with Image.open(path) as image:
             image.load()
-    with started(words, script=None) as process:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-    reports = [json.loads(line) for line in out.splitlines()]
-    assert [one["path"] for one in reports if one["report"] == "there"] == [str(path) for path in left]
-    assert [one["seed"] for one in reports if one["report"] == "drawn"] == list(range(len(left), 8))
+    reports = list(sample(Sample(prompt=("a red apple",), count=8, steps=4, out=tmp_path)))
+    assert [one.path for one in reports if isinstance(one, There)] == left
+    assert [one.seed for one in reports if isinstance(one, Drawn)] == list(range(len(left), 8))
