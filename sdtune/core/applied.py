@@ -22,7 +22,7 @@ from sdtune.core import lora_file
 from sdtune.core.blocks import Strength, depth_in, is_general, known_blocks, names_of
 from sdtune.core.home import expanded
 from sdtune.core.lora import Lora
-from sdtune.core.lora_place import lora_in
+from sdtune.core.lora_place import lora_in, nearest_lora
 from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import LoraError, nearest
 
@@ -53,6 +53,11 @@ class Applied:
             if lora_in(folder).name == self.path.name:
                 return folder.name
         return f"{folder.name}/{self.path.name}"
+
+    @property
+    def acts(self) -> bool:
+        """Whether it has a strength anywhere."""
+        return bool(self.strength.usual or any(self.strength.blocks.values()))
 
     def idle(self) -> Iterator[str]:
         """A line for each block that has a strength of its own, but nothing of the LoRA in it."""
@@ -98,7 +103,10 @@ def read(text: str, told: str = "--lora") -> Applied:
             if _exists(expanded(Path(place))):
                 raise LoraError(f'{text}: "{behind}" is no strength behind a LoRA; give it as in {BLOCK_STYLE}')
         place = str(one.place) if one.usual is None or _number(one.usual) is not None else text
-        raise LoraError(f"{place}: no such LoRA file or run folder; check {told}")
+        near = nearest_lora(Path(place))
+        raise LoraError(
+            f"{place}: no such LoRA file or run folder; {f'did you mean {near}?' if near else f'check {told}'}"
+        )
     path = lora_in(one.place) if one.place.is_dir() else one.place
     return at_strengths(path, partial(lora_file.read, path), one.usual, one.blocks, text)
 

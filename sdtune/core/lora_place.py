@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from sdtune.core.header import read_header, refuse_pickle, what_is
 from sdtune.core.home import expanded
 from sdtune.core.lora_keys import keys_of
 from sdtune.core.run_folder import BEST, OF_PEFT, UNFINISHED, RunFolder
-from sdtune.errors import LoraError
+from sdtune.earlier import RUN_SETTINGS
+from sdtune.errors import LoraError, nearest
 
 MODEL_INDEX = "model_index.json"
 """of a model in diffusers' layout"""
+ENDING = ".safetensors"
+LOOKED_AT = 10_000
+"""names beside one that is not there"""
 LAST = 10**12
 """a step after all others"""
 NAMED = 6
@@ -26,8 +32,29 @@ def lora_at(place: Path) -> Path:
     kind = what_is(path, LoraError)
     if kind is None:
         refuse_pickle(path, LoraError)
-        raise LoraError(f"{place}: no such LoRA file or run folder; check its name")
+        near = nearest_lora(place)
+        raise LoraError(
+            f"{place}: no such LoRA file or run folder; {f'did you mean {near}?' if near else 'check its name'}"
+        )
     return lora_in(path) if kind == "folder" else path
+
+
+def nearest_lora(missing: Path) -> Path | None:
+    """The LoRA file or run folder beside one that is not there whose name is most like it."""
+    try:
+        beside = expanded(missing).parent
+        with os.scandir(beside) as found:
+            names = [one.name for one in islice(found, LOOKED_AT) if _may_be_lora(one)]
+    except (OSError, ValueError):
+        return None
+    near = nearest(missing.name, names) or nearest(missing.name, [name.removesuffix(ENDING) for name in names])
+    if near is None:
+        return None
+    return missing.with_name(near if near in names else near + ENDING)
+
+
+def _may_be_lora(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(ENDING) or os.path.isfile(os.path.join(entry.path, RUN_SETTINGS))
 
 
 def lora_in(path: Path) -> Path:

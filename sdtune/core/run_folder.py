@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import tomllib
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sdtune.core.reports import Step, Validated
+from sdtune.core.toml_file import toml_in
 from sdtune.earlier import CHECKPOINT, RUN_SETTINGS, RUNS
 from sdtune.errors import FULL, OutputError, Paused
 
@@ -371,8 +371,9 @@ def _numbered(name: str) -> dict[int, str]:
 def _told(path: Path) -> dict[str, Any]:
     """What a small file of JSON or TOML says, {} where that cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""  # a pipe would never end
-        told = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        if not path.is_file():  # a pipe would never end
+            return {}
+        told = toml_in(path) if path.suffix == ".toml" else json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
@@ -406,7 +407,7 @@ def _must_be_new(out: Path) -> None:
 
 
 def must_be_writable(path: Path) -> None:
-    """Stop where a folder can neither be made nor written in; nothing is made."""
+    """Stop where a folder can neither be made nor written in, as is tried with a name that is gone again."""
     above = path
     try:
         while not above.exists():
@@ -415,6 +416,11 @@ def must_be_writable(path: Path) -> None:
         raise _unwritable(path, error) from None
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: cannot be written, since {above} does not allow it; give another folder with --out")
+    try:
+        with tempfile.TemporaryDirectory(dir=above, prefix=".sdtune-"):  # /proc allows it, and then does not
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

@@ -49,8 +49,12 @@ class Asked:
 def lines_for(config: Sample, run: RunUse) -> list[Line]:
     """The prompts that are given, or else those of the run."""
     given = lines_of(config.prompt, config.prompts, flags=config.syntax != "plain")
-    if given or not run.prompts:
+    if given:
         return given
+    if config.has_prompts_on_axis:
+        return [Line(run.prompts[0] if run.prompts else "", "the grid's prompts")]
+    if run.unread and not run.prompts:
+        raise ConfigError(run.unread)
     prompts = run.prompts_as(config.syntax)
     return [Line(text, f"the run's prompt {number}") for number, text in enumerate(prompts, 1)]
 
@@ -63,6 +67,9 @@ def wanted(
     named: NamedLoras,
 ) -> list[Asked]:
     """All pictures of all prompts."""
+    if len(lines) * config.count > MOST:
+        told = f"{len(lines):,} prompts, each {config.count:,} times" if len(lines) > 1 else f"--count {config.count:,}"
+        raise ConfigError(f"{told}: over {MOST:,} pictures at once; give fewer")
     wildcards = Wildcards(wildcard_folder(config.wildcards, config.prompts))
     found: list[Asked] = []
     for number, line in enumerate(lines, 1):
@@ -82,10 +89,11 @@ def wanted(
                 told = with_trigger(text, run.trigger, config.syntax)
             acting = tuple(loras)
             if config.syntax == "a1111":
-                grammar.check(told, line.where)
-                grammar.check(unwanted, f"{line.where}, negative")
-                told, tags = grammar.without_loras(told, line.where)
-                acting = together(loras, [named.find(tag, line.where) for tag in tags])
+                place = line.where if told == line.text else f"{line.where}, as it is drawn"
+                grammar.check(told, place)
+                grammar.check(unwanted, f"{line.where}, negative, as it is drawn")
+                told, tags = grammar.without_loras(told, place)
+                acting = together(loras, [named.find(tag, place) for tag in tags])
             found.append(
                 Asked(
                     told,
@@ -102,7 +110,7 @@ def wanted(
                 )
             )
         if len(found) > MOST:
-            raise ConfigError(f"{line.where}: over {MOST} pictures are asked for so far; give fewer at once")
+            raise ConfigError(f"{line.where}: over {MOST:,} pictures are asked for so far; give fewer at once")
     return found
 
 
@@ -132,7 +140,10 @@ def _texts(
     elif config.combinations:
         pictures = dynamic.count_of(line.text, wildcards, line.where) * config.count
         if pictures > MOST:
-            raise ConfigError(f"{line.where}: {pictures:,} combinations, and {MOST:,} is the most; give fewer choices")
+            counted = f"{pictures:,}" if pictures < dynamic.COUNTED else f"over {dynamic.COUNTED - 1:,}"
+            raise ConfigError(
+                f"{line.where}: {counted} pictures of all combinations, and {MOST:,} is the most; give fewer choices"
+            )
         for text in dynamic.combinations(line.text, wildcards, line.where):
             yield from ((text, dynamic.chosen(negative, seed, wildcards, line.where), seed) for seed in seeds)
     else:

@@ -9,7 +9,7 @@ from itertools import product
 from math import prod
 
 from sdtune.core.sampling.asked import Asked
-from sdtune.core.sampling.axis_settings import SETTINGS, Given, Value, name_of, places_of, without_loras
+from sdtune.core.sampling.axis_settings import EXAMPLES, SETTINGS, Given, Value, name_of, places_of, without_loras
 from sdtune.core.sampling.run_of import RunUse
 from sdtune.errors import ConfigError, cut, nearest
 from sdtune.sample_config import Sample
@@ -53,6 +53,8 @@ def axes_of(config: Sample, asked: Sequence[Asked], run: RunUse) -> tuple[Axis, 
         made = SETTINGS[name](Given(told, name, values, names, config, asked, run))
         once = {value.key: value for value in reversed(made)}
         axes.append(Axis(name, tuple(value for value in made if once[value.key] is value)))
+        if config.animate and len(axes[-1].values) < 2:
+            raise ConfigError(f"{told}: one value, which does not move; give several, as in {name}={EXAMPLES[name]}")
         if len(axes[-1].values) > LONGEST:
             raise ConfigError(f"{told}: {len(axes[-1].values):,} values, and {LONGEST} is the most; give fewer")
     return tuple(axes)
@@ -131,6 +133,8 @@ def _must_go_together(names: Sequence[str], flag: str, most: int) -> None:
 def _compared(asked: Sequence[Asked]) -> Axis:
     if not any(one.loras for one in asked):
         raise ConfigError("--compare: there is no LoRA to set beside the base; give one with --lora or --run")
+    if not any(any(lora.acts for lora in one.loras) for one in asked):
+        raise ConfigError("--compare: the LoRA has strength 0, which is the base itself; give it another")
     sets = {tuple(f"{name_of(one)} {one.strength.usual:g}" for one in each.loras) for each in asked}
     label = f"with LoRA ({', '.join(sets.pop())})" if len(sets) == 1 else "with LoRA"
     return Axis("compare", (Value("base", without_loras), Value(label, lambda one: one)))

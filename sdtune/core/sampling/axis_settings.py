@@ -25,6 +25,7 @@ from sdtune.core.blocks import Strength
 from sdtune.core.sampling import grammar
 from sdtune.core.sampling.asked import Asked
 from sdtune.core.sampling.axis_values import NUMBER, numbers_in, pieces_of, texts_in
+from sdtune.core.sampling.prompt_lines import flag_in
 from sdtune.core.sampling.run_of import RunUse, with_trigger
 from sdtune.errors import ConfigError, cut
 from sdtune.sample_config import Sample
@@ -99,7 +100,7 @@ def _field(field: str) -> Callable[[Given], list[Value]]:
 
 def _needed(given: Given) -> str:
     if given.values is None:
-        raise ConfigError(f"{given.told}: no values; give them as in {given.name}={_EXAMPLES[given.name]}")
+        raise ConfigError(f"{given.told}: no values; give them as in {given.name}={EXAMPLES[given.name]}")
     return given.values
 
 
@@ -135,6 +136,12 @@ def _strength(given: Given) -> list[Value]:
     return found
 
 
+def _init_strength(given: Given) -> list[Value]:
+    if not given.config.init:
+        raise ConfigError(f"{given.told}: there is no picture to begin with; give one with --init")
+    return _field("strength")(given)
+
+
 def _at(value: float, several: bool) -> Change:
     def change(one: Asked) -> Asked:
         return replace(
@@ -166,6 +173,11 @@ def _texts(given: Given) -> list[str]:
             instead = "give it with --prompt, and the grid prompt alone" if given.name == "prompt" else "write it out"
             raise ConfigError(
                 f'{given.told}: "{cut(text)}": values of a grid have no {{a|b}}, __wildcards__ or <lora:...>; {instead}'
+            )
+        if flag := flag_in(text):
+            raise ConfigError(
+                f'{given.told}: "{cut(text)}": {flag} is a flag, which values of a grid do not have; give the prompts '
+                "with --prompt, and the grid prompt alone"
             )
         grammar.check(text, given.told)
     return texts
@@ -199,7 +211,7 @@ def _lora(given: Given) -> list[Value]:
         texts = pieces_of(given.values, "|" if "|" in given.values else ",", given.told)
         loras = [applied.read(text, given.told) for text in texts]
     if not loras:
-        raise ConfigError(f"{given.told}: there is none; give some with --lora, or as in lora={_EXAMPLES['lora']}")
+        raise ConfigError(f"{given.told}: there is none; give some with --lora, or as in lora={EXAMPLES['lora']}")
     return [
         Value(f"{name_of(one)} {one.strength.usual:g}", _to(loras=(one,)), (one.path, str(one.strength)))
         for one in loras
@@ -244,7 +256,11 @@ def _in_place(lora: Applied, folders: Collection[Path]) -> Change:
     return change
 
 
-_EXAMPLES = {
+EXAMPLES = {
+    "seed": "1..4",
+    "checkpoint": "100,200,best",
+    "strength": GRID_STRENGTHS,
+    "sampler": "dpm++2m,euler",
     "init-strength": "0.25,0.5,0.75",
     "steps": "10,20,40",
     "guidance": "1,3..9:2",
@@ -258,7 +274,7 @@ SETTINGS: dict[str, Callable[[Given], list[Value]]] = {
     "checkpoint": _checkpoint,
     "lora": _lora,
     "strength": _strength,
-    "init-strength": _field("strength"),
+    "init-strength": _init_strength,
     "steps": _field("steps"),
     "guidance": _field("guidance"),
     "sampler": _field("sampler"),

@@ -60,6 +60,9 @@ def _range(piece: str, told: str) -> list[str]:
     found = _RANGE.fullmatch(piece)
     if not found:
         raise ConfigError(f'{told}: "{cut(piece)}" is no range; give it as in 1..4, or with a step as in 0..1:0.1')
+    if "..." in piece and found[3] is None:
+        two = piece.replace("...", "..", 1)
+        raise ConfigError(f'{told}: "{cut(piece)}" has three dots; a range has two, as in {cut(two)}')
     first, last = Decimal(found[1]), Decimal(found[2])
     if found[3] is None and not (first == first.to_integral_value() and last == last.to_integral_value()):
         raise ConfigError(f'{told}: "{cut(piece)}" has no step; give one behind a colon, as in {piece}:0.1')

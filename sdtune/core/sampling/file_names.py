@@ -61,6 +61,8 @@ class Template:
             raise ConfigError(f"--name {text}: names a place of its own; give that with --out, and here names below it")
         if any(part.strip(" .") == "" for part in parts):
             raise ConfigError(f"--name {text}: has a part without a name; leave out . and .. and double /")
+        if any(part.startswith(".") for part in parts):
+            raise ConfigError(f"--name {text}: begins a name with a dot, which would hide it; leave the dot out")
         if text.lower().endswith(tuple(SUFFIXES)):
             raise ConfigError(f"--name {text}: leave out the ending; --format says what the files are")
         if not letters.isprintable() or re.search(r'[:*?"<>|]', letters):
@@ -126,7 +128,9 @@ def _check(text: str, field: str, form: str, conversion: str | None) -> None:
             raise ValueError
         format(FIELDS[field], form)
     except ValueError:
-        raise ConfigError(f"--name {text}: {{{field}:{form}}} has no format; write it as in {{number:03}}") from None
+        written = f"{field}!{conversion}" if conversion else field
+        written += f":{form}" if form else ""
+        raise ConfigError(f"--name {text}: {{{written}}} has no format; write it as in {{number:03}}") from None
 
 
 def _values(recipe: Recipe, told: Mapping[str, object], number: int) -> dict[str, object]:

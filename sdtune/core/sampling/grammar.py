@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sdtune.core.data.weights import HEAVIEST, NUMBER
 from sdtune.errors import ConfigError, cut
@@ -43,6 +43,8 @@ class LoraTag:
     """as written; "1" where nothing is"""
     blocks: str | None
     column: int
+    kind: str = field(default="lora", compare=False)
+    """as written: lyco means the same"""
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,21 @@ def without_loras(text: str, where: str) -> tuple[str, tuple[LoraTag, ...]]:
     r"""The prompt without its <lora:...>, and those; ConfigError names the column of one that cannot be read.
 
     <lyco:...> is the same. As in A1111, two numbers are those of text encoders and denoiser, which te= and unet= name,
-    too. What is not closed is text, and \< is.
+    too. What is not closed is text, and \< is. Of the blanks around one, those on one side stay.
     """
     found: list[LoraTag] = []
-
-    def take(match: re.Match[str]) -> str:
+    around: list[str] = []
+    end = 0
+    for match in _TAG.finditer(text):
         if match["kind"] is None:
-            return match[0]
+            continue
         at = f"{where}, column {match.start() + 1}: {cut(match[0], SHOWN)}"
         if match["kind"].lower() not in LORAS:
             raise ConfigError(f"{at}: prompts name LoRAs alone, as in {STYLE}; write \\< for a bracket that is text")
-        found.append(_tag(match["told"], match.start() + 1, at))
-        return ""
-
-    return _TAG.sub(take, text), tuple(found)
+        found.append(replace(_tag(match["told"], match.start() + 1, at), kind=match["kind"]))
+        around.append(text[end : match.start()])
+        end = match.end()
+    return _joined([*around, text[end:]]) if found else text, tuple(found)
 
 
 def schedule(text: str, steps: int) -> Schedule:
@@ -137,6 +140,17 @@ def must_be_text(text: str, where: str) -> None:
         raise ConfigError(f"{where}: a prompt of {len(text)} characters, and {LONGEST} are the most; shorten it")
 
 
+def _joined(pieces: Sequence[str]) -> str:
+    """What stood around <lora:...>, as if these had never been there."""
+    found: list[str] = []
+    for piece in pieces:
+        is_apart = bool(found) and not found[-1][-1].isspace()
+        if told := piece if is_apart else piece.lstrip():
+            found.append(told)
+    whole = "".join(found)
+    return whole if pieces[-1].strip() else whole.rstrip()
+
+
 def _tag(told: str, column: int, at: str) -> LoraTag:
     """What stands behind <lora: of a tag."""
     name, *more = (word.strip() for word in told.split(":"))
@@ -164,6 +178,8 @@ def _check_weight(whole: str, told: str, at: str) -> None:
     if _WEIGHT.fullmatch(told):
         if not abs(float(told)) <= HEAVIEST:
             raise ConfigError(f"{at}: {shown}: a weight should be from -{HEAVIEST} to {HEAVIEST}")
+    elif _FULL_NUMBER.fullmatch(told):
+        raise ConfigError(f"{at}: {shown}: a weight has no exponent; write it as in 1.3")
     elif _ALMOST.fullmatch(told):
         word = whole[1:].partition(":")[0] if len(whole) <= SHOWN else "word"
         remedy = "write \\( and \\) for brackets that are text"

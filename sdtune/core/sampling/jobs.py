@@ -12,21 +12,26 @@ import torch
 
 from sdtune import __version__
 from sdtune.core.applied import Applied
-from sdtune.core.autoencoder import native_side, pixels_a_patch
+from sdtune.core.autoencoder import Tiles, in_tiles, native_side, pixels_a_patch
 from sdtune.core.drawing import Guide
+from sdtune.core.embedding import word_in
+from sdtune.core.reports import Note, Telling
 from sdtune.core.run_folder import embeddings_beside
 from sdtune.core.sampling.again import as_recorded
 from sdtune.core.sampling.artist import Piece, shape_of
 from sdtune.core.sampling.asked import Asked
 from sdtune.core.sampling.fingerprint import of_model
+from sdtune.core.sampling.hires import second_size
 from sdtune.core.sampling.order import Order
-from sdtune.core.sampling.recipe import FileUse, LoraUse, Made, ModelUse, Recipe, file_use
-from sdtune.core.sampling.source import Sources, read_source, strength_of
+from sdtune.core.sampling.rack import must_fit_all
+from sdtune.core.sampling.recipe import MOST_LORAS, FileUse, LoraUse, Made, ModelUse, Recipe, WordUse, file_use
+from sdtune.core.sampling.sizes import becomes, drawn_size, must_be_drawable
+from sdtune.core.sampling.source import Sources, strength_of
 from sdtune.errors import ConfigError
 from sdtune.sample_config import Sample
 
-TILED = 2 * 2**20
-"""pixels over which --tiles auto decodes in tiles"""
+NAMED = 10
+"""sizes of one command that are told"""
 Set = tuple[tuple[str, float, tuple[tuple[str, float], ...]], ...]
 
 
@@ -66,8 +71,10 @@ class Desk:
     model: ModelUse
     made: Made
     clip_skip: int | None
-    usual: tuple[int, int]
-    """(width, height) in pixels where none are asked for"""
+    own: tuple[int, int] | None
+    """(width, height) in pixels of the picture to begin with"""
+    side: int
+    """pixels of the square that the model was made for"""
     unit: int
     """pixels of which sides are multiples"""
     title: str
@@ -79,11 +86,14 @@ class Desk:
     def job(self, number: int, asked: Asked) -> Job:
         """The picture with its recipe; ConfigError where it cannot be drawn."""
         config = self.config
-        width, height = (side or usual for side, usual in zip(asked.size, self.usual, strict=True))
-        must_fit((width, height), self.unit, asked.where, self.title)
+        width, height = self.size_of(asked)
         acting = tuple(one for one in asked.loras if one.strength.usual or any(one.strength.blocks.values()))
         asked = replace(asked, loras=acting)
-        larger = config.hires.scale**2
+        if len(acting) > MOST_LORAS:
+            raise ConfigError(
+                f"{asked.where}: {len(acting)} LoRAs, and {MOST_LORAS} are the most of a picture; `sdtune merge` makes "
+                "one of several"
+            )
         recipe = Recipe(
             prompt=asked.text,
             negative=asked.negative,
@@ -98,17 +108,56 @@ class Desk:
             clip_skip=self.clip_skip,
             model=self.model,
             loras=tuple(self._lora(one) for one in acting),
-            words=tuple(self.use(path) for one in acting for path in embeddings_beside(one.path)),
+            words=tuple(self._word(path) for one in acting for path in embeddings_beside(one.path)),
             init=self.use(config.init) if config.init else None,
             strength=strength_of(asked.strength, inside=config.mask is not None) if config.init else None,
             mask=self.use(config.mask) if config.mask else None,
             feather=self._feather(min(width, height)),
             structure=config.structure,
             hires=config.hires,
-            tiles=config.tiles == "on" or (config.tiles == "auto" and width * height * larger > TILED),
             made=self.made,
         )
-        return Job(number, asked, recipe)
+        return Job(number, asked, recipe.model_copy(update={"tiles": self._tiles(recipe)}))
+
+    def size_of(self, asked: Asked) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        size = drawn_size(asked.size, self.own, self.unit, self.side)
+        if self.config.init and self.own:
+            must_be_drawable(self.config.init, self.own, size)
+        return size
+
+    def becomes(self, asked: Sequence[Asked]) -> Iterator[str]:
+        """What is told of a picture to begin with that is not drawn on as it is, once a size."""
+        init, own = self.config.init, self.own
+        if not init or not own:
+            return
+        sizes = {self.size_of(one): one.size != (None, None) for one in asked}
+        for size, given in list(sizes.items())[:NAMED]:
+            masked = self.config.mask is not None
+            if told := becomes(init, own, size, self.unit, self.side, asked=given, masked=masked):
+                yield told
+
+    def must_fit(self, asked: Sequence[Asked]) -> None:
+        """Stop at sides that the model cannot draw, with the nearest that it can; ConfigError names each."""
+        wrong = {self._size_told(one): self.size_of(one) for one in asked if self._wrong(self.size_of(one))}
+        lines = []
+        for told, size in list(wrong.items())[:NAMED]:
+            near = " x ".join(str(max(self.unit, round(side / self.unit) * self.unit)) for side in size)
+            lines.append(
+                f"{told}: sides of pictures of {self.title} are multiples of {self.unit} pixels; the nearest are {near}"
+            )
+        if lines:
+            raise ConfigError(*lines, *([f"and {len(wrong) - NAMED} more like these"] if len(wrong) > NAMED else []))
+
+    def _wrong(self, size: tuple[int, int]) -> bool:
+        return any(side % self.unit for side in size)
+
+    def _size_told(self, asked: Asked) -> str:
+        """The size with where it comes from: the line, or the command."""
+        shown = "{} x {}".format(*self.size_of(asked))
+        if asked.size == (self.config.width, self.config.height):
+            return f"--width and --height: {shown}"
+        return f"{asked.where}: {shown}"
 
     def use(self, path: Path) -> FileUse:
         """A file as recipes name it."""
@@ -120,36 +169,40 @@ class Desk:
         use = self.use(one.path)
         return LoraUse(file=use.file, sha256=use.sha256, strength=one.strength.usual, blocks=dict(one.strength.blocks))
 
+    def _word(self, path: Path) -> WordUse:
+        use = self.use(path)
+        return WordUse(file=use.file, sha256=use.sha256, word=word_in(path))
+
+    def _tiles(self, recipe: Recipe) -> Tiles:
+        """How it is decoded, so that a picture of which no pass is in tiles is the same one however that is said."""
+        is_large = in_tiles("auto", *second_size(recipe, self.unit))
+        return "off" if self.config.tiles == "auto" and not is_large else self.config.tiles
+
     def _feather(self, side: int) -> int:
         if not self.config.mask:
             return 0
         return side // 64 if self.config.feather is None else self.config.feather
 
 
-def jobs_of(order: Order, pipe: Any) -> list[Job]:
+def jobs_of(order: Order, pipe: Any) -> Telling[list[Job]]:
     """All that an order asks for, in order; of the pipeline its configs are looked at."""
     config, family = order.config, order.family
     net = getattr(pipe, family.denoiser)
     family.check_clip_skip(pipe, order.clip_skip)
+    must_fit_all(pipe, (one for asked in order.asked for one in asked.loras))
     unit = pixels_a_patch(net.config, pipe.vae)
     side = native_side(net.config, pipe.vae, family.resolution)
-    usual = read_source(config.init, config.mask, None, unit).image.size if config.init else (side, side)
-    use = ModelUse(name=order.identity.name, family=family.name, weights=of_model(order.identity))
-    desk = Desk(config, use, _made_now(order), order.clip_skip, usual, unit, family.title)
+    weights = yield from of_model(order.identity)
+    single = order.identity.source == "file"
+    use = ModelUse(name=order.identity.name, family=family.name, weights=weights, single=single)
+    desk = Desk(config, use, _made_now(order), order.clip_skip, order.own, side, unit, family.title)
+    desk.must_fit(order.asked)
+    for told in desk.becomes(order.asked):
+        yield Note(told)
     jobs = [desk.job(number, one) for number, one in enumerate(order.asked)]
     if order.recipe is None:
         return jobs
     return [replace(job, recipe=as_recorded(order.recipe, job.recipe)) for job in jobs]
-
-
-def must_fit(size: tuple[int, int], unit: int, where: str, title: str) -> None:
-    """Stop at sides that are no multiples of the unit, with the nearest that are."""
-    if any(side % unit for side in size):
-        near = " x ".join(str(max(unit, round(side / unit) * unit)) for side in size)
-        raise ConfigError(
-            f"{where}: {size[0]} x {size[1]}: sides of pictures of {title} are multiples of {unit} pixels; the nearest "
-            f"are {near}"
-        )
 
 
 def by_set(jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -191,5 +244,5 @@ def _made_now(order: Order) -> Made:
         device=torch.cuda.get_device_name(order.device) if device == "cuda" else device,
         precision=str(order.dtype).removeprefix("torch."),
         threads=torch.get_num_threads() if device == "cpu" else None,
-        attention=order.config.memory.attention,
+        attention=order.attention.used,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from sdtune.core import lora_file
@@ -12,8 +13,9 @@ from sdtune.core.home import expanded
 from sdtune.core.lora import Lora
 from sdtune.core.lora_place import lora_in
 from sdtune.core.sampling.grammar import LoraTag
+from sdtune.core.sampling.tree import DEEPEST, files_below
 from sdtune.earlier import RUN_SETTINGS, RUNS
-from sdtune.errors import ConfigError, LoraError, nearest
+from sdtune.errors import ConfigError, LoraError, cut, nearest
 
 FOLDER = Path("loras")
 """where many keep theirs"""
@@ -42,7 +44,7 @@ class NamedLoras:
 
         One of --lora is that one, at the strength of the tag. Names go by their letters, else without regard to case.
         """
-        told = f"{where}, column {tag.column}: <lora:{tag.name}>"
+        told = f"{where}, column {tag.column}: <{tag.kind}:{cut(tag.name)}>"
         try:
             if tag.name not in self._found:
                 self._found[tag.name] = self._path(tag.name, told)
@@ -71,7 +73,9 @@ class NamedLoras:
                 path = lora_in(different[0]) if different[0].is_dir() else different[0]
                 return self._own.get(_real(path), path)
         near = nearest(name, [*(one for names in self.known.values() for one in names), *self._indexed()])
-        remedy = f"did you mean <lora:{near}>?" if near else "check its name, or give its folder with --lora-folder"
+        remedy = (
+            f"did you mean <lora:{cut(near)}>?" if near else "check its name, or give its folder with --lora-folder"
+        )
         looked = ", ".join("here" if place == Path() else f"{place}/" for place in self.places)
         raise ConfigError(f"{told}: there is no LoRA of this name ({looked}); {remedy}")
 
@@ -125,16 +129,9 @@ def _at(place: Path) -> Iterator[Path]:
 
 def _below(place: Path, *, deep: bool) -> Iterator[Path]:
     """LoRA files in a folder."""
-    count = 0
-    for here, folders, files in os.walk(place):
-        folders[:] = [name for name in folders if deep and not name.startswith(".") and name != "checkpoints"]
-        for name in sorted(files):
-            count += 1
-            if name.endswith(ENDING) and not name.startswith("."):
-                yield Path(here, name)
-        folders.sort()
-        if count > MAX_FILES:
-            return
+    for path in islice(files_below(place, DEEPEST if deep else 0, leave_out=("checkpoints",)), MAX_FILES):
+        if path.suffix == ENDING:
+            yield path
 
 
 def _real(path: Path) -> str:

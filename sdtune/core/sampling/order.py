@@ -21,6 +21,7 @@ from sdtune.core.sampling.prompt_lines import is_typed
 from sdtune.core.sampling.recipe import Recipe
 from sdtune.core.sampling.run_of import RunUse, run_use
 from sdtune.core.sampling.source import read_source
+from sdtune.errors import ModelError
 from sdtune.sample_config import Sample
 
 
@@ -36,11 +37,14 @@ class Order:
     family: Family
     device: torch.device
     dtype: torch.dtype
+    attention: memory.Attention
     clip_skip: int | None
     everywhere: tuple[Applied, ...]
     """LoRAs for every prompt"""
     axes: tuple[Axis, ...]
     asked: list[Asked]
+    own: tuple[int, int] | None
+    """(width, height) of the picture to begin with, in pixels"""
 
 
 def order_of(config: Sample) -> Telling[Order]:
@@ -58,7 +62,7 @@ def order_of(config: Sample) -> Telling[Order]:
     if recipe and config.again:
         loras = again.loras_of(recipe, config.again, given, config.lora_folder)
     named = config.model or run.model or "mini"
-    identity = model.identify(named)
+    identity = _identified(named, run if named == run.model != config.model else None)
     family = family_named(identity.family)
     axes: tuple[Axis, ...] = ()
     if recipe:
@@ -74,11 +78,24 @@ def order_of(config: Sample) -> Telling[Order]:
     if config.run and config.add_trigger and run.trigger:
         yield Note(f'the trigger "{run.trigger}" stands in front of prompts that lack it')
     device = memory.device_for(config.memory, mps=True)
-    if config.init:
-        read_source(config.init, config.mask, None, 8)  # whether it is a picture
-    clip_skip = recipe.clip_skip if recipe else config.clip_skip or run.clip_skip
+    memory.make_deterministic(config.memory, device)
+    own = read_source(config.init, config.mask).image.size if config.init else None
+    clip_skip = recipe.clip_skip if recipe else run.layer(config.clip_skip)
     dtype = memory.dtype_for(config.memory, device)
-    return Order(config, recipe, identity, family, device, dtype, clip_skip, loras, axes, asked)
+    attention = memory.attention_for(config.memory.attention, device, dtype)
+    if config.memory.attention not in ("auto", attention.used):
+        yield Warned(attention.told)
+    return Order(config, recipe, identity, family, device, dtype, attention, clip_skip, loras, axes, asked, own)
+
+
+def _identified(named: str, of_run: RunUse | None) -> Identity:
+    """The model; what is wrong with that of a run is told of its settings."""
+    try:
+        return model.identify(named)
+    except ModelError as error:
+        if of_run is None:
+            raise
+        raise ModelError(f"{of_run.settings}: its model: {error}; or give another with --model") from None
 
 
 def _asked(config: Sample, run: RunUse, loras: tuple[Applied, ...]) -> Telling[tuple[list[Asked], tuple[Axis, ...]]]:

@@ -19,7 +19,7 @@ from typing import Any
 from sdtune.core.data.captions import decoded
 from sdtune.core.home import expanded
 from sdtune.errors import ConfigError, DataError, cut, nearest, why
-from sdtune.sample_config import STDIN
+from sdtune.sample_config import STDIN, UNIT
 
 MAX_BYTES = 16 * 2**20
 MAX_LINES = 100_000
@@ -60,6 +60,8 @@ class _Flag:
     least: int = 0
     most: int = 0
     example: str = ""
+    unit: int = 1
+    """of which it is a multiple"""
 
     def value(self, text: str) -> str | int | float | None:
         """None for what it cannot be."""
@@ -69,13 +71,14 @@ class _Flag:
         if not pattern.fullmatch(text):
             return None
         number = int(text) if pattern is _WHOLE else float(text)
-        return number if self.least <= number <= self.most else None
+        fits = self.least <= number <= self.most and (self.unit == 1 or not number % self.unit)
+        return number if fits else None
 
 
 FLAGS = {
     "n": _Flag("negative", example="blurred, dark"),
-    "w": _Flag("width", "a whole number of pixels", 8, 8192, "512"),
-    "h": _Flag("height", "a whole number of pixels", 8, 8192, "768"),
+    "w": _Flag("width", "a whole number of pixels", 8, 8192, "512", UNIT),
+    "h": _Flag("height", "a whole number of pixels", 8, 8192, "768", UNIT),
     "d": _Flag("seed", "a whole number", 0, 2**63 - 1, "7"),
     "l": _Flag("guidance", "a number", 0, 1000, "6.5"),
     "s": _Flag("steps", "a whole number", 1, 1000, "30"),
@@ -158,6 +161,12 @@ def _text_of(file: Path, name: str) -> str:
         raise ConfigError(str(error)) from None
 
 
+def flag_in(text: str) -> str | None:
+    """The first flag of ours in a text that is read without them: --w."""
+    found = (one for one in _FLAG.finditer(text) if one["name"].lower() in FLAGS)
+    return next((f"--{one['name']}" for one in found), None)
+
+
 def _line(text: str, where: str, problems: _Problems, *, flags: bool) -> Line:
     """A prompt without its flags; what is no letter is a blank."""
     text = _LOST.sub("\ufffd", _CONTROL.sub(" ", text))
@@ -187,6 +196,9 @@ def _wrong(name: str, flag: _Flag, value: str) -> str:
     if not value:
         return f"--{name}: its value is missing; give {flag.kind} from {flag.least} to {flag.most}, {example}"
     if (_WHOLE if flag.kind.startswith("a whole") else _NUMBER).fullmatch(value.removeprefix("-")):
+        if flag.unit > 1 and value.isdecimal() and flag.least <= int(value) <= flag.most:
+            near = round(int(value) / flag.unit) * flag.unit
+            return f"--{name} {shown}: sides of pictures are multiples of {flag.unit} pixels; the nearest is {near}"
         return f"--{name} {shown}: should be from {flag.least} to {flag.most}, {example}"
     return f"--{name} {shown}: should be {flag.kind}, {example}"
 

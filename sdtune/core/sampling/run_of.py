@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,18 @@ from sdtune.core.header import read_header
 from sdtune.core.home import expanded
 from sdtune.core.lora_metadata import trigger_of
 from sdtune.core.lora_place import kept_in, step_of, used_of
-from sdtune.core.run_folder import RunFolder
+from sdtune.core.run_folder import UNFINISHED, RunFolder
+from sdtune.core.toml_file import toml_in
 from sdtune.earlier import RUN_SETTINGS, RUNS
-from sdtune.errors import ConfigError, LoraError, why
+from sdtune.errors import ConfigError, LoraError, cut, why
 from sdtune.tables import Captions
 
 A1111 = "a1111"
 _MEANS = re.compile(r"[\\()\[\]{}<]|__")
 _MEANS_BESIDE_WEIGHTS = re.compile(r"[{}<]|__")
+MAX_DATA_BYTES = 2**29
+"""of data.json: a million images"""
+MAX_CLIP_SKIP = 12
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,16 @@ class RunUse:
 
     model: str | None = None
     clip_skip: int | None = None
+    """as its settings have it, which may be no layer"""
+    settings: Path | None = field(default=None, compare=False)
+    """the run.toml that says so"""
     lora: str | None = None
     """of --run: as --lora has it, with the strength at which the run's own samples were drawn"""
     trigger: str | None = None
     """of --run: as it stood in captions"""
     prompts: tuple[str, ...] = ()
-    """of --run: those of its samples; of a run of classes one for each; of an unconditional one the empty one"""
+    """of --run: those of its samples; of a run of classes one for each; of an unconditional one the empty one; none
+    where they are not known"""
     checkpoints: tuple[tuple[str, Path], ...] = ()
     """of --run: every LoRA that it kept in the order of its training, with the words that it is called by:
     ("step 100", path), ("best", path), ("end", path)"""
@@ -48,6 +55,15 @@ class RunUse:
     """whether brackets weighed words in its captions"""
     told: str | None = None
     """of --run: which of its LoRAs that is"""
+    unread: str | None = None
+    """why its prompts are not known, with what to do"""
+
+    def layer(self, asked: int | None) -> int | None:
+        """The layer of CLIP that prompts are read from: as asked with --clip-skip, else as it was trained."""
+        if asked is None and self.clip_skip is not None and not 1 <= self.clip_skip <= MAX_CLIP_SKIP:
+            problem = f"{self.settings}: text.clip_skip is {cut(str(self.clip_skip))}"
+            raise ConfigError(f"{problem}, which is none of 1 to {MAX_CLIP_SKIP}; give --clip-skip")
+        return self.clip_skip if asked is None else asked
 
     def prompts_as(self, syntax: str) -> tuple[str, ...]:
         """Its prompts, to be read so and to mean what they meant to the run."""
@@ -65,7 +81,7 @@ def run_use(run: Path | None, loras: Sequence[Applied], asked: str | None) -> Ru
         settings = one.path.parent / RUN_SETTINGS
         if settings.is_file():
             try:
-                return _base(_settings(settings))
+                return _base(_settings(settings), settings)
             except ValueError:
                 if asked:
                     break
@@ -85,7 +101,7 @@ def _of_run(named: Path, asked: str | None) -> RunUse:
     path = _folder(named)
     try:
         told = _settings(path / RUN_SETTINGS)
-        base = _base(told)
+        base = _base(told, path / RUN_SETTINGS)
     except ValueError:
         if not asked:
             problem = f"--run {named}: its {RUN_SETTINGS} cannot be read"
@@ -95,18 +111,21 @@ def _of_run(named: Path, asked: str | None) -> RunUse:
     if not any(not file.name.startswith(".") for file in path.glob("*.safetensors")):
         raise ConfigError(f"--run {named}: holds no LoRA yet; go on with sdtune train-lora --resume {named}")
     lora = used_of(run)
+    prompts = _prompts(told, run)
     strength = _table(told, "samples").get("strength")
     has_strength = isinstance(strength, int | float) and not isinstance(strength, bool) and strength != 1
     trigger = _trigger(told, lora)
     return RunUse(
         model=base.model,
         clip_skip=base.clip_skip,
+        settings=base.settings,
         lora=f"{lora}:{strength:g}" if has_strength else str(lora),
         trigger=trigger,
-        prompts=_prompts(told, run) or (trigger or "",),
+        prompts=prompts or ((trigger or "",) if trigger or prompts is not None else ()),
         checkpoints=tuple(kept_in(run)),
         weighted=base.weighted,
         told=_which(run, lora),
+        unread=f"--run {named}: its {run.data.name} cannot be read; give --prompt" if prompts is None else None,
     )
 
 
@@ -131,18 +150,18 @@ def _folder(named: Path) -> Path:
 def _settings(path: Path) -> Mapping[str, Any]:
     """What run.toml says; ValueError where that cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError) as error:
+        return toml_in(path)
+    except OSError as error:
         raise ValueError(error) from None
 
 
-def _base(told: Mapping[str, Any]) -> RunUse:
+def _base(told: Mapping[str, Any], settings: Path) -> RunUse:
     """What it was trained on, and how captions were read; ValueError where it does not say so."""
     model, clip_skip = told.get("model"), _table(told, "text").get("clip_skip")
     if not isinstance(model, str) or not model:
         raise ValueError("no model")
     weights = _table(told, "captions").get("weights") is True
-    return RunUse(model, clip_skip if type(clip_skip) is int else None, weighted=weights)
+    return RunUse(model, clip_skip if type(clip_skip) is int else None, weighted=weights, settings=settings)
 
 
 def _table(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -164,17 +183,22 @@ def _trigger(told: Mapping[str, Any], lora: Path) -> str | None:
     return word if isinstance(word, str) and word.isprintable() else None
 
 
-def _prompts(told: Mapping[str, Any], run: RunFolder) -> tuple[str, ...]:
-    """As the run has drawn them: those of its settings, else of each class, else two of its captions."""
+def _prompts(told: Mapping[str, Any], run: RunFolder) -> tuple[str, ...] | None:
+    """As the run has drawn them: those of its settings, else of each class, else two of its captions.
+
+    None where its data.json, which has the captions, cannot be read.
+    """
     given = _table(told, "samples").get("prompts")
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
         return tuple(given)
     if _kind(told) == "unconditional":
         return ("",)
     try:
-        images = listed_in(run.data)
-    except ConfigError:
-        return ()
+        images = listed_in(run.data) if run.data.stat().st_size <= MAX_DATA_BYTES else None
+    except (ConfigError, OSError):
+        return None
+    if images is None:
+        return None
     own = [one for one in images if not one.prior and not one.held_out]
     if _kind(told) == "class":
         return tuple(sorted({text for one in own for text in one.captions}))
@@ -201,4 +225,6 @@ def _which(run: RunFolder, lora: Path) -> str:
         return f"{run.path.name}: its best LoRA{after}"
     if lora == run.lora:
         return f"{run.path.name}: its LoRA{after}"
-    return f"{run.path.name}: has not finished, so its latest LoRA{after}"
+    if UNFINISHED.fullmatch(lora.stem):
+        return f"{run.path.name}: has not finished, so its latest LoRA{after}"
+    return f"{run.path.name}: its LoRA {lora.name}{after}"

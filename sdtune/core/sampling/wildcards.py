@@ -9,13 +9,17 @@ from pathlib import Path
 
 from sdtune.core.data.captions import decoded
 from sdtune.core.home import expanded
+from sdtune.core.sampling import grammar
 from sdtune.core.sampling.dynamic_grammar import Option, Size, Wild, merged, option_of, parse
+from sdtune.core.sampling.prompt_lines import flag_in
+from sdtune.core.sampling.tree import files_below
 from sdtune.errors import ConfigError, DataError, nearest
 
 FOLDER = Path("wildcards")
 ENDING = ".txt"
 MAX_BYTES = 16 * 2**20
 """of a file"""
+MAX_LINES = 100_000
 MAX_FILES = 100_000
 _COMMENT = re.compile(r"(^|\s)#(\s.*)?$")
 """behind a line's text; one that begins with # is nothing else"""
@@ -49,6 +53,8 @@ class Wildcards:
             if not lines:
                 raise ConfigError(f"{wild.where}: __{wild.name}__: holds no line to choose; write one a line into it")
             self._read[wild.name] = merged(lines)
+            if not self._read[wild.name]:
+                raise ConfigError(f"{wild.where}: __{wild.name}__: all its lines have weight 0; give one of them more")
         return self._read[wild.name]
 
     def _meant(self, wild: Wild) -> list[str]:
@@ -75,14 +81,11 @@ class Wildcards:
         """{"set/animal": its file} in order of names."""
         if self._files is None:
             found: dict[str, Path] = {}
-            for place, folders, files in os.walk(self.folder):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                for name in files:
-                    if name.endswith(ENDING) and not name.startswith("."):
-                        path = Path(place, name)
-                        found[path.relative_to(self.folder).as_posix().removesuffix(ENDING)] = path
-                if len(found) > MAX_FILES:
-                    raise ConfigError(f"{self.folder}: over {MAX_FILES:,} wildcard files; give a smaller folder")
+            for number, path in enumerate(files_below(self.folder)):
+                if number == MAX_FILES:
+                    raise ConfigError(f"--wildcards {self.folder}: over {MAX_FILES:,} files; give a smaller folder")
+                if path.name.endswith(ENDING):
+                    found[path.relative_to(self.folder).as_posix().removesuffix(ENDING)] = path
             self._files = dict(sorted(found.items()))
         return self._files
 
@@ -105,5 +108,18 @@ class Wildcards:
             text = decoded(data, path)
         except DataError as error:
             raise ConfigError(f"{told}: {error}") from None
-        rows = ((number, _COMMENT.sub("", row).strip()) for number, row in enumerate(re.split(r"\r\n|\r|\n", text), 1))
-        return [option_of(parse(row, f"{path}, line {number}")) for number, row in rows if row]
+        rows = re.split(r"\r\n|\r|\n", text)
+        if len(rows) > MAX_LINES:
+            raise ConfigError(f"{told}: {path} has over {MAX_LINES:,} lines; split it")
+        kept = ((number, (_COMMENT.sub("", row) if "#" in row else row).strip()) for number, row in enumerate(rows, 1))
+        return [_option(row, f"{path}, line {number}") for number, row in kept if row]
+
+
+def _option(row: str, where: str) -> Option:
+    """A line's text with its choices; ConfigError where it does not parse, or has flags, which only prompts have."""
+    grammar.check(row, where)
+    if found := flag_in(row):
+        raise ConfigError(
+            f"{where}: {found} is a flag, which prompts have and wildcards do not; write it behind a prompt"
+        )
+    return option_of(parse(row, where))
