@@ -233,19 +233,29 @@ class KeepBase(Spec):
     """Prompts without the trigger. Not given: a list of everyday things."""
 
 
-class Memory(Spec):
-    """Fitting the card."""
+class Machine(Spec):
+    """Where to work, and with which numbers."""
 
-    device: Literal["auto", "cuda", "mps", "cpu"] = setting("auto", "--device", place=11)
+    device: Literal["auto", "cuda", "mps", "cpu"] = setting("auto", "--device", place=14)
     """Where to work; auto: the CUDA card where there is one, and for sample else an Apple GPU (mps), for which nothing
     has been measured."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Numbers of the frozen model and its arithmetic; the LoRA stays fp32. auto: bf16 on cards that have it,
     else fp16, which mps takes, too, and fp32 on the CPU."""
-    attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention", place=14)
+    attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention")
     """Memory-efficient attention: PyTorch's own (sdpa) or xformers'; each is tried on the device before use."""
     threads: int | None = Field(None, ge=1, le=1024)
     """Threads on the CPU. Not given: one a core, as PyTorch chooses."""
+    deterministic: bool = setting(False, "--deterministic")
+    """Take only operations whose results are the same bits each time, on a CUDA card, too; slower there. The CPU's
+    always are."""
+
+
+class Memory(Machine):
+    """Fitting the card."""
+
+    attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention", place=14)
+    """Memory-efficient attention: PyTorch's own (sdpa) or xformers'; each is tried on the device before use."""
     gradient_checkpointing: bool = False
     """Keep little from the forward pass and compute it again: about a quarter more time, far less memory."""
     deterministic: bool = setting(False, "--deterministic", place=28)

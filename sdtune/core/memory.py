@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
 from sdtune.errors import ConfigError
-from sdtune.tables import Memory
+from sdtune.tables import Machine
 
 WANTING = {
     "cuda": "CUDA card; use --device cpu, or install a CUDA build",
@@ -18,7 +19,7 @@ WANTING = {
 MIXED = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}
 
 
-def device_for(memory: Memory, *, mps: bool = False) -> torch.device:
+def device_for(memory: Machine, *, mps: bool = False) -> torch.device:
     """The device asked for, else what there is: the CUDA card, Apple's where the caller works on `mps`, the CPU.
 
     The CPU's threads are set with it. Drawing alone works on mps; nothing there has been measured.
@@ -46,7 +47,7 @@ def pictures_at_once(batch_size: int, device: torch.device) -> int:
     return max(1, min(batch_size, cores // torch.get_num_threads()))
 
 
-def make_deterministic(memory: Memory, device: torch.device) -> None:
+def make_deterministic(memory: Machine, device: torch.device) -> None:
     """Where --deterministic asks it of a card, an operation that has no form with the same bits each time is an error.
 
     For the rest of the process. The CPU's have none other.
@@ -65,7 +66,7 @@ def make_deterministic(memory: Memory, device: torch.device) -> None:
     torch.backends.cuda.enable_math_sdp(True)
 
 
-def dtype_for(memory: Memory, device: torch.device) -> torch.dtype:
+def dtype_for(memory: Machine, device: torch.device) -> torch.dtype:
     """Numbers of the frozen weights: as asked, else bf16 or fp16 by what the card has, fp16 on mps, fp32 on the CPU."""
     if memory.precision != "auto":
         if memory.precision == "fp16" and device.type == "cpu":
@@ -83,18 +84,36 @@ def maker_of(device: torch.device) -> tuple[str, ...]:
     return device.type, str(torch.get_num_threads())
 
 
+@dataclass(frozen=True)
+class Attention:
+    """The attention that works on a device."""
+
+    used: Literal["sdpa", "xformers"]
+    told: str
+    """a sentence on it"""
+
+
+def attention_for(asked: str, device: torch.device, dtype: torch.dtype) -> Attention:
+    """What is asked for, or else the other one, by a trial on the device."""
+    if torch.are_deterministic_algorithms_enabled():
+        return Attention("sdpa", "attention: sdpa (plain arithmetic, the same bits each time)")
+    if asked == "sdpa" or (asked == "auto" and _sdpa_saves_memory(device, dtype)):
+        return Attention("sdpa", "attention: sdpa (PyTorch's memory-efficient kernels)")
+    reason = _why_xformers_fails(device, dtype)
+    if reason is None:
+        return Attention("xformers", "attention: xformers")
+    return Attention("sdpa", f"attention: sdpa, since xformers {reason}" if asked == "xformers" else "attention: sdpa")
+
+
 def use_attention(net: Any, asked: str, device: torch.device, dtype: torch.dtype) -> str:
     """Sets the denoiser's attention by a trial on the device and returns the sentence that tells of it."""
-    if torch.are_deterministic_algorithms_enabled():
-        return "attention: sdpa (plain arithmetic, the same bits each time)"
-    if asked == "sdpa" or (asked == "auto" and _sdpa_saves_memory(device, dtype)):
-        return "attention: sdpa (PyTorch's memory-efficient kernels)"
-    reason = _why_xformers_fails(net, device, dtype)
-    if reason is None:
-        return "attention: xformers"
-    if asked == "xformers":
-        return f"attention: sdpa, since xformers {reason}"
-    return "attention: sdpa"
+    found = attention_for(asked, device, dtype)
+    if found.used == "xformers":
+        try:
+            net.enable_xformers_memory_efficient_attention()
+        except Exception as error:  # as in the trial
+            return f"attention: sdpa, since xformers does not take this model ({type(error).__name__})"
+    return found.told
 
 
 def _sdpa_saves_memory(device: torch.device, dtype: torch.dtype) -> bool:
@@ -114,8 +133,8 @@ def _sdpa_saves_memory(device: torch.device, dtype: torch.dtype) -> bool:
     return True
 
 
-def _why_xformers_fails(net: Any, device: torch.device, dtype: torch.dtype) -> str | None:
-    """None where xformers works, forwards and backwards, and is now the denoiser's; else the reason in a few words."""
+def _why_xformers_fails(device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where xformers works, forwards and backwards; else the reason in a few words."""
     if device.type == "mps":
         return "is for CUDA cards"
     if importlib.util.find_spec("xformers") is None:
@@ -125,7 +144,6 @@ def _why_xformers_fails(net: Any, device: torch.device, dtype: torch.dtype) -> s
 
         query = torch.randn(1, 64, 2, 32, device=device, dtype=dtype, requires_grad=True)
         xformers.ops.memory_efficient_attention(query, query, query).sum().backward()
-        net.enable_xformers_memory_efficient_attention()
     except Exception as error:  # a mismatched build fails in many ways: ImportError, OSError, NotImplementedError
         return f"has no working operator for {dtype} on {device.type} ({type(error).__name__})"
     return None

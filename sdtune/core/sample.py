@@ -12,8 +12,10 @@ import torch
 from sdtune.core import memory, model
 from sdtune.core.applied import Applied
 from sdtune.core.autoencoder import ready_to_decode
+from sdtune.core.home import paths_from_home
 from sdtune.core.lora_metadata import prompt_of
 from sdtune.core.picture_file import left_out, save_picture
+from sdtune.core.picture_notes import SUFFIXES
 from sdtune.core.reports import Drawn, Note, Telling, There, Warned
 from sdtune.core.sampling import parts
 from sdtune.core.sampling.artist import Artist
@@ -21,7 +23,7 @@ from sdtune.core.sampling.jobs import Job, batches, by_set, jobs_of
 from sdtune.core.sampling.order import Order, order_of
 from sdtune.core.sampling.overviews import Finished, overviews
 from sdtune.core.sampling.rack import Rack
-from sdtune.core.sampling.sameness import verdict
+from sdtune.core.sampling.sameness import compared
 from sdtune.core.sampling.scripts import Scripts, read_scripts, store_for
 from sdtune.core.sampling.shelf import Shelf
 from sdtune.core.sampling.source import Sources
@@ -31,13 +33,14 @@ from sdtune.sample_config import Sample
 
 def sample(config: Sample) -> Telling[None]:
     """Draws every prompt `count` times, telling each picture when it is complete on disk."""
+    config = paths_from_home(config)
     order = yield from order_of(config)
     shelf = Shelf(order.config, len(order.asked))
     yield Note(f"model: {order.identity.name} ({order.family.title})" + "".join(map(_told, order.everywhere)))
     if not model.is_here(order.identity):
         yield Note("the model is fetched from the hub: some GB, kept for later")
     pipe = parts.reader(order.identity, order.dtype)
-    jobs = jobs_of(order, pipe)
+    jobs = yield from jobs_of(order, pipe)
     yield Note(_how(jobs, pipe.scheduler))
     for line in {job.recipe.sampler.note_for(pipe.scheduler): None for job in jobs}:
         if line:
@@ -46,6 +49,13 @@ def sample(config: Sample) -> Telling[None]:
     for number, path in finished.items():
         yield There(path, jobs[number].recipe.prompt, jobs[number].recipe.seed)
     missing = [job for job in jobs if job.number not in finished]
+    if not missing:
+        all_of_them = "the picture is" if len(jobs) == 1 else f"all {len(jobs):,} pictures are"
+        yield Note(f"{all_of_them} there already; --overwrite draws {'it' if len(jobs) == 1 else 'them'} again")
+    elif order.config.mask and SUFFIXES[shelf.suffix.lower()] == "jpeg":
+        yield Warned(
+            "a JPEG holds no picture to the byte: what is black in the mask changes a little, too; a PNG keeps it"
+        )
     places = {job.number: shelf.place(job.recipe, job.words) for job in missing}
     if missing:
         with store_for(missing) as store:
@@ -58,7 +68,7 @@ def sample(config: Sample) -> Telling[None]:
     pictures = [Finished(job.asked, job.recipe, finished[job.number]) for job in jobs]
     yield from overviews(order.config, order.axes, pictures, shelf, drawn=len(missing))
     if order.recipe and config.again:
-        yield Note(verdict(config.again, pictures[0].path, order.recipe, jobs[0].recipe))
+        yield from compared(config.again, pictures[0].path, order.recipe, jobs[0].recipe)
 
 
 def _drawn(
@@ -92,7 +102,9 @@ def _drawn(
                     yield Warned(str(image))
                     failed.append(str(image))
                     continue
-                path = save_picture(places[job.number], image, job.recipe, overwrite=config.overwrite)
+                path = save_picture(
+                    places[job.number], image, job.recipe, overwrite=config.overwrite, again=bool(config.again)
+                )
                 if lost := left_out(path.suffix, job.recipe):
                     yield Warned(f"{path}: has no room for {lost}; as a PNG it would hold all")
                 finished[job.number] = path
@@ -107,10 +119,12 @@ def _artist(order: Order, pipe: Any) -> Artist:
     net = getattr(pipe, order.family.denoiser).to(order.device)
     if order.device.type == "cpu":
         net.to(memory_format=torch.channels_last)  # mini is asked 4 % faster
-    memory.use_attention(net, order.config.memory.attention, order.device, order.dtype)
+    told = memory.use_attention(net, order.attention.used, order.device, order.dtype)
+    if told != order.attention.told and order.attention.used == "xformers":
+        raise SdtuneError(f"{told}; give --attention sdpa")
     pipe.vae.to(order.device)
     ready_to_decode(pipe.vae)
-    return Artist(order.family, net, pipe.vae, pipe.scheduler, order.config.tiles)
+    return Artist(order.family, net, pipe.vae, pipe.scheduler)
 
 
 def _how(jobs: Sequence[Job], base: Any) -> str:

@@ -16,7 +16,7 @@ from sdtune.core.data.images import decode
 from sdtune.errors import DataError
 
 STRENGTH, STRENGTH_INSIDE = 0.75, 1.0  # where none is given: over all of a picture, and inside a mask
-LARGEST = 8192  # pixels a side
+NO_HOLE = "no pixel of it is over half white (red and blue count as dark), so nothing is drawn anew"
 RAMPS = 32  # steps at most from the old picture to the new one
 
 
@@ -35,24 +35,23 @@ def strength_of(given: float | None, *, inside: bool) -> float:
     return (STRENGTH_INSIDE if inside else STRENGTH) if given is None else given
 
 
-def read_source(init: Path, mask: Path | None, size: tuple[int, int] | None, unit: int) -> Source:
-    """The pictures as they are drawn on: upright, RGB, scaled and cut to `size`.
+def read_source(init: Path, mask: Path | None, size: tuple[int, int] | None = None) -> Source:
+    """The pictures as they are drawn on: upright, RGB, scaled and cut to `size`, or else as large as they are.
 
-    Not given, the size is the picture's own, to the nearest multiple of `unit`. Raises DataError for what is no
-    picture, and for a mask of another size than the picture.
+    Raises DataError for what is no picture, and for a mask of another size than the picture.
     """
     image = _read(init, "--init", "white")
-    wanted = size or _nearest(init, image.size, unit)
+    wanted = size or image.size
     fitted = _fitted(image, wanted, Image.Resampling.LANCZOS)
     if mask is None:
         return Source(fitted)
-    holes = _black_or_white(_read(mask, "--mask", "black").convert("L"))
+    holes = _holes(mask)
     if holes.size != image.size:
         sizes = f"{holes.width} x {holes.height} pixels, but --init is {image.width} x {image.height}"
         raise DataError(f"--mask {mask}: {sizes}; give a mask of the picture's size")
     holes = _fitted(holes, wanted, Image.Resampling.BILINEAR).point(lambda level: 255 if level >= 128 else 0)
     if holes.getbbox() is None:
-        raise DataError(f"--mask {mask}: black all over, so nothing is drawn anew; paint white what shall change")
+        raise DataError(f"--mask {mask}: {NO_HOLE}; paint white what shall change")
     return Source(fitted, holes)
 
 
@@ -68,7 +67,7 @@ class Sources:
         if self.init is None:
             return None
         if size not in self._sized:
-            self._sized[size] = read_source(self.init, self.mask, size, 1)
+            self._sized[size] = read_source(self.init, self.mask, size)
         return self._sized[size]
 
 
@@ -98,15 +97,6 @@ def _read(path: Path, flag: str, background: str) -> Image.Image:
         raise DataError(f"{flag}: its name holds what no file's name can; check it") from None
 
 
-def _nearest(init: Path, size: tuple[int, int], unit: int) -> tuple[int, int]:
-    width, height = (max(unit, round(side / unit) * unit) for side in size)
-    if max(width, height) > LARGEST:
-        raise DataError(
-            f"--init {init}: {size[0]} x {size[1]} pixels are over {LARGEST} a side; give --width and --height"
-        )
-    return width, height
-
-
 def _fitted(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
     """Scaled to cover the size, and cut to it around the middle."""
     if image.size == size:
@@ -116,6 +106,20 @@ def _fitted(image: Image.Image, size: tuple[int, int], resampling: Image.Resampl
     left, top = (image.width - width) / 2, (image.height - height) / 2
     right, bottom = min(left + width, image.width), min(top + height, image.height)
     return image.resize(size, resampling, box=(max(left, 0), max(top, 0), right, bottom))
+
+
+def _holes(mask: Path) -> Image.Image:
+    """A mask in black and white: what is transparent is black beside white, and white where all else is black.
+
+    So white strokes on a layer of their own are masks, and pictures painted black with a hole erased.
+    """
+    on_black = _black_or_white(_read(mask, "--mask", "black").convert("L"))
+    if on_black.getbbox() is not None:
+        return on_black
+    on_white = _black_or_white(_read(mask, "--mask", "white").convert("L"))
+    if on_white.getextrema() == (255, 255):
+        raise DataError(f"--mask {mask}: transparent all over; paint white what shall change, on black")
+    return on_white
 
 
 def _black_or_white(mask: Image.Image) -> Image.Image:

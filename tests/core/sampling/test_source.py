@@ -32,27 +32,16 @@ def saved(image: Image.Image, path: Path, **options: object) -> Path:
 def test_a_picture_of_the_right_size_is_untouched(tmp_path: Path) -> None:
     picture = noise((64, 48))
     for size in (None, (64, 48)):
-        source = read_source(saved(picture, tmp_path / "a.png"), None, size, 8)
+        source = read_source(saved(picture, tmp_path / "a.png"), None, size)
         assert (source.image.mode, source.image.tobytes(), source.mask) == ("RGB", picture.tobytes(), None)
-
-
-@settings(max_examples=30, deadline=None)
-@given(size=some.tuples(some.integers(1, 300), some.integers(1, 300)), unit=some.sampled_from([8, 16]))
-def test_its_own_size_is_the_nearest_multiple(
-    tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int], unit: int
-) -> None:
-    path = saved(noise(size), tmp_path_factory.mktemp("own") / "a.png")
-    for side, drawn in zip(size, read_source(path, None, None, unit).image.size, strict=True):
-        assert drawn % unit == 0
-        assert drawn == unit or abs(drawn - side) <= unit / 2
 
 
 def test_it_is_scaled_to_cover_and_cut_around_the_middle(tmp_path: Path) -> None:
     wide = Image.new("RGB", (300, 100), "red")
     wide.paste("blue", (100, 0, 200, 100))
-    source = read_source(saved(wide, tmp_path / "a.png"), None, (64, 64), 8)
+    source = read_source(saved(wide, tmp_path / "a.png"), None, (64, 64))
     assert source.image.getcolors() == [(64 * 64, (0, 0, 255))] or source.image.getpixel((32, 32)) == (0, 0, 255)
-    tall = read_source(saved(wide.rotate(90, expand=True), tmp_path / "b.png"), None, (64, 128), 8)
+    tall = read_source(saved(wide.rotate(90, expand=True), tmp_path / "b.png"), None, (64, 128))
     left, middle = tall.image.getpixel((2, 5)), tall.image.getpixel((32, 64))
     assert (left, middle) == ((255, 0, 0), (0, 0, 255))
 
@@ -62,12 +51,12 @@ def test_it_is_upright_and_on_white(tmp_path: Path) -> None:
     lying.paste("blue", (0, 0, 32, 32))
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn to the right
-    source = read_source(saved(lying, tmp_path / "a.jpg", exif=exif, quality=100), None, None, 8)
+    source = read_source(saved(lying, tmp_path / "a.jpg", exif=exif, quality=100), None)
     assert source.image.size == (32, 64)
     red, _, blue = source.image.getpixel((16, 8))  # type: ignore[misc]
     assert blue > 200 > 50 > red
     glass = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
-    assert read_source(saved(glass, tmp_path / "b.png"), None, None, 8).image.getpixel((5, 5)) == (255, 255, 255)
+    assert read_source(saved(glass, tmp_path / "b.png"), None).image.getpixel((5, 5)) == (255, 255, 255)
 
 
 def test_masks_are_black_and_white_and_cut_as_their_picture(tmp_path: Path) -> None:
@@ -75,13 +64,13 @@ def test_masks_are_black_and_white_and_cut_as_their_picture(tmp_path: Path) -> N
     grey = Image.linear_gradient("L").rotate(90).resize((96, 64))
     grey.save(tmp_path / "mask.png")
     for size in (None, (64, 64), (192, 128)):
-        mask = read_source(picture, tmp_path / "mask.png", size, 8).mask
+        mask = read_source(picture, tmp_path / "mask.png", size).mask
         assert mask is not None
         assert (mask.mode, mask.size) == ("L", size or (96, 64))
         assert {level for _, level in mask.getcolors()} == {0, 255}
         assert abs(mask.histogram()[255] / (mask.width * mask.height) - 0.5) < 0.03
     Image.fromarray(numpy.eye(64, 96, dtype=numpy.uint8)).save(tmp_path / "ones.png")
-    ones = read_source(picture, tmp_path / "ones.png", None, 8).mask
+    ones = read_source(picture, tmp_path / "ones.png").mask
     assert ones is not None
     assert ones.histogram()[255] == 64, "of 0 and 1, the 1 is white"
 
@@ -92,16 +81,38 @@ def test_masks_are_black_and_white_and_cut_as_their_picture(tmp_path: Path) -> N
 def test_a_mask_of_another_size_names_both(tmp_path: Path) -> None:
     picture, mask = saved(noise((96, 64)), tmp_path / "a.png"), saved(noise((64, 64)), tmp_path / "m.png")
     with pytest.raises(DataError) as told:
-        read_source(picture, mask, (64, 64), 8)
+        read_source(picture, mask, (64, 64))
     assert str(told.value) == (
         f"--mask {mask}: 64 x 64 pixels, but --init is 96 x 64; give a mask of the picture's size"
     )
 
 
-def test_a_black_mask_is_an_error(tmp_path: Path) -> None:
-    picture, mask = saved(noise((64, 64)), tmp_path / "a.png"), saved(Image.new("L", (64, 64)), tmp_path / "m.png")
-    with pytest.raises(DataError, match="black all over, so nothing is drawn anew; paint white what shall change"):
-        read_source(picture, mask, None, 8)
+@pytest.mark.parametrize("colour", ["black", "red", "blue", "#7f7f7f"])
+def test_a_mask_without_white_is_an_error_that_says_what_counts(tmp_path: Path, colour: str) -> None:
+    painted = Image.new("RGB", (64, 64))
+    painted.paste(colour, (8, 8, 24, 24))
+    picture, mask = saved(noise((64, 64)), tmp_path / "a.png"), saved(painted, tmp_path / "m.png")
+    told = r"no pixel of it is over half white \(red and blue count as dark\).*; paint white what shall change"
+    with pytest.raises(DataError, match=told):
+        read_source(picture, mask)
+
+
+def test_transparent_is_black_beside_white_and_the_hole_where_all_else_is_black(tmp_path: Path) -> None:
+    picture = saved(noise((64, 64)), tmp_path / "a.png")
+    white, glass, black = (255, 255, 255, 255), (255, 255, 255, 0), (0, 0, 0, 255)
+
+    def hole(ground: tuple[int, ...], stroke: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+        layer = Image.new("RGBA", (64, 64), ground)
+        layer.paste(stroke, (8, 16, 24, 40))
+        source = read_source(picture, saved(layer, tmp_path / "m.png"))
+        assert source.mask is not None
+        return source.mask.getbbox()
+
+    assert hole(glass, white) == hole(black, white) == hole(black, glass) == (8, 16, 24, 40)
+    assert hole(black, (0, 0, 0, 0)) == (8, 16, 24, 40)
+    assert hole(white, glass) == hole(white, black) == (0, 0, 64, 64)
+    with pytest.raises(DataError, match="transparent all over; paint white what shall change"):
+        hole(glass, glass)
 
 
 def bomb() -> bytes:
@@ -134,18 +145,11 @@ def test_what_is_no_picture_is_told_in_one_line_that_names_the_flag(tmp_path: Pa
         kind, path
     )
     with pytest.raises(DataError) as told:
-        read_source(*((path, None) if flag == "--init" else (good, path)), None, 8)
+        read_source(*((path, None) if flag == "--init" else (good, path)))
     words = str(told.value)
     assert words.startswith(flag)
     assert "\n" not in words
     assert ";" in words, "what to do stands behind it"
-
-
-def test_a_picture_too_large_to_draw_asks_for_a_size(tmp_path: Path) -> None:
-    path = saved(Image.new("RGB", (9000, 16)), tmp_path / "long.png")
-    with pytest.raises(DataError, match="9000 x 16 pixels are over 8192 a side; give --width and --height"):
-        read_source(path, None, None, 8)
-    assert read_source(path, None, (64, 64), 8).image.size == (64, 64)
 
 
 # ---- what is kept
