@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sdtune.choices.spec import Spec
 
 if TYPE_CHECKING:
     from sdtune.config import TrainLora
+
+Settings = TypeVar("Settings", bound=Spec)
 
 
 def from_home(config: TrainLora) -> TrainLora:
@@ -24,6 +26,12 @@ def from_home(config: TrainLora) -> TrainLora:
     changed: dict[str, Spec] = {"data": data} if data != config.data else {}
     changed |= {"cache": cache} if cache != config.cache else {}
     return config.model_copy(update=changed)
+
+
+def paths_from_home(settings: Settings) -> Settings:
+    """The same settings, with ~ spelt out at the front of every path in them."""
+    paths = {name: expanded(value) for name, value in settings if isinstance(value, Path)}
+    return settings.model_copy(update={name: path for name, path in paths.items() if path != getattr(settings, name)})
 
 
 def expanded(place: Path) -> Path:

@@ -9,9 +9,10 @@ import pytest
 
 from sdtune.config import TrainLora, resolve
 from sdtune.core.data.cache_folder import FACTS
-from sdtune.core.home import from_home
+from sdtune.core.home import from_home, paths_from_home
 from sdtune.core.reports import Note
 from sdtune.core.train_lora import train_lora
+from sdtune.sample_config import Sample
 from tests import pictures
 
 
@@ -49,3 +50,13 @@ def test_a_training_makes_no_folder_of_that_name(
     work.close()
     assert (tmp_path / "home" / "x" / FACTS).is_file()
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_every_path_of_a_drawing_is_spelt_out_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ("prompts", "run", "out", "init", "mask", "again", "wildcards", "lora_folder")
+    given = Sample(prompt=("~/a",), name="~/{seed}", **{name: Path("~", name) for name in names})
+    found = paths_from_home(given)
+    assert found == given.model_copy(update={name: tmp_path / name for name in names})
+    typed = Sample(prompts=Path("-"), init=Path("a/~/b.png"))
+    assert paths_from_home(typed).model_dump(exclude_unset=True) == typed.model_dump(exclude_unset=True)

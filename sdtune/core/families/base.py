@@ -134,7 +134,9 @@ class Family(ABC):
     def check_clip_skip(self, pipe: Any, clip_skip: int | None) -> None:  # noqa: ARG002 (sd1 looks at it)
         """Stop at a layer that is not read, or not there."""
         if clip_skip is not None:
-            raise ConfigError(f"text.clip_skip: {self.title} reads captions from one layer alone; leave it out")
+            raise ConfigError(
+                f"{clip_skip_told(clip_skip)}: {self.title} reads texts from one layer alone; leave it out"
+            )
 
     def unread_layers(self, part: str, clip_skip: int | None) -> int:  # noqa: ARG002 (sd1 and sdxl look at them)
         """How many of a CLIP's last layers say nothing to the denoiser."""
@@ -171,3 +173,8 @@ class Family(ABC):
         from sdtune.core.diffusion import Process
 
         return Process.from_scheduler(pipe.scheduler)
+
+
+def clip_skip_told(layer: int) -> str:
+    """The setting as messages call it, by its names in sampling and in training."""
+    return f"--clip-skip {layer} (in a training --text.clip-skip)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from sdtune.core.families import clip
-from sdtune.core.families.base import Shapes
+from sdtune.core.families.base import Shapes, clip_skip_told
 from sdtune.core.families.unet import UNetFamily, caption_widths, has_linear_projections
 from sdtune.errors import ConfigError
 
@@ -82,7 +82,7 @@ class SD1(UNetFamily):
     def check_clip_skip(self, pipe: Any, clip_skip: int | None) -> None:
         layers = pipe.text_encoder.config.num_hidden_layers
         if clip_skip is not None and clip_skip > layers:
-            raise ConfigError(f"text.clip_skip: {clip_skip}, but the model has {layers} layers; give 1 to {layers}")
+            raise ConfigError(f"{clip_skip_told(clip_skip)}: the model has {layers} layers; give 1 to {layers}")
 
     @override
     def unread_layers(self, part: str, clip_skip: int | None) -> int:

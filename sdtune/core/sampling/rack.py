@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,18 @@ class Rack:
             getattr(encoder, "text_model", encoder).eos_token_id = end
             setattr(self.pipe, part.replace("text_encoder", "tokenizer"), tokenizer)
         self._vocabulary, self.words = {}, {}
+
+
+def must_fit_all(pipe: Any, applied: Iterable[Applied]) -> None:
+    """Stop at a LoRA that does not fit the pipeline, whose weights need not be there.
+
+    Each is looked at once, however many its strengths are, but for those that leave other blocks out.
+    """
+    apart: dict[object, Applied] = {}
+    for one in applied:
+        left_out = tuple(block for block, value in one.strength.blocks.items() if not value)
+        apart.setdefault((id(one.lora), not one.strength.usual, tuple(one.strength.blocks), left_out), one)
+    all_fitted(pipe, list(apart.values()))
 
 
 def acting_on(applied: Sequence[Applied], parts: Collection[str]) -> str:

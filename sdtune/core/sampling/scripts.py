@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sdtune.core.data.cache import Store
@@ -16,6 +14,7 @@ from sdtune.core.sampling.jobs import Job
 from sdtune.core.sampling.order import Order
 from sdtune.core.sampling.rack import Rack, acting_on
 from sdtune.core.sampling.reading import Script, Scripted, encode, script_of
+from sdtune.core.scratch import scratch_folder
 
 IN_MEMORY = 128
 """pictures whose encoded prompts are held in memory; those of more lie on disk"""
@@ -44,8 +43,8 @@ def store_for(jobs: Sequence[Job]) -> Iterator[Store]:
     if len(jobs) <= IN_MEMORY:
         yield Store(None, 0)
         return
-    with tempfile.TemporaryDirectory(prefix="sdtune-") as folder:
-        yield Store(Path(folder), HELD)
+    with scratch_folder() as folder:
+        yield Store(folder, HELD)
 
 
 def read_scripts(order: Order, pipe: Any, jobs: Sequence[Job], store: Store) -> Telling[Scripts]:

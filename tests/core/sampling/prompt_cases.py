@@ -167,7 +167,7 @@ TAGS: list[tuple[str, str, str, list[tuple[str, str, str | None, int]]]] = [
     ("wiki", "a cat <lora:cats:1>, oil", "a cat , oil", [("cats", "1", None, 7)]),
     ("wiki", "<lora:cats>", "", [("cats", "1", None, 1)]),
     ("rule", "<lyco:cats:0.8>", "", [("cats", "0.8", None, 1)]),
-    ("rule", "<lora:a:1> <lora:b:-.5>", " ", [("a", "1", None, 1), ("b", "-.5", None, 12)]),
+    ("rule", "<lora:a:1> <lora:b:-.5>", "", [("a", "1", None, 1), ("b", "-.5", None, 12)]),
     ("rule", "<lora:my cats-v1.2_x: 0.8 >", "", [("my cats-v1.2_x", "0.8", None, 1)]),
     ("rule", "<lora:cats:0.8:mid_block=0.5>", "", [("cats", "0.8", "mid_block=0.5", 1)]),
     ("rule", "<lora:cats:mid_block=0.5,IN03=0>", "", [("cats", "1", "mid_block=0.5,IN03=0", 1)]),
@@ -181,7 +181,15 @@ TAGS: list[tuple[str, str, str, list[tuple[str, str, str | None, int]]]] = [
     ("rule", "i <3 cats", "i <3 cats", []),
     ("rule", "a < b: c > d", "a < b: c > d", []),
     ("rule", "<lora:cats:1", "<lora:cats:1", []),
-    ("rule", "<lora:a <lora:cats:1>", "<lora:a ", [("cats", "1", None, 9)]),
+    ("rule", "<lora:a <lora:cats:1>", "<lora:a", [("cats", "1", None, 9)]),
+    ("rule", "a cat <lora:cats:1>", "a cat", [("cats", "1", None, 7)]),
+    ("rule", "a cat  <lora:a:1> \n <lora:b:1> ", "a cat", [("a", "1", None, 8), ("b", "1", None, 21)]),
+    ("rule", "<lora:cats:1> a cat", "a cat", [("cats", "1", None, 1)]),
+    ("rule", "a <lora:cats:1> cat", "a cat", [("cats", "1", None, 3)]),
+    ("rule", "a<lora:cats:1> cat", "a cat", [("cats", "1", None, 2)]),
+    ("rule", "a\n<lora:cats:1>\nb", "a\nb", [("cats", "1", None, 3)]),
+    ("rule", "a<lora:cats:1>b ", "ab ", [("cats", "1", None, 2)]),
+    ("rule", " a cat ", " a cat ", []),
 ]
 
 WRONG_TAGS: list[tuple[str, str]] = [

@@ -20,7 +20,8 @@ from sdtune.core.blocks import Strength
 from sdtune.core.embedding import embeddings_into
 from sdtune.core.families import Family, family_named
 from sdtune.core.lora import Lora, load_all
-from sdtune.core.sampling.rack import Rack, acting_on
+from sdtune.core.sampling import rack as racks
+from sdtune.core.sampling.rack import Rack, acting_on, must_fit_all
 from sdtune.errors import LoraError
 from tests import tiny
 from tests.core.some_loras import lora as plain
@@ -266,3 +267,24 @@ def test_keys_tell_what_acts_on_some_parts() -> None:
     keys = [acting_on(some, text) for some in different]
     assert len({same, *keys}) == len(different) + 1
     assert acting_on([applied(with_word(one, pipe, "sks", 0))], ("unet",)) == acting_on([applied(one)], ("unet",))
+
+
+def test_a_lora_is_looked_at_once_however_many_its_strengths_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = plain("sd1", 0), plain("sd1", 1)
+    looked_at: list[Lora] = []
+    monkeypatch.setattr(racks, "all_fitted", lambda _, applied: looked_at.extend(each.lora for each in applied))
+    strengths = [Strength(number / 10) for number in range(1, 11)] + [Strength(1, {"mid_block": 0.5})]
+    must_fit_all(None, [Applied(Path("a"), lora, strength) for strength in strengths for lora in (one, other)])
+    assert sorted(map(id, looked_at)) == sorted(map(id, [one, other] * 2))
+
+
+def test_what_does_not_fit_is_found_without_weights_unless_it_is_left_out() -> None:
+    pipe = tiny.pipeline("sd1").to("meta")
+    wide = Lora({"unet.conv_in": network("LoRA", (32, 9, 3, 3), 0)}, "sd1")
+    fits = Applied(Path("a.safetensors"), plain("sd1", 0), Strength())
+    for strength in (Strength(0), Strength(1, {"conv_in": 0})):
+        must_fit_all(pipe, [fits, Applied(Path("wide.safetensors"), wide, strength)])
+    for strength in (Strength(1), Strength(0, {"conv_in": 0.5})):
+        given = [Applied(Path("wide.safetensors"), wide, each) for each in (Strength(0), strength)]
+        with pytest.raises(LoraError, match=r"wide\.safetensors: the LoRA changes unet\.conv_in"):
+            must_fit_all(pipe, [fits, *given])

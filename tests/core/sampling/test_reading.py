@@ -140,7 +140,7 @@ def test_clip_skip_is_read(family_name: str) -> None:
         told = reading.script_of("a", "", 1, family, pipe, clip_skip=2, **how)
         usual, other = (encoded([told], family_name, clip_skip=skip)[0].guides(told)[0] for skip in (None, 2))
         assert not same(usual, other)
-    with pytest.raises(ConfigError, match="clip_skip"):
+    with pytest.raises(ConfigError, match="--clip-skip 3"):
         reading.script_of("a", "", 1, family, pipe, clip_skip=3, **how)
 
 

@@ -252,3 +252,31 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=told):
             shelf(tmp_path / out)
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("grid", ".png"), ("grid", ".html"), ("animation", ".webp")])
+def test_what_an_earlier_run_made_the_same_is_not_there_twice(kind: str, suffix: str, tmp_path: Path) -> None:
+    place = shelf(tmp_path, 2)
+
+    def made(text: str) -> str:
+        path = place.further(kind, suffix)
+        path.write_text(text)
+        return place.settled(path).name
+
+    (tmp_path / f"{kind}-mine{suffix}").write_text("one")
+    (tmp_path / "00001-one.png").write_text("one")
+    assert [made(text) for text in ("one", "two", "one", "TWO", "two")] == [
+        f"{kind}-{number:05d}{suffix}" for number in (1, 2, 1, 3, 2)
+    ]
+    assert made("three") == f"{kind}-00004{suffix}"
+    assert len(names(tmp_path)) == 6
+
+
+def test_a_sheet_of_the_name_that_is_given_stays_there(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/grid-00001.png").write_text("one")
+    place = shelf(tmp_path / "a.png", 2, compare=True)
+    path = place.further("grid", ".png")
+    path.write_text("one")
+    assert place.settled(path) == tmp_path / "a.png"
+    assert path.exists()
