@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,10 @@ def test_names_count_on_after_the_highest_number(tmp_path: Path) -> None:
     assert shelf(tmp_path).place(recipe(), {}).name == "00013-7-a-red-apple.png"
     (tmp_path / "100000-x.webp").touch()
     assert shelf(tmp_path).place(recipe(), {}).name == "100001-7-a-red-apple.png"
+    for name in ("999999999-0-x.png", "00123456-x.png", "cat-1234567890.png"):
+        (tmp_path / name).touch()
+    assert shelf(tmp_path).place(recipe(), {}).name == "100001-7-a-red-apple.png"
+    assert shelf(tmp_path, name="cat-{number}").place(recipe(), {}).name == "cat-100001.png"
 
 
 def test_names_that_came_there_meanwhile_are_not_given(tmp_path: Path) -> None:
@@ -170,6 +175,8 @@ def test_names_are_as_long_as_file_systems_take(tmp_path: Path) -> None:
         ("{seed}?", "characters that names of files cannot have"),
         ("{seed}\n", "characters that names of files cannot have"),
         ("{seed}.png", "leave out the ending"),
+        (".{seed}", "leave the dot out"),
+        ("{seed}/.{prompt}", "leave the dot out"),
         ("é" * 150, "too long"),
     ],
 )
@@ -219,25 +226,114 @@ def test_one_file(tmp_path: Path) -> None:
         shelf(out, 2)
     with pytest.raises(ConfigError, match=r"ends in \.jpeg, but --format is webp; give one of them"):
         shelf(out, format="webp")
-    with pytest.raises(ConfigError, match=r"pictures are written as \.png, \.jpg or \.webp"):
-        shelf(tmp_path / "a.gif")
     (tmp_path / "mine.png").write_bytes(b"mine")
-    (tmp_path / "link.png").symlink_to("nowhere")
-    for taken in ("mine.png", "link.png"):
-        with pytest.raises(OutputError, match="exists already"):
-            shelf(tmp_path / taken)
+    with pytest.raises(OutputError, match="exists already"):
+        shelf(tmp_path / "mine.png")
     assert names(tmp_path) == ["mine.png", "new/a.JPEG"]
 
 
-def test_an_animation_has_the_name_that_is_given(tmp_path: Path) -> None:
-    place = shelf(tmp_path / "turn.gif", 5, animate="strength")
-    assert put(place, recipe()) == tmp_path / "turn/00001-7-a-red-apple.png"
-    assert place.further("animation", ".gif") == tmp_path / "turn.gif"
-    assert place.further("animation", ".gif") == tmp_path / "turn/animation-00002.gif"
-    (tmp_path / "turn.gif").touch()
-    with pytest.raises(OutputError, match=r"turn\.gif: exists already"):
-        shelf(tmp_path / "turn.gif", 5, animate="strength")
-    shelf(tmp_path / "turn.gif", 5, animate="strength", overwrite=True)
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("told", [{}, {"compare": True}])
+def test_what_is_no_file_is_not_replaced(told: dict[str, Any], overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to("folder.png/a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, what in (("folder", "a folder"), ("link", "a link"), ("pipe", "no file")):
+        with pytest.raises(OutputError, match=rf"{name}\.png: is {what}; give another name with --out$"):
+            shelf(tmp_path / f"{name}.png", overwrite=overwrite, **told)
+
+
+@pytest.mark.parametrize(
+    ("told", "right", "wrong", "kinds"),
+    [
+        ({}, "png jpg JPEG webp", "gif mp4 pdf html txt", r"pictures are \.png, \.jpg or \.webp files"),
+        ({"compare": True}, "png jpg JPEG webp", "gif mp4 pdf html", r"sheets are \.png, \.jpg or \.webp files"),
+        ({"grid": ("seed=1,2",)}, "png jpg webp", "gif MP4", r"sheets are \.png, \.jpg or \.webp files"),
+        ({"animate": "strength"}, "webp gif GIF", "png jpg mp4 webm", r"animations are \.webp or \.gif files"),
+    ],
+)
+def test_endings_are_those_of_what_is_made(
+    told: dict[str, Any], right: str, wrong: str, kinds: str, tmp_path: Path
+) -> None:
+    for ending in right.split():
+        shelf(tmp_path / f"a.{ending}", **told)
+    for name in [*(f"a.{ending}" for ending in wrong.split()), f".{wrong.split()[0]}", ".png"]:
+        with pytest.raises(ConfigError, match=rf"{name}: {kinds}; give a name that ends so, or a folder"):
+            shelf(tmp_path / name, **told)
+    for name in ("a.b", "v1.5", "1.0"):
+        assert shelf(tmp_path / name, **told).folder == tmp_path / name
+    (tmp_path / "a.mp4").mkdir()
+    assert shelf(tmp_path / "a.mp4", 2, **told).folder == tmp_path / "a.mp4"
+
+
+@pytest.mark.parametrize("flag", ["init", "mask", "again"])
+def test_what_the_work_begins_with_is_never_replaced(flag: str, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    PICTURE.save(photo)
+    (tmp_path / "link.png").symlink_to(photo)
+    told: dict[str, Any] = {"init": photo, flag: photo, "overwrite": True}
+    kept = rf"is the picture of --{'init' if flag == 'init' else 'init|--mask|--again'}, which stays"
+    for out, more in ((photo, {}), (tmp_path / "link.png", {}), (photo, {"compare": True})):
+        with pytest.raises(OutputError, match=kept):
+            shelf(out, **told, **more)
+    by_name = shelf(tmp_path, name="photo", **(told | {"init": tmp_path / "link.png"}))
+    with pytest.raises(OutputError, match="which stays; give another name with --name"):
+        by_name.place(recipe(), {})
+    assert put(shelf(tmp_path, name="other", **told), recipe()) == tmp_path / "other.png"
+
+
+def test_a_picture_that_another_process_drew_meanwhile_is_this_one(tmp_path: Path) -> None:
+    first, second, third = (shelf(tmp_path, name="{seed}-{prompt}") for _ in range(3))
+    path = put(first, recipe())
+    assert second.there(recipe()) == path
+    assert third.place(recipe(), {}) == path
+    before = path.read_bytes()
+    assert save_picture(path, PICTURE.transpose(Image.Transpose.ROTATE_180), recipe()) == path
+    assert path.read_bytes() == before
+    assert save_picture(path, PICTURE, recipe(), again=True) == path.with_stem(f"{path.stem}-2")
+    assert save_picture(path, PICTURE, recipe(steps=9)) == path.with_stem(f"{path.stem}-3")
+    with pytest.raises(OutputError, match="exists already"):
+        shelf(tmp_path, name="{seed}-{prompt}", again=path).place(recipe(), {})
+
+
+def test_home_is_spelt_out_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert shelf(Path("~/a.png")).single == tmp_path / "a.png"
+    with pytest.raises(OutputError, match="^~nosuch/x: there is no ~nosuch on this machine; give a whole path"):
+        shelf(Path("~nosuch/x"))
+    Path("~nosuch").mkdir()
+    assert shelf(Path("~nosuch/x")).folder == Path("~nosuch/x")
+
+
+def test_what_is_made_of_all_has_the_name_that_is_given(tmp_path: Path) -> None:
+    film = shelf(tmp_path / "turn.gif", 5, animate="strength")
+    assert put(film, recipe()) == tmp_path / "turn/00001-7-a-red-apple.png"
+    assert [film.named(".gif"), film.named(".gif")] == [tmp_path / "turn.gif", None]
+    assert film.further("animation", ".gif") == tmp_path / "turn/animation-00002.gif"
+    sheet = shelf(tmp_path / "all.webp", 5, compare=True)
+    assert [sheet.named(one) for one in (".webp", ".html", ".webp", ".html")] == [
+        tmp_path / "all.webp",
+        tmp_path / "all.html",
+        None,
+        None,
+    ]
+    assert shelf(tmp_path / "all", 5, compare=True).named(".png") is None
+
+
+@pytest.mark.parametrize("there", ["a.png", "a.html"])
+def test_a_sheet_that_is_there_lets_its_own_command_go_on(there: str, tmp_path: Path) -> None:
+    (tmp_path / there).touch()
+    with pytest.raises(OutputError, match=rf"{there}: exists already"):
+        shelf(tmp_path / "a.png", 2, compare=True)
+    shelf(tmp_path / "a.png", 2, compare=True, overwrite=True)
+    PICTURE.save(tmp_path / "mine.png")
+    (tmp_path / "a").mkdir()
+    PICTURE.save(tmp_path / "a/mine.png")
+    with pytest.raises(OutputError, match=rf"{there}: exists already"):
+        shelf(tmp_path / "a.png", 2, compare=True)
+    put(shelf(tmp_path / "a"), recipe())
+    shelf(tmp_path / "a.png", 2, compare=True)
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
@@ -270,13 +366,3 @@ def test_what_an_earlier_run_made_the_same_is_not_there_twice(kind: str, suffix:
     ]
     assert made("three") == f"{kind}-00004{suffix}"
     assert len(names(tmp_path)) == 6
-
-
-def test_a_sheet_of_the_name_that_is_given_stays_there(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/grid-00001.png").write_text("one")
-    place = shelf(tmp_path / "a.png", 2, compare=True)
-    path = place.further("grid", ".png")
-    path.write_text("one")
-    assert place.settled(path) == tmp_path / "a.png"
-    assert path.exists()
