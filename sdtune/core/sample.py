@@ -19,6 +19,7 @@ from sdtune.core.picture_notes import SUFFIXES
 from sdtune.core.reports import Drawn, Note, Telling, There, Warned
 from sdtune.core.sampling import parts
 from sdtune.core.sampling.artist import Artist
+from sdtune.core.sampling.beforehand import before_drawing
 from sdtune.core.sampling.jobs import Job, batches, by_set, jobs_of
 from sdtune.core.sampling.order import Order, order_of
 from sdtune.core.sampling.overviews import Finished, overviews
@@ -41,10 +42,7 @@ def sample(config: Sample) -> Telling[None]:
         yield Note("the model is fetched from the hub: some GB, kept for later")
     pipe = parts.reader(order.identity, order.dtype)
     jobs = yield from jobs_of(order, pipe)
-    yield Note(_how(jobs, pipe.scheduler))
-    for line in {job.recipe.sampler.note_for(pipe.scheduler): None for job in jobs}:
-        if line:
-            yield Warned(line)
+    yield from before_drawing(order, jobs, pipe)
     finished = {job.number: path for job in jobs if (path := shelf.there(job.recipe))}
     for number, path in finished.items():
         yield There(path, jobs[number].recipe.prompt, jobs[number].recipe.seed)
@@ -52,7 +50,9 @@ def sample(config: Sample) -> Telling[None]:
     if not missing:
         all_of_them = "the picture is" if len(jobs) == 1 else f"all {len(jobs):,} pictures are"
         yield Note(f"{all_of_them} there already; --overwrite draws {'it' if len(jobs) == 1 else 'them'} again")
-    elif order.config.mask and SUFFIXES[shelf.suffix.lower()] == "jpeg":
+    elif finished:
+        yield Note(f"{len(finished):,} of {len(jobs):,} pictures are there already")
+    if missing and order.config.mask and SUFFIXES[shelf.suffix.lower()] == "jpeg":
         yield Warned(
             "a JPEG holds no picture to the byte: what is black in the mask changes a little, too; a PNG keeps it"
         )
@@ -125,19 +125,6 @@ def _artist(order: Order, pipe: Any) -> Artist:
     pipe.vae.to(order.device)
     ready_to_decode(pipe.vae)
     return Artist(order.family, net, pipe.vae, pipe.scheduler)
-
-
-def _how(jobs: Sequence[Job], base: Any) -> str:
-    """How they are drawn, as far as all are drawn alike."""
-    told = []
-    for words in (
-        {f"drawing with {job.recipe.sampler.title_for(base)}" for job in jobs},
-        {f"{job.recipe.steps} steps" for job in jobs},
-        {f"guidance {job.recipe.guidance:g}" for job in jobs},
-        {f"{job.recipe.width} x {job.recipe.height} pixels" for job in jobs},
-    ):
-        told += list(words) if len(words) == 1 else []
-    return ", ".join(told) or f"drawing {len(jobs)} pictures"
 
 
 def _told(one: Applied) -> str:

@@ -14,6 +14,7 @@ from sdtune.core.identity import Identity
 from sdtune.core.lora import check_family
 from sdtune.core.reports import Note, Telling, Warned
 from sdtune.core.sampling import again
+from sdtune.core.sampling.advice import advice
 from sdtune.core.sampling.asked import Asked, lines_for, wanted, wanted_again
 from sdtune.core.sampling.axes import Axis, axes_of, crossed
 from sdtune.core.sampling.named_loras import NamedLoras
@@ -21,6 +22,7 @@ from sdtune.core.sampling.prompt_lines import is_typed
 from sdtune.core.sampling.recipe import Recipe
 from sdtune.core.sampling.run_of import RunUse, run_use
 from sdtune.core.sampling.source import read_source
+from sdtune.core.sampling.unused import unused_settings
 from sdtune.errors import ModelError
 from sdtune.sample_config import Sample
 
@@ -49,6 +51,8 @@ class Order:
 
 def order_of(config: Sample) -> Telling[Order]:
     """The order of a command, with what there is to tell of it; raises what is wrong with it."""
+    for line in unused_settings(config):
+        yield Warned(line)
     recipe = again.recipe_in(config.again) if config.again else None
     if recipe and config.again:
         config = again.config_of(recipe, config.again, config)
@@ -105,4 +109,6 @@ def _asked(config: Sample, run: RunUse, loras: tuple[Applied, ...]) -> Telling[t
     lines = lines_for(config, run)
     one_each = wanted(config, lines, run, loras, NamedLoras(config.lora_folder, loras))
     axes = axes_of(config, one_each, run)
+    for line in advice(config, lines, one_each, axes):
+        yield Warned(line)
     return crossed(one_each, axes), axes
