@@ -9,11 +9,21 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdtune.core.picture_notes import NOTE_BYTES, PARAMETERS, RECIPE, RECIPE_BYTES, SUFFIXES, Kind, exif_of
+from sdtune.core.picture_notes import (
+    NOTE_BYTES,
+    PARAMETERS,
+    RECIPE,
+    RECIPE_BYTES,
+    SUFFIXES,
+    Kind,
+    exif_of,
+    is_whole,
+    notes_in,
+)
 from sdtune.core.picture_text import parameters
 from sdtune.core.run_folder import beside
-from sdtune.core.sampling.recipe import Recipe, written
-from sdtune.errors import DISK_FULL, FULL, OutputError, SdtuneError
+from sdtune.core.sampling.recipe import Recipe, key_of, read, written
+from sdtune.errors import DISK_FULL, FULL, DataError, OutputError, SdtuneError
 
 JPEG_EXIF = 2**16 - 3
 """bytes of EXIF in a JPEG: a segment tells its length, its own two bytes included, in 16 bits"""
@@ -26,10 +36,13 @@ HOW: dict[Kind, dict[str, Any]] = {
 }
 
 
-def save_picture(path: Path, image: Image.Image, recipe: Recipe, *, overwrite: bool = False) -> Path:
+def save_picture(
+    path: Path, image: Image.Image, recipe: Recipe, *, overwrite: bool = False, again: bool = False
+) -> Path:
     """Puts a picture into a file of the format that its ending names, and returns where it lies.
 
-    That is another place (00001-7-apple-2.png) where a file has come there meanwhile, and may not be replaced.
+    That is another place (00001-7-apple-2.png) where a file has come there meanwhile, and may not be replaced. Where
+    that is this very picture, it stays the only one, unless it is to be drawn again.
     """
     kind = SUFFIXES[path.suffix.lower()]
     if max(image.size) > SIDES[kind]:
@@ -41,6 +54,8 @@ def save_picture(path: Path, image: Image.Image, recipe: Recipe, *, overwrite: b
             with beside(place, overwrite=overwrite) as unfinished:
                 image.save(unfinished, format=kind, **notes, **HOW[kind])
         except FileExistsError:
+            if not again and key_in(place) == key_of(recipe) and is_whole(place):
+                break
             continue
         except OSError as error:
             if error.errno in FULL:
@@ -50,6 +65,15 @@ def save_picture(path: Path, image: Image.Image, recipe: Recipe, *, overwrite: b
             ) from None
         break
     return place
+
+
+def key_in(path: Path) -> str | None:
+    """What a picture file is of; None where it says nothing, or nothing that can be read."""
+    try:
+        notes = notes_in(path)
+        return key_of(read(notes.recipe, path)) if notes and notes.recipe is not None else None
+    except (OSError, DataError):
+        return None
 
 
 def left_out(suffix: str, recipe: Recipe) -> str | None:

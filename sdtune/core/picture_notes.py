@@ -22,6 +22,7 @@ PARAMETERS = "parameters"
 RECIPE_BYTES = 2**20
 NOTE_BYTES = 2**23
 """of one chunk; larger ones are passed over"""
+AT_ONCE = 2**20  # bytes
 CHUNKS = 100_000
 """of one file; of 64 KB as most programs write them that is 6 GB"""
 EXIF = b"Exif\0\0"
@@ -39,7 +40,7 @@ class Notes:
     parameters: str | None = None
     """as A1111 and many others write them"""
     whole: bool = False
-    """whether the file has its end"""
+    """whether the file has its end; what is before that may be damaged"""
 
 
 def notes_in(path: Path) -> Notes | None:
@@ -56,6 +57,33 @@ def notes_in(path: Path) -> Notes | None:
         if begin[:4] == b"RIFF" and begin[8:] == b"WEBP":
             return _of_webp(file)
     return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a picture file can be read and has its end, and a PNG the bytes that its checksums are of."""
+    try:
+        notes = notes_in(path)
+        if notes is None or not notes.whole or notes.kind != "png":
+            return notes is not None and notes.whole
+        with open(path, "rb") as file:
+            return _checks_hold(file)
+    except OSError:
+        return False
+
+
+def _checks_hold(file: BinaryIO) -> bool:
+    """Whether every chunk of a PNG up to its end has the checksum that stands behind it."""
+    file.seek(len(_PNG))
+    kind = b""
+    while kind != b"IEND":
+        head = file.read(8)
+        left, kind = int.from_bytes(head[:4], "big"), head[4:]
+        check = zlib.crc32(kind)
+        while left and (data := file.read(min(left, AT_ONCE))):
+            check, left = zlib.crc32(data, check), left - len(data)
+        if file.read(4) != check.to_bytes(4, "big"):
+            return False
+    return True
 
 
 def _of_png(file: BinaryIO) -> Notes:

@@ -1,6 +1,8 @@
 """The text that A1111 writes into its pictures and that others read: prompt, negative, settings.
 
 Its names of settings are those of A1111's "PNG Info"; it has none for guidance rescale, which stands as "CFG rescale".
+A LoRA stands as A1111 reads it: <lora:cats:0.8> or, where the text encoders have another strength, theirs in front of
+the denoiser's: <lora:cats:0.5:0.8>. A1111 has no form for strengths of other blocks, which the recipe alone has.
 Nothing in it can be taken for what it is not: what would begin another part inside a prompt gets a space before its
 colon, and control characters are left out. The recipe has all to the letter.
 """
@@ -13,6 +15,7 @@ import unicodedata
 from pathlib import PurePosixPath
 
 from sdtune import __version__
+from sdtune.core.blocks import Strength
 from sdtune.core.families import family_named
 from sdtune.core.sampling.recipe import LoraUse, Recipe
 
@@ -35,7 +38,8 @@ class _Levels:
 
 def parameters(recipe: Recipe) -> str:
     """The text for a picture."""
-    lines = [" ".join([plain(recipe.prompt), *map(_tag, recipe.loras)]).strip()]
+    tags = [_tag(use, recipe.model.family) for use in recipe.loras]
+    lines = [" ".join([plain(recipe.prompt), *tags]).strip()]
     if recipe.negative.strip():
         lines.append(f"Negative prompt: {plain(recipe.negative)}")
     return "\n".join([*lines, ", ".join(f"{name}: {quoted(value)}" for name, value in _settings(recipe).items())])
@@ -82,14 +86,17 @@ def _settings(recipe: Recipe) -> dict[str, object]:
     if recipe.loras:
         hashes = {name_of(use): use.sha256[:_AUTO_V2] for use in recipe.loras}
         told["Lora hashes"] = ", ".join(f"{name}: {digits}" for name, digits in hashes.items())
+    if recipe.model.single:
+        told["Model hash"] = recipe.model.weights[:_AUTO_V2]
     return told | {"Model": recipe.model.name, "Version": f"sdtune {__version__}"}
 
 
-def _tag(use: LoraUse) -> str:
-    blocks = "".join(
-        f"{',' if number else ':'}{name}={value:g}" for number, (name, value) in enumerate(use.blocks.items())
-    )
-    return f"<lora:{name_of(use)}:{use.strength:g}{plain(blocks)}>"
+def _tag(use: LoraUse, family: str) -> str:
+    usual = Strength(use.strength, use.blocks)
+    encoders = {usual(f"{part}.text_model") for part in family_named(family).text_encoders}
+    of_text = encoders.pop() if len(encoders) == 1 else use.strength
+    pair = [of_text, use.strength] if of_text != use.strength else [use.strength]
+    return f"<lora:{name_of(use)}:{':'.join(f'{value:g}' for value in pair)}>"
 
 
 def _is_control(one: str) -> bool:

@@ -19,6 +19,7 @@ from sdtune.choices.samplers import DDIM, Euler
 from sdtune.core.picture_file import left_out, save_picture
 from sdtune.core.picture_notes import exif_of, notes_in
 from sdtune.core.picture_text import parameters
+from sdtune.core.sampling.grammar import without_loras
 from sdtune.core.sampling.recipe import FileUse, read, written
 from sdtune.errors import OutputError, SdtuneError
 from sdtune.sample_config import Hires
@@ -122,9 +123,28 @@ def test_settings_stand_under_a1111s_names() -> None:
     assert "Steps: 20, Sampler: Euler, CFG scale" in settings(model=flow, sampler=Euler())
 
 
-def test_strengths_of_blocks_stand_in_the_tag() -> None:
-    said = parameters(recipe(loras=(lora("cats", strength=0.5, blocks={"mid_block": 0.2, "IN01": 0}),)))
-    assert said.startswith("a red apple <lora:cats:0.5:mid_block=0.2,IN01=0>\n")
+@pytest.mark.parametrize(
+    ("family", "blocks", "tag"),
+    [
+        ("sd1", {"text": 0.5}, "<lora:cats:0.5:0.8>"),
+        ("sd1", {"text_encoder": 0}, "<lora:cats:0:0.8>"),
+        ("sd1", {"BASE": 0.8}, "<lora:cats:0.8>"),
+        ("sdxl", {"text_encoder": 0}, "<lora:cats:0.8>"),
+        ("sdxl", {"text_encoder": 0, "text_encoder_2": 0}, "<lora:cats:0:0.8>"),
+        ("sd1", {"mid_block": 0.2, "IN01": 0}, "<lora:cats:0.8>"),
+        ("sd1", {"mid_block": 0.2, "text": -1}, "<lora:cats:-1:0.8>"),
+    ],
+)
+def test_a_tag_is_what_a1111_reads(family: str, blocks: dict[str, float], tag: str, tmp_path: Path) -> None:
+    """Of two numbers the first is that of the text encoders; the prompt's own reader takes it so, too."""
+    model = {"name": "mini", "family": family, "weights": HASH}
+    one = recipe(loras=(lora("cats", strength=0.8, blocks=blocks),), model=model)
+    assert parameters(one).startswith(f"a red apple {tag}\n")
+    (prompt,) = parsed(save_picture(tmp_path / "a.png", picture(), one)).prompts
+    assert prompt.value == f"a red apple {tag}"
+    _, (found,) = without_loras(tag, "here")
+    assert (found.name, float(found.strength)) == ("cats", 0.8)
+    assert found.blocks == (None if tag.count(":") == 2 else f"text={tag.split(':')[2]}")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -18,6 +18,7 @@ from sdtune.core.run_folder import (
     NAME_BYTES,
     RESERVED,
     RunFolder,
+    must_be_writable,
     newest,
     safe_name,
     write_atomically,
@@ -238,3 +239,12 @@ def test_the_newest_run_is_that_with_the_highest_number_that_has_begun() -> None
     Path("runs/cats-x").mkdir()
     assert newest("cats") == Path("runs/cats-10")
     assert newest("cat") is None
+
+
+def test_whether_a_folder_can_be_written_is_tried_and_leaves_nothing(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "new" / "folder"):
+        must_be_writable(place)
+    assert list(tmp_path.iterdir()) == []
+    for no_place in ("/proc/sdtune", "/proc/self/sdtune/x"):  # to root the system says that it may write there
+        with pytest.raises(OutputError, match=r"^/proc/.* cannot be written"):
+            must_be_writable(Path(no_place))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from sdtune.core.picture_file import HOW
+from sdtune.core.picture_notes import SUFFIXES
 from sdtune.core.run_folder import write_atomically
 from sdtune.core.sampling.axes import Axis
 from sdtune.core.sampling.layout import Shown, Table, tables_of, told
@@ -63,8 +65,9 @@ class Plan:
 
 
 def write_sheet(pictures: Sequence[Shown], axes: Sequence[Axis], out: Path) -> None:
-    """A labelled sheet as PNG; pictures are opened one at a time, and scaled down where the sheet would be too large.
+    """A labelled sheet, as PNG, JPEG or WebP by its name.
 
+    Pictures are opened one at a time, and scaled down where the sheet would be too large.
     What `parts_of` parts stands below each other.
     """
     tables = tables_of(pictures, axes)
@@ -74,7 +77,8 @@ def write_sheet(pictures: Sequence[Shown], axes: Sequence[Axis], out: Path) -> N
     for table, plan in zip(tables, plans, strict=True):
         _draw(canvas, top, table, plan)
         top += plan.size[1]
-    write_atomically(out, lambda path: canvas.save(path, format="PNG"))
+    kind = SUFFIXES[out.suffix.lower()]
+    write_atomically(out, lambda path: canvas.save(path, format=kind, **HOW[kind]))
 
 
 def plan_of(table: Table, tallest: int) -> Plan:

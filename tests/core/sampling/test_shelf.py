@@ -220,7 +220,7 @@ def test_one_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.JPEG: exists already; give another name with --out"):
         shelf(out).there(recipe(seed=8))
     with pytest.raises(OutputError, match="exists already"):
-        shelf(out, again=out)
+        shelf(out, again=tmp_path / "other.jpg")
     assert put(shelf(out, overwrite=True), recipe(seed=8)) == out
     with pytest.raises(ConfigError, match="names one picture, but 2 are asked for; give a folder"):
         shelf(out, 2)
@@ -300,7 +300,7 @@ def test_home_is_spelt_out_where_there_is_one(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert shelf(Path("~/a.png")).single == tmp_path / "a.png"
-    with pytest.raises(OutputError, match="^~nosuch/x: there is no ~nosuch on this machine; give a whole path"):
+    with pytest.raises(OutputError, match=r"^~nosuch/x: there is no ~nosuch on this machine; give a whole path"):
         shelf(Path("~nosuch/x"))
     Path("~nosuch").mkdir()
     assert shelf(Path("~nosuch/x")).folder == Path("~nosuch/x")
