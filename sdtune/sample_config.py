@@ -14,6 +14,7 @@ from sdtune.tables import Machine
 
 PictureFormat = Literal["png", "jpeg", "webp"]
 STDIN = Path("-")
+LORA_STRENGTH = "--lora cats.safetensors:0.8 or --run runs/cats-1:0.8"
 UNIT = 8
 """pixels of which sides of pictures are multiples with every model; with some of more"""
 _PROMPTS_ON_AXIS = re.compile(r"(?:^|\s[x×]\s)\s*prompt\s*=", re.IGNORECASE)
@@ -135,7 +136,9 @@ class Sample(Spec):
             given = getattr(self, name) != type(self).model_fields[name].default
             if given and not getattr(self, needed) and not self.again:
                 what = "a picture to begin with" if needed == "init" else "which says what is drawn anew"
-                raise ValueError(f"--{name} needs --{needed}, {what}; give it, or leave --{name} out")
+                has_lora = name == "strength" and (self.run or self.lora)
+                behind = f"; that of a LoRA stands behind it, as in {LORA_STRENGTH}" if has_lora else ""
+                raise ValueError(f"--{name} needs --{needed}, {what}; give it, or leave --{name} out{behind}")
         for name, side in (("width", self.width), ("height", self.height)):
             if side and side % UNIT:
                 near = round(side / UNIT) * UNIT

@@ -10,12 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sdtune.core.applied import Applied
+from sdtune.core.applied import Applied, Named, exists, named
 from sdtune.core.data import folder
 from sdtune.core.data.wordings import wordings
 from sdtune.core.data_list import Listed, listed_in
 from sdtune.core.header import read_header
-from sdtune.core.home import expanded
 from sdtune.core.lora_metadata import trigger_of
 from sdtune.core.lora_place import kept_in, step_of, used_of
 from sdtune.core.run_folder import UNFINISHED, RunFolder
@@ -97,54 +96,65 @@ def with_trigger(text: str, trigger: str, syntax: str = A1111) -> str:
     return text if folder.with_trigger(text, trigger) == text else folder.with_trigger(text, written)
 
 
-def _of_run(named: Path, asked: str | None) -> RunUse:
-    path = _folder(named)
+def _of_run(given: Path, asked: str | None) -> RunUse:
+    one = _folder(given)
+    path = one.place
     try:
         told = _settings(path / RUN_SETTINGS)
         base = _base(told, path / RUN_SETTINGS)
     except ValueError:
         if not asked:
-            problem = f"--run {named}: its {RUN_SETTINGS} cannot be read"
+            problem = f"--run {path}: its {RUN_SETTINGS} cannot be read"
             raise ConfigError(f"{problem}; say with --model what it was trained on") from None
         told, base = {}, RunUse()
     run = RunFolder.at(path)
     if not any(not file.name.startswith(".") for file in path.glob("*.safetensors")):
-        raise ConfigError(f"--run {named}: holds no LoRA yet; go on with sdtune train-lora --resume {named}")
+        raise ConfigError(f"--run {path}: holds no LoRA yet; go on with sdtune train-lora --resume {path}")
     lora = used_of(run)
     prompts = _prompts(told, run)
-    strength = _table(told, "samples").get("strength")
-    has_strength = isinstance(strength, int | float) and not isinstance(strength, bool) and strength != 1
+    strength = one.usual if one.usual is not None else _drawn_at(told)
     trigger = _trigger(told, lora)
     return RunUse(
         model=base.model,
         clip_skip=base.clip_skip,
         settings=base.settings,
-        lora=f"{lora}:{strength:g}" if has_strength else str(lora),
+        lora=":".join(part for part in (str(lora), strength, one.blocks) if part is not None),
         trigger=trigger,
         prompts=prompts or ((trigger or "",) if trigger or prompts is not None else ()),
         checkpoints=tuple(kept_in(run)),
         weighted=base.weighted,
         told=_which(run, lora),
-        unread=f"--run {named}: its {run.data.name} cannot be read; give --prompt" if prompts is None else None,
+        unread=f"--run {path}: its {run.data.name} cannot be read; give --prompt" if prompts is None else None,
     )
 
 
-def _folder(named: Path) -> Path:
-    """A run's folder by its path, or by its name in runs/."""
+def _folder(given: Path) -> Named:
+    """A run's folder by its path, or by its name in runs/, with strengths as --lora has them."""
     try:
-        path = expanded(named)
-        if not path.exists() and (RUNS / named / RUN_SETTINGS).is_file():
-            return RUNS / named
+        one = named(str(given))
+        by_name = named(str(RUNS / given))
+        if not exists(one) and (by_name.place / RUN_SETTINGS).is_file():
+            return by_name
+        path = one.place
         if not path.exists():
-            raise ConfigError(f"--run {str(named)[:200]}: no such folder; sdtune runs lists the runs that there are")
+            behind = "; a strength stands behind one colon, as in runs/cats-1:0.8" if ":" in str(given) else ""
+            told = f"--run {str(given)[:200]}: no such folder; sdtune runs lists the runs that there are"
+            raise ConfigError(told + behind)
         if not path.is_dir():
-            raise ConfigError(f"--run {named}: is a file; give the folder of a run, or a LoRA with --lora")
+            raise ConfigError(f"--run {path}: is a file; give the folder of a run, or a LoRA with --lora")
         if not (path / RUN_SETTINGS).is_file():
-            raise ConfigError(f"--run {named}: is no run, since it has no {RUN_SETTINGS}; give a LoRA with --lora")
+            raise ConfigError(f"--run {path}: is no run, since it has no {RUN_SETTINGS}; give a LoRA with --lora")
     except (OSError, ValueError) as error:
-        told = f"--run {str(named)[:200]}: cannot be read ({why(error, 'folder')})"
+        told = f"--run {str(given)[:200]}: cannot be read ({why(error, 'folder')})"
         raise ConfigError(f"{told}; give the folder of a run") from None
-    return path
+    return one
+
+
+def _drawn_at(told: Mapping[str, Any]) -> str | None:
+    """The strength at which the run's own samples were drawn, where it is not 1."""
+    strength = _table(told, "samples").get("strength")
+    is_told = isinstance(strength, int | float) and not isinstance(strength, bool) and strength != 1
+    return f"{strength:g}" if is_told else None
 
 
 def _settings(path: Path) -> Mapping[str, Any]:

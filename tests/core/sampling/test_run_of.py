@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdtune.config import TrainLora, resolve
+from sdtune.config import Sample, TrainLora, resolve
 from sdtune.core import lora_file
 from sdtune.core.applied import read
 from sdtune.core.data.weights import without_weights
@@ -82,6 +82,32 @@ def test_a_run_tells_all_of_itself() -> None:
     )
     assert run_use(Path("cats-1"), (), None) == run_use(run.path, (), "another")  # by its name, and whatever is asked
     assert read(run_use(run.path, (), None).lora or "").strength.usual == 0.75
+
+
+def test_a_strength_stands_behind_a_run_as_behind_a_lora() -> None:
+    run = ended(begun(samples={"strength": 0.75}), 1000, None)
+    for name in (str(run.path), "cats-1"):
+        one, other = (read(run_use(Path(name + told), (), None).lora or "") for told in (":0.5", ":0.5:mid_block=0.25"))
+        assert one.path == other.path == run.lora
+        assert (one.strength.usual, other.strength.usual) == (0.5, 0.5)
+        assert dict(other.strength.blocks) == {"mid_block": 0.25}
+    blocks = read(run_use(Path(f"{run.path}:mid_block=0.25"), (), None).lora or "").strength
+    assert (blocks.usual, dict(blocks.blocks)) == (0.75, {"mid_block": 0.25}), "beside that of its samples"
+    run.path.rename("runs/cats:0.5")
+    assert run_use(Path("runs/cats:0.5"), (), None).lora == "runs/cats:0.5/cats.safetensors:0.75", "what lies there"
+
+
+def test_strengths_that_are_none_are_told() -> None:
+    run = ended(begun(), 1000, None)
+    for wrong in ("abc", "", "nan", "1000"):
+        with pytest.raises(LoraError, match="its strength should be a number from -100 to 100"):
+            read(run_use(Path(f"{run.path}:{wrong}"), (), None).lora or "", "--run")
+    with pytest.raises(
+        ConfigError, match=r"no such folder; .*; a strength stands behind one colon, as in runs/cats-1:0.8"
+    ):
+        run_use(Path("cats-1:0.5:0.6"), (), None)
+    with pytest.raises(ConfigError, match=r"--strength needs --init.*; that of a LoRA .* --run runs/cats-1:0\.8"):
+        resolve(Sample, [{"run": "cats-1", "strength": 0.5}])
 
 
 @pytest.mark.parametrize("best", [None, 0, 1000])
