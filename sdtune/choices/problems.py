@@ -132,7 +132,7 @@ def _unknown(spec: type[Spec], path: Path, table: type[Spec]) -> str:
 def _unknown_kind(path: Path, field: FieldInfo | None, value: Any) -> str:
     asked = value.get("kind") if isinstance(value, Mapping) else value
     known = list(kinds_of(field)) if field else []
-    near = nearest(asked, known) if isinstance(asked, str) else None
+    near = nearest(asked, known) or nearest(asked.replace(" ", ""), known) if isinstance(asked, str) else None
     remedy = f"did you mean {near}?" if near else f"choose one of {', '.join(known)}"
     return f"{'.'.join(path)}: no such kind as {_shown(asked)}; {remedy}"
 

@@ -23,6 +23,22 @@ LESS_MEMORY_OF_FILES = "close other programs, or do this where there is more mem
 """for commands that draw and train nothing"""
 STRENGTHS = ("--strength", "--strengths", "--weight", "--weights", "--multiplier", "--scale", "--ratio", "--ratios")
 """what other programs call the strength of a LoRA"""
+ELSEWHERE = {
+    "--cfg": "--guidance",
+    "--cfg-scale": "--guidance",
+    "--ckpt": "--model",
+    "--checkpoint": "--model",
+    "--denoise": "--strength",
+    "--denoising-strength": "--strength",
+    "--batch-count": "--count",
+    "--num-images": "--count",
+    "--number": "--count",
+    "--sampling-method": "--sampler",
+    "--scheduler": "--sampler",
+    "--hr-scale": "--hires",
+    "--upscale": "--hires",
+}
+"""what other programs that draw call options of ours"""
 NO_MEMORY = ("out of memory", "can't allocate memory")  # of CUDA and of PyTorch's CPU allocator
 
 
@@ -105,8 +121,13 @@ def _usage(error: Any, given: Sequence[str]) -> str:
         settings = getattr(context.command, "settings", {}).values()
         if wrong in STRENGTHS and any("[:STRENGTH]" in one.metavar for one in settings):
             return f"{wrong}: no such option of {path}; a strength stands behind its LoRA: cats.safetensors:0.8"
+        meant = ELSEWHERE.get(wrong.replace("_", "-"))
+        if meant in every:
+            return f"{wrong}: no such option of {path}; did you mean {meant}?"
         long = [name for name in every if name.startswith("--")] if wrong.startswith("--") else every
         near = nearest(wrong, [*long, "--help"])
         return f"{wrong}: no such option of {path}; {f'did you mean {near}?' if near else f'see {path} --help'}"
     message = str(error.format_message()).rstrip(".").replace("argument(s)", "argument")
+    if message.startswith("Got unexpected extra") and "prompt" in getattr(context and context.command, "settings", {}):
+        return f'{message[:1].lower()}{message[1:]}; what to draw stands behind --prompt: {path} --prompt "a red apple"'
     return f"{message[:1].lower()}{message[1:]}; see {path} --help"

@@ -30,6 +30,8 @@ class Axis:
 
     name: str
     values: tuple[Value, ...]
+    told: bool = False
+    """whether they were written, so that they are in the place of what was asked for"""
 
 
 def axes_of(config: Sample, asked: Sequence[Asked], run: RunUse) -> tuple[Axis, ...]:
@@ -52,7 +54,7 @@ def axes_of(config: Sample, asked: Sequence[Asked], run: RunUse) -> tuple[Axis, 
         told = f"{flag} {name}"
         made = SETTINGS[name](Given(told, name, values, names, config, asked, run))
         once = {value.key: value for value in reversed(made)}
-        axes.append(Axis(name, tuple(value for value in made if once[value.key] is value)))
+        axes.append(Axis(name, tuple(value for value in made if once[value.key] is value), values is not None))
         if config.animate and len(axes[-1].values) < 2:
             raise ConfigError(f"{told}: one value, which does not move; give several, as in {name}={EXAMPLES[name]}")
         if len(axes[-1].values) > LONGEST:

@@ -109,6 +109,18 @@ def schedule(text: str, steps: int) -> Schedule:
     return tuple(found)
 
 
+def too_late(text: str, steps: int) -> Iterator[str]:
+    """The `when` of each change that comes after the last step."""
+    pieces = _PIECES.findall(text)
+    choices, ends = _choices(pieces, steps)
+    for place, choice in choices.items():
+        if choice.when is not None:
+            first, second = choice.starts
+            told = pieces[ends[second - 1 if second > place + 1 else first] - 2].strip()
+            if float(told) > (1 if "." in told else steps):
+                yield told
+
+
 def check(text: str, where: str) -> None:
     """Stop at weights that do not parse, naming the column; at a prompt that is far too long.
 
