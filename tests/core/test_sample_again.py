@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from sdtune.core import autoencoder
 from sdtune.core.reports import Drawn, Note, Report, Saved, There
 from sdtune.core.sample import sample
+from sdtune.core.sampling.again import recipe_in
 from sdtune.errors import ConfigError, LoraError, OutputError, SdtuneError
 from sdtune.sample_config import Sample
+from tests import tiny
 from tests.core.test_sample import draw, pictures_of, write_lora
+from tests.pictures import pixels
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,8 @@ def test_a_second_run_goes_on_where_the_first_stopped(tiny_models: dict[str, Pat
     assert [path.read_bytes() for path in both] == [path.read_bytes() for path in pictures_of(whole)]
     once_more = draw(tiny_models["sd1"], **asked)
     assert not pictures_of(once_more)
+    assert "all 6 pictures are there already; --overwrite draws them again" in notes(once_more)
+    assert "all 6" not in notes(rest)
     assert not [report for report in once_more if isinstance(report, Saved)]
     other = draw(tiny_models["sd1"], **(asked | {"steps": 3}))
     assert len(pictures_of(other)) == 6
@@ -74,6 +83,75 @@ def test_a_picture_is_drawn_again_by_its_file(tiny_models: dict[str, Path], lora
         (second,) = pictures_of(reports)
         assert second.read_bytes() == path.read_bytes()
         assert "the same bytes" in notes(reports)
+
+
+@pytest.mark.parametrize(
+    ("large", "told"),
+    [
+        (2 * 96 * 64, {"width": 96, "height": 64, "hires": {"scale": 2, "steps": 2}}),  # the second pass alone
+        (96 * 64 - 1, {"width": 96, "height": 64}),
+        (96 * 64, {"width": 96, "height": 64}),
+    ],
+)
+def test_what_was_decoded_in_tiles_is_again(
+    large: int, told: dict[str, Any], tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autoencoder, "LARGE", large)
+    model = tiny_models["sd1"]
+    for tiles in ("auto", "on", "off"):
+        (path,) = pictures_of(draw(model, **told, tiles=tiles, out=tmp_path / f"{tiles}.png"))
+        (second,) = pictures_of(list(sample(Sample(again=path, out=tmp_path / f"again-{tiles}.png", model=str(model)))))
+        assert second.read_bytes() == path.read_bytes()
+    whole, auto = ((tmp_path / f"{tiles}.png").read_bytes() for tiles in ("off", "auto"))
+    assert (whole == auto) == (large == 96 * 64), "the recipe is the same where nothing is large enough"
+
+
+def test_a_picture_of_another_model_or_precision_is_not_there(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_models["sd1"], model)
+
+    def drawn(**told: Any) -> int:
+        return len(pictures_of(draw(model, out=tmp_path / "out", **told)))
+
+    assert (drawn(), drawn()) == (1, 0)
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    name = max(tensors, key=lambda one: tensors[one].numel())
+    tensors[name].view(-1)[tensors[name].numel() // 2] += 1
+    save_file(tensors, weights, {"format": "pt"})
+    assert (drawn(), drawn()) == (1, 0)
+    vocabulary = model / "tokenizer" / "tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text() + "\n")
+    assert (drawn(), drawn()) == (1, 0)
+    narrow = {"memory": {"precision": "bf16"}}
+    assert (drawn(**narrow), drawn(**narrow), drawn()) == (1, 0, 0)
+
+
+def test_a_new_word_under_another_name_is_another_picture(
+    tiny_models: dict[str, Path], lora: Path, tmp_path: Path
+) -> None:
+    run, words = tmp_path / "cats-1", tmp_path / "cats-1" / "embeddings"
+    words.mkdir(parents=True)
+    (run / "run.toml").write_text("")
+    shutil.copy(lora, run / "cats.safetensors")
+    word = words / "sks.safetensors"
+    save_file({"emb_params": torch.ones(1, tiny.WIDTH)}, word)
+
+    def drawn() -> list[Path]:
+        told: dict[str, Any] = {"prompt": ["a sks cat"], "lora": [str(run / "cats.safetensors")]}
+        return pictures_of(draw(tiny_models["sd1"], out=tmp_path / "out", **told))
+
+    (first,), none = drawn(), drawn()
+    assert not none
+    assert [use.word for use in recipe_in(first).words] == ["sks"]
+    word.rename(words / "zwx.safetensors")
+    (second,) = drawn()
+    assert [use.word for use in recipe_in(second).words] == ["zwx"]
+    assert not (pixels(first) == pixels(second)).all()
+    (words / "zwx.safetensors").unlink()
+    save_file({"emb_params": torch.ones(1, tiny.WIDTH)}, words / "moved.safetensors", {"word": "sks"})
+    (third,) = drawn()
+    assert [use.word for use in recipe_in(third).words] == ["sks"]
 
 
 def test_again_says_what_is_missing_or_otherwise(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
@@ -117,3 +195,19 @@ def test_names_by_template(tiny_models: dict[str, Path], tmp_path: Path) -> None
 def test_drawn_tells_path_seed_prompt_and_time(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     (drawn,) = (report for report in draw(tiny_models["sd1"], out=tmp_path, seed=3) if isinstance(report, Drawn))
     assert (drawn.prompt, drawn.seed, drawn.seconds > 0) == ("a red apple", 3, True)
+
+
+@pytest.mark.parametrize("told", [{"grid": ["seed=1,2"]}, {"compare": True}, {"animate": "strength=0,1"}])
+def test_a_second_run_leaves_no_second_sheet(
+    told: dict[str, Any], tiny_models: dict[str, Path], lora: Path, tmp_path: Path
+) -> None:
+    def saved() -> list[tuple[str, Path]]:
+        reports = draw(tiny_models["sd1"], lora=[str(lora)], steps=1, out=tmp_path, **told)
+        return [(report.what, report.path) for report in reports if isinstance(report, Saved)]
+
+    first, files = saved(), sorted(tmp_path.iterdir())
+    assert saved() == [(f"{what} (there already)", path) for what, path in first]
+    assert sorted(tmp_path.iterdir()) == files
+    grids = [path for what, path in first]
+    grids[0].write_bytes(b"of another")
+    assert saved()[0] == (first[0][0], tmp_path / f"{grids[0].stem[:-5]}{len(files) + 1:05d}{grids[0].suffix}")

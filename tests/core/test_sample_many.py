@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 from PIL import Image
 
+from sdtune.core import lora_file
 from sdtune.core.data.cache import Store
-from sdtune.core.reports import Note, Report, Saved
-from sdtune.core.sampling import scripts
-from sdtune.errors import ConfigError, DataError, SdtuneError
+from sdtune.core.lora import Lora, LoraModule
+from sdtune.core.reports import Note, Report, Saved, Warned
+from sdtune.core.sampling import parts, scripts
+from sdtune.errors import ConfigError, DataError, LoraError, SdtuneError
 from tests import pictures
 from tests.core.test_sample import draw, pictures_of, write_lora
 
@@ -85,8 +88,27 @@ def test_a_lora_in_the_prompt_is_one_on_the_command_line(
     assert not (in_prompts["1"] == in_prompts["2"]).all()
     assert (in_prompts["1"] == in_prompts["3"]).all(), "the LoRA was taken out again"
     assert (in_prompts["1"] == in_prompts["4"]).all(), "at no strength it is the base"
+    same = draw(tiny_models["sd1"], prompt=["a red apple <lora:style:0.5>"], lora_folder=lora.parent, out=whole.parent)
+    assert not pictures_of(same), "with a blank before it, too"
     with pytest.raises(ConfigError, match="styl"):
         draw(tiny_models["sd1"], prompt=["a <lora:styl:1>"], lora_folder=lora.parent, out=tmp_path / "c")
+
+
+@pytest.mark.parametrize("small", [0, 10**9])
+def test_loras_that_cannot_act_are_refused_before_the_first_picture(
+    small: int, tiny_models: dict[str, Path], lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "SMALL", small)
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    wrong = Lora({name: LoraModule(torch.ones(1, 7), torch.ones(9, 1), 1.0)}, "sd1")
+    lora_file.write(tmp_path / "wrong.safetensors", wrong)
+    told: dict[str, Any] = {"lora_folder": tmp_path, "out": tmp_path / "out", "steps": 1}
+    with pytest.raises(LoraError, match=r"wrong\.safetensors: the LoRA changes .*to_q"):
+        draw(tiny_models["sd1"], prompt=["a", "a <lora:wrong:1>"], **told)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="--prompt: 33 LoRAs, and 32 are the most of a picture; `sdtune merge`"):
+        draw(tiny_models["sd1"], lora=[f"{lora}:0.1"] * 33, **told)
+    assert not (tmp_path / "out").exists()
 
 
 def test_many_prompts_lie_on_disk_until_they_are_drawn(
@@ -160,6 +182,11 @@ def test_what_is_black_in_the_mask_stays_to_the_byte(tiny_models: dict[str, Path
     assert (before[~white] == after[~white]).all()
     assert (before[white] != after[white]).mean() > 0.5
     Image.new("L", (32, 64)).save(tmp_path / "other.png")
+    told: dict[str, Any] = {"init": photo, "mask": tmp_path / "mask.png", "steps": 1}
+    for name, count in (("a.jpg", 1), ("b.webp", 0)):
+        reports = draw(tiny_models["sd1"], **told, out=tmp_path / name)
+        lines = [report.text for report in reports if isinstance(report, Warned)]
+        assert sum("what is black in the mask changes" in line for line in lines) == count
     with pytest.raises(SdtuneError, match="32 x 64"):
         draw(tiny_models["sd1"], init=photo, mask=tmp_path / "other.png", out=tmp_path / "b.png")
 
@@ -179,7 +206,7 @@ def test_nothing_and_everything_is_drawn_in_one_line_where_it_cannot_be(
 
     refused(r"column 3.*weight", prompt=["a (apple:1.x)"])
     refused(r"__nowhere__", prompt=["a __nowhere__"])
-    refused(r"nearest are 96 x 64", width=100)
+    refused(r"nearest is 96", width=100)
     refused(r"100000 characters", prompt=["a" * 100_000])
     refused(r"tokens", prompt=["a " * 5_000])
     assert not (tmp_path / "x").exists()

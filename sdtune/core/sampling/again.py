@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,12 @@ def loras_of(
     for digits, one in by_hash.items():
         if digits not in {use.sha256 for use in recipe.loras}:
             raise LoraError(f"{one.path}: is none of the LoRAs that {picture} was drawn with; leave it out")
-    return tuple(_applied(use, by_hash.get(use.sha256), picture, folder) for use in recipe.loras)
+    read: dict[str, Applied] = {}
+    for use in recipe.loras:
+        if use.sha256 not in read:
+            read[use.sha256] = by_hash.get(use.sha256) or _found(use, picture, folder)
+    as_then = [(read[use.sha256], Strength(use.strength, dict(use.blocks))) for use in recipe.loras]
+    return tuple(replace(one, strength=strength) for one, strength in as_then)
 
 
 def config_of(recipe: Recipe, picture: Path, config: Sample) -> Sample:
@@ -74,7 +80,6 @@ def config_of(recipe: Recipe, picture: Path, config: Sample) -> Sample:
         "init": config.init or _image(recipe.init, picture, "--init"),
         "mask": config.mask or _image(recipe.mask, picture, "--mask"),
         "feather": recipe.feather if recipe.mask else None,
-        "tiles": "on" if recipe.tiles else "off",
         "add_trigger": False,
     }
     if "format" not in config.model_fields_set and config.out.suffix.lower() not in SUFFIXES:
@@ -97,6 +102,7 @@ _SHARED = (
     "strength",
     "structure",
     "hires",
+    "tiles",
 )
 """what a recipe and the settings have by the same name"""
 
@@ -124,15 +130,12 @@ def _some(use: FileUse | None) -> tuple[FileUse, ...]:
     return (use,) if use else ()
 
 
-def _applied(use: LoraUse, given: Applied | None, picture: Path, folder: Path | None) -> Applied:
-    """A LoRA as strongly as it acted then."""
-    strength = Strength(use.strength, dict(use.blocks))
-    if given:
-        return Applied(given.path, given.lora, strength)
+def _found(use: LoraUse, picture: Path, folder: Path | None) -> Applied:
+    """A LoRA that is not given."""
     path = find(use, picture, folder)
     if path is None:
         raise LoraError(f"{picture}: was drawn with {_called(use)}, which is not found; give it with --lora FILE")
-    return Applied(path, lora_file.read(path), strength)
+    return Applied(path, lora_file.read(path), Strength())
 
 
 def _image(use: FileUse | None, picture: Path, flag: str) -> Path | None:

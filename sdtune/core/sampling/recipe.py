@@ -21,6 +21,8 @@ FORMAT = 1
 MOST_BYTES = 2**20
 """of a recipe in a file"""
 MOST_FILES = 1000
+MOST_LORAS = 32
+"""of a picture"""
 HOMES = ("home", "users")
 """folders whose folders are named after people"""
 BlockName = Annotated[str, Field(max_length=512)]
@@ -32,6 +34,12 @@ class FileUse(Spec):
     file: str = Field(max_length=4096)
     """as it was found from the working folder, without what lies above that"""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class WordUse(FileUse):
+    """A new word that was learned beside a LoRA."""
+
+    word: str = Field(max_length=4096)
 
 
 class LoraUse(FileUse):
@@ -48,6 +56,8 @@ class ModelUse(Spec):
     family: str = Field(max_length=32)
     weights: str = Field(max_length=64)
     """fingerprint of its files"""
+    single: bool = False
+    """whether it is one file, whose SHA-256 that is"""
 
 
 class Made(Spec):
@@ -79,25 +89,26 @@ class Recipe(Spec):
     sampler: AnySampler
     clip_skip: int | None = Field(None, ge=1, le=12)
     model: ModelUse
-    loras: tuple[LoraUse, ...] = Field((), max_length=MOST_FILES)
-    words: tuple[FileUse, ...] = Field((), max_length=MOST_FILES)
-    """new words that were learned beside a LoRA"""
+    loras: tuple[LoraUse, ...] = Field((), max_length=MOST_LORAS)
+    words: tuple[WordUse, ...] = Field((), max_length=MOST_FILES)
     init: FileUse | None = None
     strength: float | None = Field(None, ge=0, le=1)
     mask: FileUse | None = None
     feather: int = Field(0, ge=0, le=8192)
     structure: float = Field(0.0, ge=0, le=1)
     hires: Hires = Hires()
-    tiles: bool = False
+    tiles: Literal["auto", "on", "off"] = "off"
+    """auto: where a pass is large enough for them"""
     made: Made
 
 
 def key_of(recipe: Recipe) -> str:
     """64 hex digits that two recipes share where they are for the same picture, wherever that is drawn.
 
-    Files count by what is in them, not by their names.
+    Files count by what is in them, not by their names; of what it is drawn on, the precision.
     """
-    return hashlib.sha256(_canonical(_without_names(recipe.model_dump(mode="json", exclude={"made"})))).hexdigest()
+    told = recipe.model_dump(mode="json", exclude={"made"}) | {"precision": recipe.made.precision}
+    return hashlib.sha256(_canonical(_without_names(told))).hexdigest()
 
 
 def written(recipe: Recipe) -> str:

@@ -19,7 +19,7 @@ from sdtune.core import lora_file
 from sdtune.core.applied import read as applied
 from sdtune.core.lora import Lora, LoraModule
 from sdtune.core.picture_file import save_picture
-from sdtune.core.sampling import again
+from sdtune.core.sampling import again, search
 from sdtune.core.sampling.recipe import FileUse, LoraUse
 from sdtune.errors import ConfigError, DataError, LoraError, ModelError
 from sdtune.sample_config import Hires, Sample
@@ -124,6 +124,23 @@ def test_a_lora_is_found_by_its_bytes(place: str, tmp_path: Path, lora_bytes: by
     assert set(found.lora.modules) == {MODULE}
 
 
+def test_a_lora_that_stands_there_often_is_read_once(
+    here: Path, tmp_path: Path, lora_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use = file_of(here / "cats.safetensors", lora_bytes)
+    uses = [LoraUse(file="cats.safetensors", sha256=use.sha256, strength=number / 10) for number in range(30)]
+    searched: list[FileUse] = []
+
+    def find(use: FileUse, picture: Path, folder: Path | None) -> Path | None:
+        searched.append(use)
+        return search.find(use, picture, folder)
+
+    monkeypatch.setattr(again, "find", find)
+    found = again.loras_of(recipe(loras=tuple(uses)), tmp_path / "a.png", ())
+    assert [one.strength.usual for one in found] == [use.strength for use in uses]
+    assert len({id(one.lora) for one in found}) == len(searched) == 1
+
+
 @pytest.mark.usefixtures("here")
 def test_a_lora_that_is_given_acts_as_strongly_as_it_did(tmp_path: Path, lora_bytes: bytes) -> None:
     use = file_of(tmp_path / "far/away.safetensors", lora_bytes)
@@ -171,13 +188,13 @@ def test_the_settings_are_those_of_the_recipe(tmp_path: Path) -> None:
         feather=3,
         structure=0.2,
         hires=Hires(scale=2),
-        tiles=True,
+        tiles="auto",
     )
     path = save_picture(tmp_path / "a.webp", image(), one)
     config = again.config_of(one, path, Sample(again=path, batch_size=2, memory={"threads": 1}))
     assert config.prompt == ("a {b|c} --w 5",)
     assert (config.init, config.mask) == (tmp_path / "photo.png", tmp_path / "hole.png")
-    assert (config.model, config.format, config.tiles, config.count) == ("mini", "webp", "on", 1)
+    assert (config.model, config.format, config.tiles, config.count) == ("mini", "webp", "auto", 1)
     assert (config.batch_size, config.memory.threads, config.out) == (2, 1, Path("samples"))
     for name in ("negative", "syntax", "seed", "width", "height", "steps", "guidance", "guidance_rescale", "sampler"):
         assert getattr(config, name) == getattr(one, name)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sdtune.choices.samplers import DDIM, Euler
-from sdtune.core.sampling.recipe import FileUse, file_use, key_of, read, written
+from sdtune.core.sampling.recipe import MOST_LORAS, FileUse, file_use, key_of, read, written
 from sdtune.errors import DataError
 from sdtune.sample_config import Hires
 from tests.core.sampling.recipes import HASH, MADE, lora, recipe
@@ -152,3 +152,12 @@ def test_a_field_that_is_not_known_is_named() -> None:
     text = json.dumps(json.loads(written(recipe())) | {"colour": "warm"})
     with pytest.raises(DataError, match=r"colour: .*; update sdtune"):
         read(text, WHERE)
+
+
+def test_more_loras_than_anybody_uses_are_refused() -> None:
+    uses = recipe(loras=(lora("cats"),) * MOST_LORAS)
+    assert read(written(uses), WHERE) == uses
+    told = json.loads(written(uses))
+    told["loras"] += told["loras"][:1]
+    with pytest.raises(DataError, match=r"cat\.png: its recipe cannot be used: loras: .* at most 32"):
+        read(json.dumps(told), WHERE)
