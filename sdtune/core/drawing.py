@@ -14,17 +14,21 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from sdtune.core.autoencoder import Tiles, decode_latents, pixels_a_latent
+from sdtune.core.autoencoder import Tiles, decode_latents, in_tiles, pixels_a_latent
 from sdtune.core.data.conditioning import Conditioning, moved, stack
 from sdtune.core.draws import generator
 from sdtune.core.families import Family
 from sdtune.core.inpainting import all_anew, is_told_of_holes
-from sdtune.core.reports import Drawing, Progress, Telling
+from sdtune.core.reports import Drawing, Progress, Telling, Warned
 from sdtune.core.room import free, is_out_of_memory
 from sdtune.core.sampling.starts import Start, Starts
 from sdtune.errors import SdtuneError
 
 FEWER = "close other programs that use the card"
+IN_TILES = (
+    "memory does not suffice to decode it whole, so it is decoded in tiles, and its colours differ a little from those "
+    "that --again makes of it where there is more; --tiles on makes the same everywhere"
+)
 NO_NUMBERS = "lower --guidance or a LoRA's strength, or use --memory.precision fp32"
 Guide = tuple[tuple[int, Conditioning], ...]
 """((last step for which it holds, from 1; what the denoiser is told), ...)"""
@@ -91,12 +95,17 @@ def draw(
     )
     if not latents.isfinite().all():
         raise SdtuneError(f"{phase}: what was drawn is no numbers; {NO_NUMBERS}")
-    return [decoded(vae, latent, tiles, phase) for latent in latents]
+    images = []
+    for latent in latents:
+        image = yield from decoded(vae, latent, tiles, phase)
+        images.append(image)
+    return images
 
 
-def decoded(vae: Any, latent: Tensor, tiles: Tiles, what: str) -> Image.Image:
-    """The image of latents [C, h, w], in tiles where memory does not suffice for the whole."""
-    attempts: tuple[Tiles, ...] = (tiles,) if tiles == "on" else (tiles, "on")
+def decoded(vae: Any, latent: Tensor, tiles: Tiles, what: str) -> Telling[Image.Image]:
+    """The image of latents [C, h, w], in tiles where memory does not suffice for the whole, which is told."""
+    height, width = (side * pixels_a_latent(vae) for side in latent.shape[1:])
+    attempts: tuple[Tiles, ...] = ("on",) if in_tiles(tiles, width, height) else ("off", "on")
     for attempt in attempts:
         try:
             return decode_latents(vae, latent[None], tiles=attempt)[0]
@@ -104,6 +113,8 @@ def decoded(vae: Any, latent: Tensor, tiles: Tiles, what: str) -> Image.Image:
             if not is_out_of_memory(error):
                 raise
         free()
+        if attempt == "off":
+            yield Warned(f"{what}: {IN_TILES}")
     raise _too_large(what)
 
 

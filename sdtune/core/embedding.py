@@ -106,9 +106,14 @@ def save_embedding(path: Path, family: Family, word: str, rows: Mapping[str, Ten
     write_atomically(path, lambda place: place.write_bytes(data))
 
 
+def word_in(path: Path) -> str:
+    """The word that a file of an embedding teaches."""
+    return read_header(path, LoraError).metadata.get(WORD) or path.stem
+
+
 def load_embedding(pipe: Any, family: Family, path: Path) -> str:
     """Teaches the pipeline the word in a file of ours or of A1111's or ComfyUI's form; returns the word."""
-    header = read_header(path, LoraError)
+    word = word_in(path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as problem:
@@ -119,7 +124,6 @@ def load_embedding(pipe: Any, family: Family, path: Path) -> str:
     if set(tensors) != set(names.values()):
         told = ", ".join(sorted(tensors)[:4]) or "nothing"
         raise LoraError(f"{path}: no embedding for {family.title}, as it holds {told}; choose one that was made for it")
-    word = header.metadata.get(WORD) or path.stem
     _teach(pipe, family, word, {part: tensors[name] for part, name in names.items()}, str(path))
     return word
 

@@ -173,6 +173,22 @@ def test_what_another_process_has_removed_is_no_matter(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_kept_hashes_go_when_nobody_has_used_them(tmp_path: Path) -> None:
+    place = tmp_path / "hashes" / f"{key_of('hash')}.json"
+    half = tmp_path / "hashes" / f".{key_of('hash')[:20]}-ab_12xyz.json"
+    mine = tmp_path / "hashes" / "notes.json"
+    place.parent.mkdir()
+    for path in (place, half, mine):
+        path.write_text("{}")
+    aged(place, 29.9)
+    assert told(tmp_path, prune=True).removed == 0
+    aged(place, 30.1)
+    aged(half, 1.1 / 24)
+    assert told(tmp_path).size == 4
+    assert told(tmp_path, prune=True).removed == 2
+    assert files_in(tmp_path) == [mine]
+
+
 def test_facts_without_a_cache_are_somebody_elses(tmp_path: Path) -> None:
     (tmp_path / "facts.jsonl").write_text("mine")
     assert told(tmp_path, prune=True, days=0).removed == 0

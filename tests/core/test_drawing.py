@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 
 from sdtune.choices.samplers import DDIM, DPMpp2M, Euler, EulerAncestral, Heun, Sampler
+from sdtune.core import autoencoder
 from sdtune.core.data.cache import Store
 from sdtune.core.data.conditioning import Reading, encode_captions, let_go
 from sdtune.core.drawing import Wish, always, draw
 from sdtune.core.families import family_named
+from sdtune.core.reports import Report, Warned
 from sdtune.core.sampling.starts import Start
 from sdtune.errors import SdtuneError
 from tests import tiny
@@ -22,16 +24,23 @@ from tests import tiny
 SAMPLERS = [DPMpp2M(), DDIM(), Euler(), EulerAncestral()]
 
 
-def result_of(work: Iterator[Any]) -> Any:
+def result_of(work: Iterator[Any], heard: list[Report] | None = None) -> Any:
+    heard = [] if heard is None else heard
     while True:
         try:
-            next(work)
+            heard.append(next(work))
         except StopIteration as end:
             return end.value
 
 
 def drawn(
-    pipe: Any, name: str, sampler: Sampler, seeds: list[int], guidance: float = 4.0, rescale: float = 0.0
+    pipe: Any,
+    name: str,
+    sampler: Sampler,
+    seeds: list[int],
+    guidance: float = 4.0,
+    rescale: float = 0.0,
+    heard: list[Report] | None = None,
 ) -> list[Image.Image]:
     family = family_named(name)
     encoders = {part: getattr(pipe, part) for part in family.text_encoders}
@@ -46,7 +55,7 @@ def drawn(
     scheduler = sampler.build(pipe.scheduler)
     net = getattr(pipe, family.denoiser)
     images: list[Image.Image] = result_of(
-        draw(family, net, pipe.vae, scheduler, wishes, steps=3, guidance=guidance, phase="", rescale=rescale)
+        draw(family, net, pipe.vae, scheduler, wishes, steps=3, guidance=guidance, phase="", rescale=rescale), heard
     )
     return images
 
@@ -196,10 +205,28 @@ def test_an_image_too_large_to_decode_whole_is_decoded_in_tiles() -> None:
             too_much()
 
     pipe.vae.decoder.register_forward_pre_hook(most)
-    (tiled,) = drawn(pipe, "sd1", DDIM(), [1])
+    told: list[Report] = []
+    (tiled,) = drawn(pipe, "sd1", DDIM(), [1], heard=told)
+    assert [report.text[:30] for report in told if isinstance(report, Warned)] == [": memory does not suffice to d"]
     assert seen[0] == 8
     assert max(seen[1:]) == 4
     assert tiled.size == whole.size
+
+
+def test_an_image_that_is_in_tiles_already_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, asked = tiny.pipeline("sd1"), []
+    monkeypatch.setattr(autoencoder, "LARGE", 1)
+
+    def count(*_: Any) -> None:
+        asked.append(pipe.vae.use_tiling)
+        too_much()
+
+    pipe.vae.decoder.register_forward_pre_hook(count)
+    told: list[Report] = []
+    with pytest.raises(SdtuneError, match="out of memory with a single image"):
+        drawn(pipe, "sd1", DDIM(), [1], heard=told)
+    assert asked == [True]
+    assert not [report for report in told if isinstance(report, Warned)]
 
 
 def too_much(*_: Any) -> None:

@@ -17,7 +17,7 @@ from sd_parsers.data import PromptInfo
 from sdtune import __version__
 from sdtune.choices.samplers import DDIM, Euler
 from sdtune.core.picture_file import left_out, save_picture
-from sdtune.core.picture_notes import exif_of, notes_in
+from sdtune.core.picture_notes import exif_of, is_whole, notes_in
 from sdtune.core.picture_text import parameters
 from sdtune.core.sampling.grammar import without_loras
 from sdtune.core.sampling.recipe import FileUse, read, written
@@ -100,6 +100,22 @@ def test_no_prompt_breaks_what_others_read(suffix: str, prompt: str, negative: s
     assert read(text, path) == one
 
 
+def test_of_a_png_every_byte_is_checked(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "a.png", picture(8, 8), recipe())
+    data = path.read_bytes()
+    assert is_whole(path)
+    for place in range(8, len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        assert not is_whole(path), place
+    for cut in range(0, len(data), 7):
+        path.write_bytes(data[:cut])
+        assert not is_whole(path)
+    path.write_bytes(data + b"more")
+    assert is_whole(path)
+    assert not is_whole(tmp_path / "nowhere.png")
+    assert not is_whole(tmp_path)
+
+
 def test_settings_stand_under_a1111s_names() -> None:
     def settings(**told: Any) -> str:
         return parameters(recipe(**told)).split("\n")[-1]
@@ -119,6 +135,8 @@ def test_settings_stand_under_a1111s_names() -> None:
     assert "Sampler: DDIM, " in settings(sampler=DDIM())
     odd = {"name": 'a, b: "c"\n\x1b', "family": "sd1", "weights": HASH}
     assert r'Model: "a, b: \"c\"  ", Version' in settings(model=odd)
+    single = {"name": "cats", "family": "sd1", "weights": HASH, "single": True}
+    assert settings(model=single).endswith(f"Model hash: 0123456789, Model: cats, Version: sdtune {__version__}")
     flow = {"name": "sd35", "family": "sd3", "weights": HASH}
     assert "Steps: 20, Sampler: Euler, CFG scale" in settings(model=flow, sampler=Euler())
 

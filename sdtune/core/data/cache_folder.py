@@ -1,9 +1,10 @@
-"""What lies in the cache's folder: entries, folders of prior images, facts of images; told and removed without torch.
+"""What lies in the cache's folder: entries, prior images, facts of images, hashes; told and removed without torch.
 
 ab/<key>.safetensors    an entry, where ab begins the key; its time of change is that of its last use, to the day
 ab/.<16 digits>.part    an entry that is being written, or all that a killed process left of it
 priors/<key>/           images that the base model drew
 folds/<key>.json        what the folds of a training have found
+hashes/<key>.json       the SHA-256 of a file of a base model, by its place, its size and its times of change
 facts.jsonl             what images are, by their content; .facts-<8 letters>.jsonl while it is written anew
 """
 
@@ -24,24 +25,26 @@ from sdtune.tables import Cache
 
 PRIORS = "priors"
 FOLDS = "folds"
+HASHES = "hashes"
 FACTS = "facts.jsonl"
 DAY = 24 * 3600.0  # seconds
 ABANDONED = 3600.0  # seconds after which nobody writes an entry any more
 _SHELF = re.compile(r"[0-9a-f]{2}")
 _KEY = re.compile(r"[0-9a-f]{40}")
 _ENTRY = re.compile(r"[0-9a-f]{40}\.safetensors")
-_FOLDED = re.compile(r"[0-9a-f]{40}\.json")
-_PARTIAL_FOLDED = re.compile(r"\.[0-9a-f]{20}-[a-z0-9_]{8}\.json")
+_TOLD = re.compile(r"[0-9a-f]{40}\.json")
+_PARTIAL_TOLD = re.compile(r"\.[0-9a-f]{20}-[a-z0-9_]{8}\.json")
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.part")
 _PARTIAL_FACTS = re.compile(r"\.facts-[a-z0-9_]{8}\.jsonl")
 _FACT = re.compile(rb'\s*\{"key": "[0-9a-f]{40}"')
+_TOLD_IN: tuple[tuple[Literal["folds", "hash"], str], ...] = (("folds", FOLDS), ("hash", HASHES))
 
 
 @dataclass(frozen=True)
 class Kept:
     """Something in the cache."""
 
-    kind: Literal["entry", "unfinished", "prior", "folds", "facts"]
+    kind: Literal["entry", "unfinished", "prior", "folds", "hash", "facts"]
     path: Path
     size: int
     """bytes"""
@@ -105,11 +108,12 @@ def kept_in(folder: Path) -> Iterator[Kept]:
     for one in drawn:
         if one.is_dir(follow_symlinks=False):
             yield _prior(one)
-    for one in _listed(folder / FOLDS):
-        folded = _FOLDED.fullmatch(one.name)
-        found = _looked_at(one) if folded or _PARTIAL_FOLDED.fullmatch(one.name) else None
-        if found and stat.S_ISREG(found.st_mode):
-            yield Kept("folds" if folded else "unfinished", Path(one.path), found.st_size, found.st_mtime)
+    for kind, name in _TOLD_IN:
+        for one in _listed(folder / name):
+            whole = _TOLD.fullmatch(one.name)
+            found = _looked_at(one) if whole or _PARTIAL_TOLD.fullmatch(one.name) else None
+            if found and stat.S_ISREG(found.st_mode):
+                yield Kept(kind if whole else "unfinished", Path(one.path), found.st_size, found.st_mtime)
     for one in _listed(folder):
         found = _looked_at(one) if one.name == FACTS or _PARTIAL_FACTS.fullmatch(one.name) else None
         if found and stat.S_ISREG(found.st_mode) and (shelves or drawn or _holds_facts(one.path)):

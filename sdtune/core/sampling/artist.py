@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from sdtune.core.autoencoder import OVERFLOWS, Tiles, encode_images, in_half, pixels_a_latent, pixels_a_patch
+from sdtune.core.autoencoder import OVERFLOWS, encode_images, in_half, pixels_a_latent, pixels_a_patch
 from sdtune.core.drawing import NO_NUMBERS, Guide, Telltale, Way, Wish, decoded, denoise
 from sdtune.core.families import Family
 from sdtune.core.inpainting import anew_latent, holes, is_told_of_holes
@@ -70,7 +70,6 @@ class Artist:
     vae: Any
     scheduler: Any
     """the base model's own, from which samplers are made"""
-    tiles: Tiles = "auto"
     encoded: dict[int, Encoded] = field(default_factory=dict)
     """sources, by id, so that each is encoded once"""
     decoding: Lock = field(default_factory=Lock)
@@ -137,20 +136,22 @@ class Artist:
         scheduler = recipe.sampler.build(self.scheduler, one.steps)
         family, net, vae = self.family, self.net, self.vae
         latents = yield from denoise(family, net, vae, scheduler, wishes, way, tell, _named(recipe))
-        halved = in_half(vae)
-        results = [self._shown(piece, latent, size) for (piece, _), latent in zip(begun, latents, strict=True)]
+        halved, results = in_half(vae), []
+        for (piece, _), latent in zip(begun, latents, strict=True):
+            result = yield from self._shown(piece, latent, size)
+            results.append(result)
         if halved and not in_half(vae):
             yield Note(OVERFLOWS)
         return results
 
-    def _shown(self, piece: Piece, latent: Tensor, size: tuple[int, int]) -> Result:
+    def _shown(self, piece: Piece, latent: Tensor, size: tuple[int, int]) -> Telling[Result]:
         """The picture of latents, with what of its source stays."""
         what = _named(piece.recipe)
         if not latent.isfinite().all():
             return SdtuneError(f"{what}: what was drawn is no numbers; {NO_NUMBERS}")
         try:
             with self.decoding:  # which turns tiles on and off
-                image = decoded(self.vae, latent, self.tiles, what)
+                image = yield from decoded(self.vae, latent, piece.recipe.tiles, what)
         except SdtuneError as error:
             return SdtuneError(str(error) if str(error).startswith(what) else f"{what}: {error}")
         if piece.source is None or piece.source.mask is None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sdtune.choices.samplers import DDIM, Euler
-from sdtune.core.sampling.recipe import MOST_LORAS, FileUse, file_use, key_of, read, written
+from sdtune.core.sampling.recipe import MOST_LORAS, FileUse, WordUse, file_use, key_of, read, written
 from sdtune.errors import DataError
 from sdtune.sample_config import Hires
 from tests.core.sampling.recipes import HASH, MADE, lora, recipe
@@ -49,14 +49,16 @@ def test_a_recipe_comes_back_as_it_was_written() -> None:
         {"loras": (lora("a", strength=0.5),)},
         {"loras": (lora("a", sha256=OTHER),)},
         {"loras": (lora("a", blocks={"mid_block": 0.5}),)},
-        {"words": (FileUse(file="w", sha256=HASH),)},
+        {"words": (WordUse(file="w", sha256=HASH, word="sks"),)},
         {"init": FileUse(file="w", sha256=HASH)},
         {"strength": 0.5},
         {"mask": FileUse(file="w", sha256=HASH)},
         {"feather": 3},
         {"structure": 0.2},
         {"hires": Hires(scale=2)},
-        {"tiles": True},
+        {"tiles": "on"},
+        {"tiles": "auto"},
+        {"made": MADE.model_copy(update={"precision": "bfloat16"})},
         {"model": {"name": "mini", "family": "sd1", "weights": OTHER}},
     ],
 )
@@ -73,6 +75,9 @@ def test_the_same_picture_has_the_same_key_wherever_it_is_drawn_and_whatever_fil
         recipe(guidance=5, loras=(lora("a"),), model={"name": "renamed", "family": "sd1", "weights": HASH})
     )
     assert key_of(recipe(structure=-0.0)) == key_of(recipe(structure=0.0))
+    words = [(WordUse(file=file, sha256=HASH, word=word),) for file, word in (("a", "sks"), ("b", "sks"), ("a", "zwx"))]
+    same, renamed, other = (key_of(recipe(words=one)) for one in words)
+    assert same == renamed != other
 
 
 def test_a_file_is_named_from_the_working_folder_and_never_by_what_lies_above(

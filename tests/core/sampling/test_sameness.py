@@ -22,6 +22,10 @@ def test_differences_are_named() -> None:
         "torch 2.12 then, 2.13 now",
         r"device cpu then, 'a \x1b card' now",
     ]
+    narrow = MADE.model_copy(update={"precision": "bfloat16"})
+    assert differences(recipe(), recipe(made=narrow)) == ["precision float32 then, bfloat16 now"]
+    then, now = (recipe(words=(WordUse(file="a", sha256=HASH, word=word),)) for word in ("sks", "zwx"))
+    assert differences(then, now) == ["the new words are not the same"]
     other: list[tuple[Recipe, str]] = [
         (
             recipe(model={"name": "x", "family": "sd1", "weights": "f" * 64}),

@@ -52,6 +52,23 @@ def test_each_format_is_found_and_a_file_that_is_cut_is_not(kind: str, suffix: s
     assert shelf(tmp_path, format=kind, overwrite=True).place(recipe(), {}) == path
 
 
+def test_a_picture_whose_pixels_are_damaged_is_drawn_anew_beside_it(tmp_path: Path) -> None:
+    path = put(shelf(tmp_path), recipe())
+    data = path.read_bytes()
+    begin = data.index(b"IDAT") + 4
+    path.write_bytes(data[:begin] + bytes(20) + data[begin + 20 :])
+    assert len(path.read_bytes()) == len(data)
+    anew = shelf(tmp_path)
+    assert anew.there(recipe()) is None
+    assert put(anew, recipe()).name == "00002-7-a-red-apple.png"
+    assert shelf(tmp_path).there(recipe()) == tmp_path / "00002-7-a-red-apple.png"
+    assert put(shelf(tmp_path, overwrite=True), recipe()) == path
+    assert path.read_bytes() == data
+    path.write_bytes(data[:begin])
+    with pytest.raises(OutputError, match="exists already"):
+        shelf(path).there(recipe())
+
+
 def test_broken_files_are_passed_over(tmp_path: Path) -> None:
     path = put(shelf(tmp_path), recipe())
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
@@ -157,7 +174,10 @@ def test_names_are_as_long_as_file_systems_take(tmp_path: Path) -> None:
         ("{0}", "is no field"),
         ("{seed.real}", "is no field"),
         ("{seed[0]}", "is no field"),
-        ("{seed!r}", "has no format"),
+        ("{seed!r}", r"\{seed!r\} has no format"),
+        ("{seed!r:05}", r"\{seed!r:05\} has no format"),
+        ("{seed}\n{number}", r"--name \{seed\}\?\{number\}: has line ends"),
+        ("{seed:\n}", r"--name \{seed:\?\}: has line ends"),
         ("{seed:99999}", "has no format"),
         ("{seed:{number}}", "has no format"),
         ("{prompt:d}", "has no format"),
