@@ -50,6 +50,7 @@ def run() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         streams.drop_output()
+        code = code or streams.GONE
     except OSError as error:
         from sdtune.cli.console import complain
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdtune.cli.pictures import JSON_SECONDS, Earlier, Pace, done, step, which
+from sdtune.cli.pictures import JSON_SECONDS, Pace, done, step, which
 from sdtune.cli.streams import put
 
 if TYPE_CHECKING:
@@ -88,20 +88,16 @@ class Terminal:
         self._told: set[tuple[str, bool]] = set()
         """phases whose first line, or last one, has been written where there is no terminal"""
         self._held_out: tuple[str, ...] = ()
-        self._earlier = Earlier()
 
     def __enter__(self) -> Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_earlier()
         self._end_bar()
 
     def show(self, report: Report) -> None:
         """Show one report in its own way: a method a type, or a function that makes lines of it."""
         name = type(report).__name__.lower()
-        if name != "there":
-            self._end_earlier()
         if name in SUMMARIES:
             for line in getattr(import_module(SUMMARIES[name]), name)(report):
                 self.result(line)
@@ -191,12 +187,7 @@ class Terminal:
             self._plain_line("drawing", f"{which(report)}, {step(report)}", end=end)
 
     def _show_there(self, report: Any) -> None:
-        if line := self._earlier.line(report):
-            self._say(line)
-
-    def _end_earlier(self) -> None:
-        if line := self._earlier.rest():
-            self._say(line)
+        self.result(report.path, amid=True)
 
     def _show_setaside(self, report: Any) -> None:
         self._say(f"set aside {report.path}: {report.reason}")

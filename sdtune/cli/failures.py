@@ -12,7 +12,7 @@ from typing import Any
 
 from sdtune.cli.console import complain
 from sdtune.cli.following import leads
-from sdtune.cli.streams import drop_output
+from sdtune.cli.streams import GONE, drop_output
 from sdtune.errors import DISK_FULL, FULL, PeersError, SdtuneError, nearest
 
 LESS_MEMORY = (
@@ -51,7 +51,7 @@ def leave(error: BaseException, given: Sequence[str]) -> int:
     try:
         if isinstance(error, BrokenPipeError):
             drop_output()
-            return 1
+            return GONE
         code, problems = _ending(error, given)
         if isinstance(error, SdtuneError) and not isinstance(error, PeersError) and not leads():
             return code  # the one that leads tells it
@@ -64,7 +64,7 @@ def leave(error: BaseException, given: Sequence[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         drop_output()
-        return 1
+        return GONE
     except OSError:
         drop_output()
     return code

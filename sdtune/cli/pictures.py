@@ -1,11 +1,10 @@
-"""How a drawing looks: how far it has come, and which pictures are there already."""
+"""How a drawing looks: how far it has come."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-LISTED = 3  # pictures that are there already and are told one by one
 JSON_SECONDS = 1.0  # a JSON line about the steps of a drawing this often, however many steps there are
 
 
@@ -25,25 +24,6 @@ def which(report: Any) -> str:
 def step(report: Any, *, width: int = 0) -> str:
     """ "step 12/25"."""
     return f"step {report.step:>{width}}/{report.steps}"
-
-
-class Earlier:
-    """Pictures that an earlier run has drawn: the first few are told, the others counted."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def line(self, report: Any) -> str | None:
-        """What is told of sdtune.core.reports.There, if anything."""
-        self._count += 1
-        return f"is there already: {report.path}" if self._count <= LISTED else None
-
-    def rest(self) -> str | None:
-        """What is told of those that were only counted, once, when another report comes."""
-        more, self._count = self._count - LISTED, 0
-        if more <= 0:
-            return None
-        return f"and {more:,} more {'picture is' if more == 1 else 'pictures are'} there already"
 
 
 class Pace:

@@ -9,6 +9,9 @@ from typing import Any, TextIO, cast
 
 from sdtune.errors import SdtuneError
 
+GONE = 128 + 13
+"""exit code where nobody reads standard output any more, as shells tell it of a SIGPIPE"""
+
 
 def prepare() -> None:
     """Closed streams lead nowhere, names that the terminal's encoding lacks are spelt out, and lost notes do no harm.
@@ -46,11 +49,12 @@ class Notes:
 
 
 def put(line: str) -> None:
-    """A line on standard output; a reader that has gone is a BrokenPipeError."""
+    """A line on standard output; a reader that has gone is the end, without a word."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        raise
+        drop_output()
+        raise SystemExit(GONE) from None  # a BrokenPipeError typer would take for itself, and leave with 1
     except OSError as error:
         raise SdtuneError(cannot_write(error)) from None
 

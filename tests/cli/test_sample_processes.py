@@ -36,3 +36,21 @@ def test_ctrl_c_leaves_what_is_finished_and_the_same_command_goes_on(tmp_path: P
     reports = list(sample(Sample(prompt=("a red apple",), count=8, steps=4, out=tmp_path)))
     assert [one.path for one in reports if isinstance(one, There)] == left
     assert [one.seed for one in reports if isinstance(one, Drawn)] == list(range(len(left), 8))
+
+
+def test_a_reader_that_goes_ends_it_without_a_word_and_pictures_are_whole(tmp_path: Path) -> None:
+    words = ["sample", "--prompt", "a red apple", "--count", "6", "--steps", "1", "--batch-size", "1"]
+    with started([*words, "--out", str(tmp_path)], script=None) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline().strip()
+        process.stdout.close()
+        told = process.stderr.read()
+        assert process.wait(120) == 141
+    assert "sdtune:" not in told
+    left = sorted(tmp_path.iterdir())
+    assert Path(first) == left[0]
+    assert len(left) < 6
+    for path in left:
+        with Image.open(path) as image:
+            image.load()
