@@ -19,8 +19,13 @@ LESS_MEMORY = (
     "use a smaller --resolution, --batch-size 1, --memory.gradient-checkpointing or a preset for a smaller card, "
     "or close other programs that use the card"
 )
-LESS_MEMORY_OF_FILES = "close other programs, or do this where there is more memory"
-"""for commands that draw and train nothing"""
+_ELSEWHERE = "close other programs, or do this where there is more memory"
+LESS_MEMORY_WITHOUT_TRAINING = {
+    "lora": _ELSEWHERE,
+    "merge": _ELSEWHERE,
+    "sample": "use --batch-size 1 or a smaller --width and --height, or close other programs that use the card",
+}
+"""by the first word of the command"""
 STRENGTHS = ("--strength", "--strengths", "--weight", "--weights", "--multiplier", "--scale", "--ratio", "--ratios")
 """what other programs call the strength of a LoRA"""
 ELSEWHERE = {
@@ -79,7 +84,7 @@ def _ending(error: BaseException, given: Sequence[str]) -> tuple[int, list[str]]
     if _is_usage(error):
         return int(getattr(error, "exit_code", 2)), [_usage(error, given)]
     if _is_out_of_memory(error):
-        less = LESS_MEMORY_OF_FILES if "".join(given[:1]) in ("lora", "merge") else LESS_MEMORY
+        less = LESS_MEMORY_WITHOUT_TRAINING.get("".join(given[:1]), LESS_MEMORY)
         return 1, [f"out of memory ({_first_line(error)}); {less}"]
     if isinstance(error, OSError) and error.errno in FULL:
         place = f"{error.filename}: " if error.filename else ""

@@ -225,7 +225,33 @@ def test_text_in_utf8_is_read_in_any_locale(told: dict[str, Any], capsys: pytest
         (["train-lora", "x", "--optimizer", "adamv"], "optimizer: no such kind as 'adamv'; did you mean adamw?"),
         (["train-lora", "x", "-p", "mimi"], "mimi: no such preset; did you mean mini?"),
         (["train-lora", ""], "data.folder: should be a path, not empty; it was ''"),
-        (["sample", "--prompt", "x", "--width", "100"], "width (--width): should be a multiple of 8; it was '100'"),
+        (
+            ["sample", "--prompt", "x", "--width", "100"],
+            "width (--width): should be a multiple of 8, and the nearest is 96; it was '100'",
+        ),
+        (["sample", "--cfg", "7"], "--cfg: no such option of sdtune sample; did you mean --guidance?"),
+        (
+            ["sample", "--denoising_strength=1"],
+            "--denoising_strength: no such option of sdtune sample; did you mean --strength?",
+        ),
+        (["train-lora", "x", "--cfg", "7"], "--cfg: no such option of sdtune train-lora; see sdtune train-lora --help"),
+        (
+            ["sample", "a red apple"],
+            "got unexpected extra argument (a red apple); what to draw stands behind --prompt: sdtune sample --prompt "
+            '"a red apple"',
+        ),
+        (
+            ["sample", "--prompt", "x", "--sampler", "DPM++ 2M Karras"],
+            "sampler: no such kind as 'DPM++ 2M Karras'; did you mean dpm++2m?",
+        ),
+        (
+            ["sample", "--prompt", "x", "--sampler", "DPM++ 2M SDE Karras"],
+            "sampler: no such kind as 'DPM++ 2M SDE Karras'; did you mean dpm++2m-sde?",
+        ),
+        (
+            ["sample", "--prompt", "x", "--feather", "3"],
+            "--feather needs --mask, which says what is drawn anew; give it, or leave --feather out",
+        ),
     ],
 )
 def test_wrong_words_are_told_in_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,7 +317,7 @@ def test_several_problems_stand_on_a_line_each(capsys: pytest.CaptureFixture[str
     [
         (TrainingError("step 3: the loss is nan; lower --lr"), 1, ["step 3: the loss is nan; lower --lr"]),
         (KeyboardInterrupt(), 130, ["interrupted"]),
-        (MemoryError(), 1, ["out of memory", "--resolution", "--batch-size 1", "--memory.gradient-checkpointing"]),
+        (MemoryError(), 1, ["out of memory", "--batch-size 1", "--width"]),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, ["out of memory", "Tried to allocate"]),
         (OSError(errno.ENOSPC, "No space left on device"), 1, ["the disk is full"]),
         (OSError(errno.ENOSPC, "No space left on device", "a.png"), 1, ["a.png: the disk is full"]),
@@ -313,6 +339,17 @@ def test_failures_leave_in_one_line(
     assert (got, out) == (code, "")
     assert line.startswith("sdtune: ")
     assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [("train-lora", "--memory.gradient-checkpointing"), ("sample", "--width"), ("merge", "where there is more memory")],
+)
+def test_what_needs_less_memory_is_told_of_the_command(
+    command: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leave(MemoryError(), [command]) == 1
+    assert remedy in capsys.readouterr().err
 
 
 def test_a_full_card_is_told_by_the_name_of_its_error(
