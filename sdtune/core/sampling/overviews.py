@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sdtune.core.picture_text import parameters
+from sdtune.core.blocks import Strength
+from sdtune.core.picture_text import name_of, parameters
 from sdtune.core.reports import Saved, Telling, Warned
 from sdtune.core.sampling.animation import write_animation
 from sdtune.core.sampling.asked import Asked
@@ -39,10 +40,7 @@ def overviews(
     config: Sample, axes: Sequence[Axis], pictures: Sequence[Finished], shelf: Shelf, *, drawn: int
 ) -> Telling[None]:
     """Writes what is asked for, telling each; without axes a sheet of all where some were drawn just now."""
-    shown = [
-        Shown(one.path, one.asked.text, one.asked.seed, one.asked.line, one.asked.cell, parameters(one.recipe))
-        for one in pictures
-    ]
+    shown = [_shown(one) for one in pictures]
     own = shelf.whole.suffix if shelf.whole else None
     if config.animate:
         for some in groups_of(shown, axes).values():
@@ -54,6 +52,12 @@ def overviews(
         yield from _put(shelf, ("page", "grid"), PAGE, partial(write_page, shown, axes))
     elif drawn and len(shown) in SHEET:
         yield from _put(shelf, ("sheet", "grid"), ".png", partial(write_sheet, shown, ()))
+
+
+def _shown(one: Finished) -> Shown:
+    asked, recipe = one.asked, one.recipe
+    loras = {name_of(use): str(Strength(use.strength, use.blocks)) for use in recipe.loras}
+    return Shown(one.path, asked.text, asked.seed, asked.line, asked.cell, parameters(recipe), loras)
 
 
 def _put(shelf: Shelf, kind: tuple[str, str], suffix: str, write: Callable[[Path], None]) -> Telling[None]:

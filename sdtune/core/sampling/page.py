@@ -24,8 +24,7 @@ body { margin: 0; padding: 1.2rem clamp(.6rem, 2vw, 2rem) 4rem; background: var(
 h1 { margin: 0; font-size: 1.5rem; line-height: 1.2; }
 h2 { margin: 2rem 0 .3rem; font-size: 1.1rem; max-width: 70rem; }
 p { margin: .2rem 0 .7rem; color: var(--soft); font-size: .87rem; max-width: 70rem; }
-.table { overflow: auto; max-height: 94vh; border: 1px solid var(--line); border-radius: .5rem; background: var(--card);
-  width: fit-content; max-width: 100%; }
+.table { border: 1px solid var(--line); background: var(--card); width: fit-content; }
 table { border-collapse: separate; border-spacing: 0; }
 th { position: sticky; z-index: 1; padding: .45rem .6rem; background: var(--card); font-weight: 600; font-size: .9rem; }
 thead th { top: 0; border-bottom: 1px solid var(--line); }
@@ -39,6 +38,7 @@ figure { margin: 0; width: 16rem; }
 img { display: block; width: 100%; height: auto; background: var(--mat); border-radius: .25rem; }
 a:focus-visible img { outline: 3px solid var(--bar); }
 figcaption { padding-top: .3rem; font-size: .8rem; line-height: 1.35; color: var(--soft); }
+.own { color: var(--ink); }
 summary { cursor: pointer; width: fit-content; }
 pre { margin: .3rem 0; padding: .5rem; max-height: 16rem; overflow: auto; background: var(--card); color: var(--ink);
   border-radius: .25rem; font: .75rem/1.4 ui-monospace, monospace; white-space: pre-wrap; }
@@ -71,7 +71,8 @@ def html(pictures: Sequence[Shown], axes: Sequence[Axis], folder: Path) -> Itera
     tables = tables_of(pictures, axes)
     yield head(title, POLICY, STYLE)
     yield f"<header>\n<h1>{text(title[:1].upper() + title[1:])}</h1>\n"
-    yield f"<p>{len(pictures):,} pictures. A click on one shows its file.</p>\n</header>\n<main>\n"
+    counted = "1 picture" if len(pictures) == 1 else f"{len(pictures):,} pictures"
+    yield f"<p>{counted}. A click on one shows its file.</p>\n</header>\n<main>\n"
     for table in tables:
         yield from _table(table, axes, folder)
     yield "</main>\n</body>\n</html>\n"
@@ -90,12 +91,12 @@ def _table(table: Table, axes: Sequence[Axis], folder: Path) -> Iterator[str]:
         yield f'<tr><th scope="row" dir="auto"><span>{text(label)}</span></th>' if labelled else "<tr>"
         for column in range(across):
             one = table.cells.get((row, column))
-            yield f"<td>{_figure(table, one, axes, folder)}</td>" if one else "<td></td>"
+            yield f"<td>{_figure(table, (row, column), one, axes, folder)}</td>" if one else "<td></td>"
         yield "</tr>\n"
     yield "</tbody>\n</table></div>\n</section>\n"
 
 
-def _figure(table: Table, one: Shown, axes: Sequence[Axis], folder: Path) -> str:
+def _figure(table: Table, cell: tuple[int, int], one: Shown, axes: Sequence[Axis], folder: Path) -> str:
     places = [label_of(axis, place) for axis, place in zip(axes, one.cell, strict=False)]
     names = {axis.name for axis in axes}
     others = [f"seed {one.seed}"] * ("seed" not in names) + [prompt_of(one)] * ("prompt" not in names)
@@ -109,11 +110,13 @@ def _figure(table: Table, one: Shown, axes: Sequence[Axis], folder: Path) -> str
         else f"{one.said[:LETTERS]}... and {len(one.said) - LETTERS:,} letters more"
     )
     lines = "\n".join(text(line) for line in said.split("\n"))
-    own = text(own_settings(table, one)) or f"seed {one.seed}"
+    caption = text(table.captions.get(cell, ""))
+    own = text(own_settings(table, one)) or ("" if caption else f"seed {one.seed}")
+    told_of_it = f'<div class="own" dir="auto">{caption}</div>' * bool(caption) + f'<div dir="auto">{own}</div>'
     return (
         f'<figure><a href="{address}"><img src="{address}" alt="{alt}"{sides} loading="lazy" decoding="async"></a>'
-        f'<figcaption><div dir="auto">{own}</div><details><summary>parameters</summary><pre dir="auto">{lines}</pre>'
-        f"</details></figcaption></figure>"
+        f'<figcaption>{told_of_it}<details><summary>parameters</summary><pre dir="auto">{lines}</pre></details>'
+        "</figcaption></figure>"
     )
 
 

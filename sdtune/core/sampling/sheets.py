@@ -19,7 +19,7 @@ from sdtune.core.sheet import GAP, SMALLEST, WIDEST, Font, as_wide, font_of, ope
 TALLEST = 8000  # pixels
 LEAST = 64  # pixels of a cell's width; sheets grow rather than show less
 BESIDE = 120, 360  # pixels of the labels of rows, at least and at most
-COLUMN_LINES, HEADING_LINES, FOOT_LINES = 4, 3, 3
+COLUMN_LINES, HEADING_LINES, FOOT_LINES, CAPTION_LINES = 4, 3, 3, 2
 GROUND, INK, SOFT, MAT = (
     "#efefed",
     "#1a1a1a",
@@ -39,12 +39,18 @@ class Plan:
     rows: list[list[str]]
     columns: list[list[str]]
     foot: list[str]
+    captions: dict[tuple[int, int], list[str]]
     letters: int
 
     @property
     def line(self) -> int:
         """Height of a line of text."""
         return round(self.letters * 1.35)
+
+    @property
+    def under(self) -> int:
+        """Height of what stands under each picture."""
+        return max(map(len, self.captions.values()), default=0) * self.line
 
     @property
     def top(self) -> int:
@@ -61,7 +67,7 @@ class Plan:
 
     def place(self, row: int, column: int) -> tuple[int, int]:
         """(left, top) of a cell."""
-        return GAP + self.beside + column * (self.cell[0] + GAP), self.top + row * (self.cell[1] + GAP)
+        return GAP + self.beside + column * (self.cell[0] + GAP), self.top + row * (self.cell[1] + self.under + GAP)
 
 
 def write_sheet(pictures: Sequence[Shown], axes: Sequence[Axis], out: Path) -> None:
@@ -108,6 +114,7 @@ def _planned(table: Table, cell: tuple[int, int]) -> Plan:
         [wrapped(text, font, beside - GAP, max(1, cell[1] // line)) if text else [] for text in table.rows],
         [wrapped(text, font, cell[0], COLUMN_LINES) if text else [] for text in table.columns],
         wrapped(told(table.settings), font, width, FOOT_LINES) if table.settings else [],
+        {place: wrapped(text, font, cell[0], CAPTION_LINES) for place, text in table.captions.items() if text},
         letters,
     )
 
@@ -118,6 +125,10 @@ def _draw(canvas: Image.Image, top: int, table: Table, plan: Plan) -> None:
     for place, one in table.cells.items():
         left, above = plan.place(*place)
         _put(canvas, (left, top + above), one.path, plan.cell)
+    for place, lines in plan.captions.items():
+        left, above = plan.place(*place)
+        for number, text in enumerate(lines):
+            pen.text((left, top + above + plan.cell[1] + number * plan.line), text, INK, font)
     for number, text in enumerate(plan.heading):
         pen.text((GAP, top + GAP + number * round(plan.line * 1.2)), text, INK, _bold(plan.letters))
     for column, lines in enumerate(plan.columns):
