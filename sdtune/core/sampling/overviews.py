@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sdtune.core.blocks import Strength
-from sdtune.core.picture_text import name_of, parameters
+from sdtune.core.picture_text import parameters
 from sdtune.core.reports import Saved, Telling, Warned
 from sdtune.core.sampling.animation import write_animation
 from sdtune.core.sampling.asked import Asked
 from sdtune.core.sampling.axes import Axis
+from sdtune.core.sampling.axis_settings import name_of
 from sdtune.core.sampling.layout import Shown, groups_of, parts_of
 from sdtune.core.sampling.page import write_page
 from sdtune.core.sampling.recipe import Recipe
@@ -55,9 +55,9 @@ def overviews(
 
 
 def _shown(one: Finished) -> Shown:
-    asked, recipe = one.asked, one.recipe
-    loras = {name_of(use): str(Strength(use.strength, use.blocks)) for use in recipe.loras}
-    return Shown(one.path, asked.text, asked.seed, asked.line, asked.cell, parameters(recipe), loras)
+    asked = one.asked
+    loras = {name_of(lora): str(lora.strength) for lora in asked.loras}
+    return Shown(one.path, asked.text, asked.seed, asked.line, asked.cell, parameters(one.recipe), loras)
 
 
 def _put(shelf: Shelf, kind: tuple[str, str], suffix: str, write: Callable[[Path], None]) -> Telling[None]:
