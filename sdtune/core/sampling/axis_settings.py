@@ -204,18 +204,25 @@ def _negative(given: Given) -> list[Value]:
 
 
 def _lora(given: Given) -> list[Value]:
-    """Values are parted by bars where there are any, since strengths of blocks have commas."""
+    """Values are parted by bars where there are any, since strengths of blocks have commas; none is the base alone."""
+    loras: list[Applied | None]
     if given.values is None:
         loras = [lora for one in given.asked for lora in one.loras]
     else:
         texts = pieces_of(given.values, "|" if "|" in given.values else ",", given.told)
-        loras = [applied.read(text, given.told) for text in texts]
+        loras = [None if _is_none(text) else applied.read(text, given.told) for text in texts]
     if not loras:
         raise ConfigError(f"{given.told}: there is none; give some with --lora, or as in lora={EXAMPLES['lora']}")
     return [
         Value(f"{name_of(one)} {one.strength.usual:g}", _to(loras=(one,)), (one.path, str(one.strength)))
+        if one
+        else Value(f"{NONE} (base)", without_loras)
         for one in loras
     ]
+
+
+def _is_none(text: str) -> bool:
+    return text.strip().lower() == NONE and not applied.exists(applied.named(text))
 
 
 def _checkpoint(given: Given) -> list[Value]:
@@ -256,6 +263,8 @@ def _in_place(lora: Applied, folders: Collection[Path]) -> Change:
     return change
 
 
+NONE = "none"
+"""in the place of a LoRA"""
 EXAMPLES = {
     "seed": "1..4",
     "checkpoint": "100,200,best",

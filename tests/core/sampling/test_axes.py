@@ -20,7 +20,7 @@ from sdtune.core.sampling.asked import Asked
 from sdtune.core.sampling.axes import LONGEST, MOST, axes_of, crossed
 from sdtune.core.sampling.axis_values import numbers_in, texts_in
 from sdtune.core.sampling.run_of import RunUse
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, LoraError
 from sdtune.sample_config import Sample
 
 NO_RUN = RunUse()
@@ -73,6 +73,7 @@ def test_ranges_are_exact_decimals(first: int, count: int, places: int) -> None:
         ("0..1.5", "no step"),
         ("0..1:0", "step of 0"),
         ("a..b", "no range"),
+        ("1...4", '"1...4" has three dots; a range has two, as in 1..4'),
         ("1..4:1:1", "no range"),
         ("1..999999999", "999,999,999 values"),
         ("0..1:1e-99", "trillion"),
@@ -226,6 +227,9 @@ def test_animations_have_values_of_their_own() -> None:
         ("seed=-1", "greater than or equal to 0"),
         ("sampler=eulr", "did you mean euler"),
         ("strength=0.5", "no LoRA whose strength"),
+        ("init-strength=0,1", "no picture to begin with; give one with --init"),
+        ("prompt=a cat --w 64|b", "--w is a flag, which values of a grid do not have"),
+        ("negative=a --N 64|b", "--N is a flag"),
         ("lora", "there is none; give some with --lora"),
         ("lora=none.safetensors", "none.safetensors: no such LoRA"),
         ("checkpoint", "give a run folder with --run"),
@@ -255,6 +259,21 @@ def test_compare_needs_a_lora() -> None:
         axes_of(Sample(prompt=("",), compare=True), [asked()], NO_RUN)
 
 
+@pytest.mark.parametrize("animate", ["steps=5", "seed=1,1", "seed", "prompt", "strength=0", "init-strength=1"])
+def test_one_value_does_not_move(animate: str) -> None:
+    config = Sample(prompt=("",), animate=animate, init=Path("a.png"))
+    with pytest.raises(ConfigError, match=rf"--animate {animate.partition('=')[0]}: one value, which does not move"):
+        axes_of(config, [asked(loras=(a_lora(),))], NO_RUN)
+
+
+def test_a_lora_that_does_nothing_is_no_comparison() -> None:
+    compare = Sample(prompt=("",), compare=True)
+    with pytest.raises(ConfigError, match="--compare: the LoRA has strength 0"):
+        axes_of(compare, [asked(loras=(a_lora(usual=0), a_lora("dogs", usual=0)))], NO_RUN)
+    assert axes_of(compare, [asked(loras=(a_lora(usual=0, mid_block=1),))], NO_RUN)
+    assert axes_of(compare, [asked(loras=(a_lora(usual=0), a_lora("dogs")))], NO_RUN)
+
+
 def test_too_many_pictures_are_told_before_they_are_made() -> None:
     wanted = [asked(seed=seed) for seed in range(5)]
     with pytest.raises(ConfigError, match=f"{5 * LONGEST * LONGEST:,} pictures, and {MOST:,}"):
@@ -266,3 +285,14 @@ def test_long_nonsense_is_answered(text: str) -> None:
     """What is quadratic would take minutes."""
     with suppress(ConfigError):
         assert len(drawn(text, [asked()])) == 1
+
+
+def test_the_base_stands_beside_loras_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = [asked(loras=(a_lora(),))]
+    (axis,) = axes_of(Sample(prompt=("a cat",), grid=("lora=None",)), wanted, NO_RUN)
+    assert [value.label for value in axis.values] == ["none (base)"]
+    assert [one.loras for one in crossed(wanted, (axis,))] == [()]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(LoraError, match=r"none: .*no \.safetensors"):
+        drawn("lora=none", wanted)
