@@ -65,10 +65,10 @@ class Sample(Spec):
     2023, arXiv:2305.08891, sec. 3.4); 0.7 is usual for models that predict v."""
     sampler: AnySampler = setting(DPMpp2M(), "--sampler", place=11)
     """Path from noise to an image."""
-    width: int | None = setting(None, "--width", place=12, ge=8, le=8192)
+    width: int | None = setting(None, "--width", place=12, ge=8, le=8192, multiple_of=UNIT)
     """Pixels. Not given: that of --init, scaled down where it is larger than the model was made for, or else what the
     model was made for."""
-    height: int | None = setting(None, "--height", place=13, ge=8, le=8192)
+    height: int | None = setting(None, "--height", place=13, ge=8, le=8192, multiple_of=UNIT)
     """The same, up and down."""
     init: Path | None = setting(None, "--init", metavar="IMAGE", place=15)
     """Picture to begin with, in place of noise alone."""
@@ -139,12 +139,6 @@ class Sample(Spec):
                 has_lora = name == "strength" and (self.run or self.lora)
                 behind = f"; that of a LoRA stands behind it, as in {LORA_STRENGTH}" if has_lora else ""
                 raise ValueError(f"--{name} needs --{needed}, {what}; give it, or leave --{name} out{behind}")
-        for name, side in (("width", self.width), ("height", self.height)):
-            if side and side % UNIT:
-                near = round(side / UNIT) * UNIT
-                raise ValueError(
-                    f"--{name} {side}: sides of pictures are multiples of {UNIT} pixels; nearest is {near}"
-                )
         if sum(map(bool, (self.compare, self.grid, self.animate))) > 1:
             raise ValueError("--compare, --grid and --animate exclude one another; give one of them")
         return self

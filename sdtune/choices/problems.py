@@ -159,6 +159,9 @@ def _reason(problem: Any, field: FieldInfo | None) -> str:
     first = kind.split("_")[0]
     if first in _SHOULD and kind != "string_too_long":
         return _SHOULD[first]
+    if kind == "multiple_of":
+        by = int(problem["ctx"]["multiple_of"])
+        return f"should be a multiple of {by}, and the nearest is {round(float(problem['input']) / by) * by}"
     message = str(problem["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     bound = next((one for one in (problem.get("ctx") or {}).values() if isinstance(one, float)), None)
     if bound is not None:  # 1e-12, which pydantic writes out

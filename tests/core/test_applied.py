@@ -11,6 +11,7 @@ import torch
 from sdtune.core import lora_file
 from sdtune.core.applied import Named, exists, named, read
 from sdtune.core.lora import Lora, LoraModule
+from sdtune.core.lora_place import lora_at
 from sdtune.errors import LoraError
 
 QUERY = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -101,11 +102,23 @@ def test_what_is_wrong_is_told_in_a_line(file: Path, told: str, problem: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_there_is_named_without_its_strength() -> None:
+def test_what_is_not_there_is_named_without_its_strength(tmp_path: Path) -> None:
     with pytest.raises(LoraError, match=r"^nowhere\.safetensors: no such LoRA file or run folder; check LORA$"):
         read("nowhere.safetensors:0.5", "LORA")
     with pytest.raises(LoraError, match=r"^C:.nowhere\.safetensors: no such LoRA"):
         read("C:/nowhere.safetensors")
+    (tmp_path / "fluent-3d.safetensors").touch()
+    (tmp_path / "cats-1").mkdir()
+    (tmp_path / "cats-1/run.toml").touch()
+    for missing, near in (
+        ("fluent-3.safetensors", "fluent-3d.safetensors"),
+        ("fluent3d", "fluent-3d.safetensors"),
+        ("cats", "cats-1"),
+    ):
+        with pytest.raises(LoraError, match=rf"{missing}: no such LoRA .*; did you mean {tmp_path / near}\?$"):
+            read(f"{tmp_path / missing}:0.5")
+        with pytest.raises(LoraError, match=rf"did you mean {tmp_path / near}\?$"):
+            lora_at(tmp_path / missing)
     with pytest.raises(LoraError, match="--lora: is empty"):
         read(" ")
 

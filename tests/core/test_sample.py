@@ -149,14 +149,19 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tiny_models: dict[str, Path
             draw(tiny_models["sd1"], lora=[f"{lora}:{wrong}"], out=tmp_path / "x.png")
     with pytest.raises(LoraError, match="--lora: is empty"):
         draw(tiny_models["sd1"], lora=[" "])
-    with pytest.raises(ConfigError, match="multiples of 16 pixels"):
-        draw(tiny_models["sd3"], width=72, out=tmp_path / "x.png")
+    with pytest.raises(
+        ConfigError, match=r"^--width and --height: 72 x 64: .* multiples of 16 pixels; the nearest are"
+    ):
+        draw(tiny_models["sd3"], width=72, height=64, out=tmp_path / "x.png")
+    with pytest.raises(ConfigError, match=r"^--prompt, number 2: 72 x \d+: .* multiples of 16 pixels") as caught:
+        draw(tiny_models["sd3"], prompt=["a", *["b --w 72", "c --h 8", "d --w 72"] * 5], out=tmp_path)
+    assert caught.value.problems[-1] == "and 5 more like these"
     with pytest.raises(ConfigError, match="the last would be over"):
         draw(tiny_models["sd1"], seed=2**63 - 1, count=2)
     with pytest.raises(OutputError, match="cannot be written"):
         draw(tiny_models["sd1"], out=tmp_path / ("x" * 300))
     (tmp_path / "taken.png").symlink_to("nowhere")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="is a link"):
         draw(tiny_models["sd1"], out=tmp_path / "taken.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.png"]
 

@@ -53,6 +53,9 @@ class Template:
     """A template that has been read; ConfigError names what cannot be used."""
 
     def __init__(self, text: str) -> None:
+        if not text.isprintable():
+            shown = "".join(one if one.isprintable() else "?" for one in text)
+            raise ConfigError(f"--name {shown}: has line ends or other letters that are not seen; leave them out")
         self.text = text
         self.pieces = _pieces(text)
         letters = "".join(piece.letters for piece in self.pieces)
@@ -65,7 +68,7 @@ class Template:
             raise ConfigError(f"--name {text}: begins a name with a dot, which would hide it; leave the dot out")
         if text.lower().endswith(tuple(SUFFIXES)):
             raise ConfigError(f"--name {text}: leave out the ending; --format says what the files are")
-        if not letters.isprintable() or re.search(r'[:*?"<>|]', letters):
+        if re.search(r'[:*?"<>|]', letters):
             raise ConfigError(f'--name {text}: has characters that names of files cannot have (: * ? " < > |)')
         if len(letters.encode("utf-8", "replace")) > NAME_BYTES // 2:
             raise ConfigError(f"--name {text[:40]}...: is too long; names of files have at most {NAME_BYTES} bytes")

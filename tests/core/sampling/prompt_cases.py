@@ -226,6 +226,8 @@ WRONG_WEIGHTS: list[tuple[str, str]] = [
         "p, column 1: (... very very very very very very ripe:1.x): a weight should be a number, as in (word:1.3)",
     ),
     ("(apple:1000)", "p, column 1: (apple:1000): a weight should be from -100 to 100"),
+    ("(apple:1e1)", "p, column 1: (apple:1e1): a weight has no exponent; write it as in 1.3"),
+    ("(apple:1e99)", "a weight has no exponent"),
     (f"(apple:{'9' * 400})", "a weight should be from -100 to 100"),
     ("(" * 101, "p, column 101: over 100 brackets in each other"),
     ("a" * 20_001, "p: a prompt of 20001 characters, and 20000 are the most; shorten it"),

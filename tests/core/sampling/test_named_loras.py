@@ -178,3 +178,13 @@ def test_what_cannot_be_found_is_told(name: str, told: str, put: Put) -> None:
         found(name)
     assert str(caught.value).startswith("here, column 3: <lora:")
     assert len(caught.value.problems) == 1
+
+
+def test_a_tag_is_told_as_it_was_written(put: Put) -> None:
+    put("loras/cats")
+    for text, told in (("<lyco:dogs:1>", "<lyco:dogs>"), (f"<lora:{'a' * 3000}>", f"<lora:{'a' * 60}...>")):
+        (one,) = without_loras(text, "here")[1]
+        with pytest.raises(ConfigError) as caught:
+            NamedLoras(None, []).find(one, "here")
+        assert str(caught.value).startswith(f"here, column 1: {told}: there is no LoRA")
+        assert len(str(caught.value)) < 300

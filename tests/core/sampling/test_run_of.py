@@ -247,3 +247,41 @@ def test_without_a_run_the_first_lora_of_one_tells_its_base() -> None:
     loras = [read(str(loose)), read(str(run.path))]
     assert run_use(None, loras, None) == RunUse("mini", 2, weighted=True)
     assert run_use(None, loras[:1], None) == run_use(None, (), None) == RunUse()
+
+
+@pytest.mark.parametrize("settings", ["a" + ".a" * 100_000 + " = 1", "# " + "x" * 2**20, "x = " + "[" * 100_000])
+def test_hostile_settings_are_as_broken_ones(settings: str) -> None:
+    run = ended(begun(), 10, None)
+    run.settings.write_text(settings)
+    with pytest.raises(ConfigError, match=r"its run\.toml cannot be read; say with --model"):
+        run_use(run.path, (), None)
+    run.data.unlink()  # the name of the LoRA then follows from the settings
+    assert run_use(run.path, (), "mini").lora == str(run.lora)
+
+
+@pytest.mark.parametrize("data", ["{", "", "[]", '{"name": "cats"}', '{"images": [{"file": 3}]}'])
+def test_a_run_whose_data_cannot_be_read_has_no_prompts(data: str) -> None:
+    run = ended(begun(), 10, None)
+    run.data.write_text(data)
+    use = run_use(run.path, (), None)
+    assert (use.prompts, use.unread) == ((), "--run runs/cats-1: its data.json cannot be read; give --prompt")
+    assert use.told == "cats-1: its LoRA, after step 10"
+    run.settings.write_text(to_toml(resolve(TrainLora, [{"data": {"folder": "x"}, "samples": {"prompts": ["a"]}}])))
+    assert run_use(run.path, (), None).prompts == ("a",)
+
+
+def test_a_lora_of_another_name_is_not_one_that_has_not_finished() -> None:
+    run = begun()
+    saved(run.path / "renamed.safetensors", 10)
+    assert run_use(run.path, (), None).told == "cats-1: its LoRA renamed.safetensors, after step 10"
+
+
+@pytest.mark.parametrize("layer", [0, -5, 13, 999])
+def test_a_layer_that_is_none_is_told_of_the_run(layer: int) -> None:
+    run = ended(begun(), 10, None)
+    run.settings.write_text(f'model = "mini"\n[text]\nclip_skip = {layer}\n')
+    for use in (run_use(run.path, (), None), run_use(None, [read(str(run.lora))], None)):
+        with pytest.raises(ConfigError, match=rf"runs/cats-1/run\.toml: text\.clip_skip is {layer}, .* --clip-skip"):
+            use.layer(None)
+        assert use.layer(2) == 2
+    assert (RunUse(clip_skip=3).layer(None), RunUse().layer(None)) == (3, None)

@@ -193,7 +193,6 @@ def test_names_are_as_long_as_file_systems_take(tmp_path: Path) -> None:
         ("{seed}/", "a part without a name"),
         (" ", "a part without a name"),
         ("{seed}?", "characters that names of files cannot have"),
-        ("{seed}\n", "characters that names of files cannot have"),
         ("{seed}.png", "leave out the ending"),
         (".{seed}", "leave the dot out"),
         ("{seed}/.{prompt}", "leave the dot out"),
