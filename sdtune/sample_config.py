@@ -51,7 +51,8 @@ class Sample(Spec):
     """Pictures a prompt."""
     out: Path = setting(Path("samples"), "--out", "-o", place=6)
     """Folder for the pictures, or the name of the only one (.png, .jpg, .webp). With --compare or --grid the name of
-    the sheet (.png), with --animate of the film (.webp, .gif): the pictures then lie in a folder beside it."""
+    the sheet (.png, .jpg, .webp), with --animate of the film (.webp, .gif): the pictures then lie in a folder beside
+    it."""
     seed: int = setting(0, "--seed", place=7, ge=0, lt=2**63)
     """Seed of the first picture of each prompt; the next has the next number."""
     negative: str = setting("", "--negative", place=8)
@@ -76,8 +77,8 @@ class Sample(Spec):
     """How much of --init is drawn anew: 0 returns it as the VAE has it, 1 keeps nothing of it. Not given: 0.75, and 1
     inside a --mask."""
     mask: Path | None = setting(None, "--mask", metavar="IMAGE", place=17)
-    """Picture of the size of --init: what is white is drawn anew, what is black stays to the byte, where the picture is
-    scaled, which is told, to that of the scaled one."""
+    """Picture of the size of --init: what is white is drawn anew, what is black stays to the byte (of the scaled
+    picture, where it is scaled, which is told)."""
     feather: int | None = Field(None, ge=0, le=1024)
     """Pixels, inside the edge of the mask, over which the old picture goes over into the new one. Not given: a 64th of
     the shorter side."""
