@@ -41,6 +41,10 @@ def advice(config: Sample, lines: Sequence[Line], asked: Sequence[Asked], axes: 
         yield from [told for text, where in negatives if (told := _negative(text, where))][:1]
     yield from _twice(asked)
     yield from _covered(config, given, axes)
+    for axis in axes:
+        if len(axis.values) == 1 and (axis.told or axis.name not in ("prompt", "seed")):
+            value = cut(axis.values[0].label, SHOWN)
+            yield f"--grid {axis.name}: has one value alone, {value}, so that there is nothing to compare"
 
 
 def _open_brace(line: Line) -> str | None:
@@ -124,9 +128,8 @@ def _late(text: str, where: str, steps: int) -> str | None:
     when = next(grammar.too_late(text, steps), None) if "[" in text else None
     if when is None:
         return None
-    return (
-        f"{where}: :{when}]: nothing changes there, as it has {steps} steps; a share of them has a point, as in :0.5]"
-    )
+    told = f"{where}: [...:{when}]: nothing changes, since that is beyond its {steps} steps"
+    return f"{told}; a share of them is written with a point, as in 0.5"
 
 
 _Look = Callable[[Line], str | None]

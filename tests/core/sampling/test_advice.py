@@ -48,12 +48,12 @@ def a_lora(name: str, usual: float) -> Applied:
         ("<lora:cats:1> <lora:cats:0.5>", "<lora:cats> is named twice; the last counts, at 0.5"),
         ("a cat —w 64", '"—w 64": one long dash is text'),
         ("a –n dark", '"–n dark": one long dash is text'),
-        ("[cat:dog:40]", ":40]: nothing changes there, as it has 10 steps"),
-        ("[cat:11]", ":11]: nothing changes there"),
-        ("[cat::1.5]", ":1.5]: nothing changes there"),
-        ("[:b:99]", ":99]: nothing changes there"),
-        ("[[a:b:3]:[c:20]:5]", ":20]: nothing changes there"),
-        ("[a:b:20] --s 15", ":20]: nothing changes there, as it has 15 steps"),
+        ("[cat:dog:40]", "[...:40]: nothing changes, since that is beyond its 10 steps"),
+        ("[cat:11]", "[...:11]: nothing changes"),
+        ("[cat::1.5]", "[...:1.5]: nothing changes"),
+        ("[:b:99]", "[...:99]: nothing changes"),
+        ("[[a:b:3]:[c:20]:5]", "[...:20]: nothing changes"),
+        ("[a:b:20] --s 15", "[...:20]: nothing changes, since that is beyond its 15 steps"),
         ("a cat --n <lora:cats:1>", '"<lora:cats:1>": is text in a negative prompt'),
     ],
 )
@@ -147,3 +147,9 @@ def test_prompts_on_an_axis_alone_are_drawn_without_a_word() -> None:
 )
 def test_long_prompts_are_looked_through(piece: str) -> None:
     assert len(told(piece * (20_000 // len(piece)))) <= 3
+
+
+def test_one_value_alone_compares_nothing() -> None:
+    (line,) = told("a cat", grid=("steps=5 x guidance=1,2",))
+    assert line == "--grid steps: has one value alone, 5, so that there is nothing to compare"
+    assert not told("a cat", grid=("steps=5,6 x seed",))

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 from sdtune.core.sampling.layout import Shown
-from sdtune.core.sampling.page import address_of, write_page
+from sdtune.core.sampling.page import STYLE, address_of, write_page
 from tests.core.sampling.test_sheets import HOSTILE, axis, crossed, picture
 
 TAGS = """html head meta title style body header main section h1 h2 p div table thead tbody tr th td span figure a img
@@ -122,3 +122,23 @@ def test_a_picture_that_is_gone_leaves_its_words(tmp_path: Path) -> None:
     pictures[0].path.unlink()
     write_page(pictures, axes, tmp_path / "grid.html")
     assert ["width" in one for one in read(tmp_path / "grid.html").all("img")] == [False, True]
+
+
+def test_a_page_counts_in_words_and_scrolls_as_a_whole(tmp_path: Path) -> None:
+    for count, counted in ((1, "1 picture."), (2, "2 pictures.")):
+        axes = (axis("steps", *map(str, range(count))),)
+        write_page(crossed(tmp_path, *axes), axes, tmp_path / f"{count}.html")
+        assert f"{counted} A click on one shows its file." in read(tmp_path / f"{count}.html").texts
+    (table,) = re.findall(r"^\.table \{([^}]*)\}", STYLE, re.MULTILINE)
+    assert "overflow" not in table, "headings stay in sight of the page alone"
+
+
+def test_what_a_prompt_became_stands_under_its_picture(tmp_path: Path) -> None:
+    axes = (axis("seed", "1", "2"),)
+    pictures = [
+        picture(tmp_path, seed, cell=(seed,), prompt=f"a {what} fox", seed=seed)
+        for seed, what in enumerate(("red", "blue"))
+    ]
+    write_page(pictures, axes, tmp_path / "grid.html")
+    told = [text.strip() for text in read(tmp_path / "grid.html").texts if text.strip()]
+    assert {"a ... fox", "red", "blue"} <= set(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from PIL import Image
 from sdtune.core.sampling import sheets
 from sdtune.core.sampling.axes import Axis
 from sdtune.core.sampling.axis_settings import Value
-from sdtune.core.sampling.layout import Shown, groups_of, own_settings, parts_of, settings_of, tables_of
+from sdtune.core.sampling.layout import Shown, Table, groups_of, own_settings, parts_of, settings_of, tables_of
+from sdtune.core.sampling.layout import told as told_of
 from sdtune.core.sampling.sheets import GROUND, LEAST, TALLEST, plan_of, write_sheet
 from sdtune.core.sheet import WIDEST, opened
 
@@ -157,6 +159,86 @@ def test_prompts_of_one_line_and_seed_are_kept_apart(tmp_path: Path) -> None:
     assert tables_of(pictures, (one,))[0].rows == ("a red cat", "a blue cat")
     table = tables_of([picture(tmp_path, place, prompt=f"p{place}") for place in range(3)], ())[0]
     assert table.rows == ("p0", "p1", "p2")
+
+
+def test_choices_of_a_prompt_stand_under_its_pictures(tmp_path: Path) -> None:
+    texts = ["a red fox on a mat", "a green car on a mat", "a fox on a mat"]
+    pictures = [picture(tmp_path, place, prompt=text, seed=place) for place, text in enumerate(texts)]
+    (table,) = tables_of(pictures, ())
+    assert (table.heading, table.rows, table.columns) == ("a ... on a mat", ("",), ("seed 0", "seed 1", "seed 2"))
+    assert [table.captions[0, place] for place in range(3)] == ["red fox", "green car", "fox"]
+    other = [picture(tmp_path, 3 + place, prompt="a dog", seed=place, line=2) for place in range(3)]
+    (table,) = tables_of([*pictures, *other], ())
+    assert (table.heading, table.rows) == ("", ("a ... on a mat", "a dog"))
+    assert [table.captions[1, place] for place in range(3)] == [""] * 3
+    (table,) = tables_of([picture(tmp_path, 9, prompt=text, seed=seed) for seed, text in enumerate(("x", "y"))], ())
+    assert (table.heading, table.rows) == ("", ("prompt 1",))
+    assert table.captions == {(0, 0): "x", (0, 1): "y"}
+
+
+def test_choices_are_told_on_every_kind_of_grid(tmp_path: Path) -> None:
+    seeds, steps = axis("seed", "1", "2"), axis("steps", "5", "9")
+
+    def table_of(axes: tuple[Axis, ...], cells: dict[tuple[int, ...], str]) -> Table:
+        made = [
+            picture(tmp_path, place, cell=cell, prompt=text, seed=cell[-1] * (seeds in axes))
+            for place, (cell, text) in enumerate(cells.items())
+        ]
+        (table,) = tables_of(made, axes)
+        return table
+
+    table = table_of((steps, seeds), {(0, 0): "a red fox", (0, 1): "a fox", (1, 0): "a red fox", (1, 1): "a fox"})
+    assert (table.heading, table.rows, table.columns) == ("a ... fox", ("steps 5", "steps 9"), ("seed 1", "seed 2"))
+    assert table.captions == {(0, 0): "red", (1, 0): "red", (0, 1): "(no prompt)", (1, 1): "(no prompt)"}
+    table = table_of((seeds,), {(0,): "a red fox", (1,): "a blue fox"})
+    assert (table.heading, table.captions) == ("a ... fox", {(0, 0): "red", (0, 1): "blue"})
+    prompts = axis("prompt", "a red fox", "a dog")
+    cells = {(0, 0): "a red fox", (0, 1): "a blue fox", (1, 0): "a dog", (1, 1): "a dog"}
+    table = table_of((prompts, seeds), cells)
+    assert (table.heading, table.rows) == ("", ("a ... fox", "a dog"))
+    assert table.captions == {(0, 0): "red", (0, 1): "blue", (1, 0): "", (1, 1): ""}
+    table = table_of((steps, prompts), {(0, 0): "a red fox", (0, 1): "a dog", (1, 0): "a red fox", (1, 1): "a dog"})
+    assert table.columns == ("a red fox", "a dog")
+    assert not any(table.captions.values())
+
+
+def test_seeds_of_prompts_stand_under_the_pictures_where_each_has_its_own(tmp_path: Path) -> None:
+    pictures = [picture(tmp_path, place, prompt=f"p{place}", seed=5 + place, line=place) for place in (1, 2)]
+    (table,) = tables_of(pictures, ())
+    assert (table.rows, table.columns) == (("p1", "p2"), ("",))
+    assert table.captions == {(0, 0): "seed 6", (1, 0): "seed 7"}
+
+
+def test_captions_lie_over_no_picture(tmp_path: Path) -> None:
+    for prompt in HOSTILE:
+        pictures = [
+            picture(tmp_path / "p", number, prompt=f"a {prompt[:3000]} {number}", seed=number) for number in range(3)
+        ]
+        write_sheet(pictures, (), tmp_path / "sheet.png")
+        assert len(cells_of(tmp_path / "sheet.png")) == 3
+        (table,) = tables_of(pictures, ())
+        assert plan_of(table, TALLEST).under > 0
+
+
+def test_the_loras_are_named_below_with_their_strength_where_it_is_one(tmp_path: Path) -> None:
+    def foot(*loras: dict[str, str]) -> str:
+        axes = (axis("x", *map(str, range(len(loras)))),)
+        pictures = [replace(one, loras=told) for one, told in zip(crossed(tmp_path, *axes), loras, strict=True)]
+        (table,) = tables_of(pictures, axes)
+        return told_of(table.settings).removesuffix(", Steps 5, Sampler Euler, Seed 1")
+
+    assert foot({"cats": "0.8"}, {"cats": "0.8"}) == "LoRA cats 0.8"
+    assert foot({}, {"cats": "0.5"}, {"cats": "1"}) == "LoRA cats"
+    assert foot({"hash": "1", "b": "2"}, {"hash": "1", "b": "1 (text at 0)"}) == "LoRA hash 1, LoRA b"
+    assert foot({"cats": "1"}, {"dogs": "1"}) == foot({}, {}) == "Steps 5, Sampler Euler, Seed 1"
+
+
+def test_a_sheet_is_of_the_format_that_its_name_tells(tmp_path: Path) -> None:
+    axes = (axis("steps", "1", "2"),)
+    for name, kind in (("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.webp", "WEBP")):
+        write_sheet(crossed(tmp_path / "p", *axes), axes, tmp_path / name)
+        with Image.open(tmp_path / name) as page:
+            assert page.format == kind
 
 
 @pytest.mark.parametrize(("prompts", "seeds", "along"), [(60, 1, 0), (1, 60, 0), (30, 30, 0), (50, 1, 1)])
