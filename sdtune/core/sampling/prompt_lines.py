@@ -120,7 +120,7 @@ def lines_of(prompts: tuple[str, ...], file: Path | None, *, flags: bool = True)
     if file is not None:
         name = name_of(file)
         rows = re.split(r"\r\n|\r|\n", _text_of(file, name))
-        if len(rows) > MAX_LINES:
+        if len(rows) - (not rows[-1]) > MAX_LINES:
             raise ConfigError(f"{name}: over {MAX_LINES:,} lines; split it")
         kept = [(number, row) for number, row in enumerate(rows, 1) if row.strip() and not row.lstrip().startswith("#")]
         if not kept:

@@ -109,7 +109,7 @@ class Wildcards:
         except DataError as error:
             raise ConfigError(f"{told}: {error}") from None
         rows = re.split(r"\r\n|\r|\n", text)
-        if len(rows) > MAX_LINES:
+        if len(rows) - (not rows[-1]) > MAX_LINES:
             raise ConfigError(f"{told}: {path} has over {MAX_LINES:,} lines; split it")
         kept = ((number, (_COMMENT.sub("", row) if "#" in row else row).strip()) for number, row in enumerate(rows, 1))
         return [_option(row, f"{path}, line {number}") for number, row in kept if row]
