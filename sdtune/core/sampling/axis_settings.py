@@ -144,9 +144,14 @@ def _init_strength(given: Given) -> list[Value]:
 
 def _at(value: float, several: bool) -> Change:
     def change(one: Asked) -> Asked:
-        return replace(
-            one, loras=tuple(replace(lora, strength=_scaled(lora.strength, value, several)) for lora in one.loras)
-        )
+        loras = []
+        for lora in one.loras:
+            strength = _scaled(lora.strength, value, several)
+            if max(map(abs, (strength.usual, *strength.blocks.values()))) > STRONGEST:
+                told = f"strength {value:g}: brings {name_of(lora)} to {strength}"
+                raise ConfigError(f"{told}, and {STRONGEST} is the most; give a smaller one")
+            loras.append(replace(lora, strength=strength))
+        return replace(one, loras=tuple(loras))
 
     return change
 

@@ -252,6 +252,10 @@ def test_strengths_beyond_all_measure() -> None:
     for text in ("101", "x", "nan", "1e9"):
         with pytest.raises(ConfigError, match="from -100 to 100"):
             drawn(f"strength={text}", [asked(loras=(a_lora(),))])
+    with pytest.raises(ConfigError, match=r"strength 1: brings cats to 1 \(mid_block at 200\), and 100 is the most"):
+        drawn("strength=0.01,1", [asked(loras=(a_lora(usual=0.01, mid_block=2),))])
+    with pytest.raises(ConfigError, match="strength 3: brings cats to 150"):
+        drawn("strength=3", [asked(loras=(a_lora(usual=50), a_lora("dogs")))])
 
 
 def test_compare_needs_a_lora() -> None:
