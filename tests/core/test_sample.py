@@ -19,7 +19,7 @@ from sdtune.core.families import family_named
 from sdtune.core.lora import Lora, LoraModule, from_peft
 from sdtune.core.reports import Drawn, Note, Report, Saved, Warned
 from sdtune.core.sample import sample
-from sdtune.errors import ConfigError, LoraError, OutputError, SdtuneError
+from sdtune.errors import ConfigError, LoraError, ModelError, OutputError, SdtuneError
 from tests import pictures, tiny
 
 
@@ -166,6 +166,18 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tiny_models: dict[str, Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.png"]
 
 
+def test_what_is_surely_not_meant_is_told_and_drawn(tiny_models: dict[str, Path], lora: Path, tmp_path: Path) -> None:
+    reports = draw(tiny_models["sd1"], prompt=["a AND b"], lora=[str(lora), f"{lora}:0.5"], out=tmp_path)
+    told = [report.text for report in reports if isinstance(report, Warned)]
+    assert [line.partition(":")[0] for line in told] == ["--prompt", "style.safetensors"]
+    assert len(pictures_of(reports)) == 1
+
+
+def test_prompts_of_a_grid_are_enough(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    reports = draw(tiny_models["sd1"], prompt=[], grid=["prompt=a|b x seed=1,2"], out=tmp_path)
+    assert [report.prompt for report in reports if isinstance(report, Drawn)] == ["a", "a", "b", "b"]
+
+
 def test_a_lora_that_does_not_fit_the_model_names_its_file(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     wrong = Lora({name: LoraModule(torch.ones(1, 7), torch.ones(9, 1), 1.0)}, "sd1")
@@ -180,6 +192,14 @@ def test_a_run_folder_brings_its_model(tiny_models: dict[str, Path], lora: Path,
     (tmp_path / "run/run.toml").write_text(f'model = "{tiny_models["sd1"]}"\n')
     reports = draw(None, lora=[str(tmp_path / "run")], out=tmp_path / "a.png")
     assert any(report.text.startswith("model: sd1") for report in reports if isinstance(report, Note))
+    (tmp_path / "run/run.toml").write_text('model = "minni"')
+    with pytest.raises(ModelError, match=r"run\.toml: its model: minni: .* \(--model gives another\)"):
+        draw(None, lora=[str(tmp_path / "run")], out=tmp_path / "b.png")
+    with pytest.raises(ModelError, match=r"^minnie: "):
+        draw(Path("minnie"), lora=[str(tmp_path / "run")], out=tmp_path / "b.png")
+    (tmp_path / "run/run.toml").write_text(f'model = "{tiny_models["sd1"]}"\n[text]\nclip_skip = 0\n')
+    with pytest.raises(ConfigError, match=r"run\.toml: text\.clip_skip is 0, which is none of 1 to 12"):
+        draw(None, lora=[str(tmp_path / "run")], out=tmp_path / "b.png")
     (tmp_path / "run/run.toml").write_text("model = ")
     with pytest.raises(LoraError, match=r"run\.toml: cannot be read; say with --model"):
         draw(None, lora=[str(tmp_path / "run")], out=tmp_path / "b.png")

@@ -99,7 +99,7 @@ def _identified(named: str, of_run: RunUse | None) -> Identity:
     except ModelError as error:
         if of_run is None:
             raise
-        raise ModelError(f"{of_run.settings}: its model: {error}; or give another with --model") from None
+        raise ModelError(f"{of_run.settings}: its model: {error} (--model gives another)") from None
 
 
 def _asked(config: Sample, run: RunUse, loras: tuple[Applied, ...]) -> Telling[tuple[list[Asked], tuple[Axis, ...]]]:

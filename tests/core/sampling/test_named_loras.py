@@ -188,3 +188,16 @@ def test_a_tag_is_told_as_it_was_written(put: Put) -> None:
             NamedLoras(None, []).find(one, "here")
         assert str(caught.value).startswith(f"here, column 1: {told}: there is no LoRA")
         assert len(str(caught.value)) < 300
+
+
+def test_a_folder_of_anything_is_looked_through_to_an_end(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    near = put("all/a/near")
+    put("all/" + "x/" * 25 + "deep")
+    assert found("near", Path("all")) == near
+    with pytest.raises(ConfigError, match="there is no LoRA of this name"):
+        found("deep", Path("all"))
+    for number in range(5):
+        Path(f"all/{number}.txt").touch()
+    monkeypatch.setattr("sdtune.core.sampling.named_loras.MAX_FILES", 5)
+    with pytest.raises(ConfigError, match="there is no LoRA of this name"):
+        found("near", Path("all"))
