@@ -242,11 +242,11 @@ class Machine(Spec):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Numbers of the frozen model and its arithmetic; the LoRA stays fp32. auto: bf16 on cards that have it,
     else fp16, which mps takes, too, and fp32 on the CPU."""
-    attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention")
+    attention: Literal["auto", "sdpa", "xformers"] = setting("auto", "--attention", place=28)
     """Memory-efficient attention: PyTorch's own (sdpa) or xformers'; each is tried on the device before use."""
     threads: int | None = Field(None, ge=1, le=1024)
     """Threads on the CPU. Not given: one a core, as PyTorch chooses."""
-    deterministic: bool = setting(False, "--deterministic")
+    deterministic: bool = setting(False, "--deterministic", place=28)
     """Take only operations whose results are the same bits each time, on a CUDA card, too; slower there. The CPU's
     always are."""
 

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sdtune.choices.samplers import DPMpp2M, UniPC
 from sdtune.config import Sample, resolve
+from sdtune.core import memory
 from sdtune.core.reports import Note, Report, Warned
 from sdtune.core.sample import sample
 from sdtune.core.sampling.recipe import Recipe
 from sdtune.core.sampling.unused import unused_in, unused_settings
+from sdtune.errors import ConfigError
 from sdtune.sample_config import Hires
 from tests import tiny
 from tests.core.sampling.recipes import recipe
@@ -92,6 +95,14 @@ def test_a_drawing_tells_it_and_draws(tiny_models: dict[str, Path], tmp_path: Pa
     assert warned[1].startswith("attention: sdpa, since xformers ")
     assert warned[2] == "--guidance-rescale: has no effect, since guidance is 1"
     assert b'"attention":"sdpa"' in (tmp_path / "a.png").read_bytes(), "what was used is what is recorded"
+
+
+def test_a_drawing_is_deterministic_on_a_card_where_that_is_asked(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "device_for", lambda *_, **__: torch.device("cuda"))
+    with pytest.raises(ConfigError, match="xformers is not the same bits each time; use sdpa with --deterministic"):
+        drawn(tiny_models["sd1"], memory={"deterministic": True, "attention": "xformers"})
 
 
 def test_the_second_pass_is_named(tiny_models: dict[str, Path], tmp_path: Path) -> None:
