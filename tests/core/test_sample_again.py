@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sdtune.core import autoencoder
+from sdtune.core.picture_file import save_picture
 from sdtune.core.reports import Drawn, Note, Report, Saved, There
 from sdtune.core.sample import sample
 from sdtune.core.sampling.again import recipe_in
@@ -211,3 +212,14 @@ def test_a_second_run_leaves_no_second_sheet(
     grids = [path for what, path in first]
     grids[0].write_bytes(b"of another")
     assert saved()[0] == (first[0][0], tmp_path / f"{grids[0].stem[:-5]}{len(files) + 1:05d}{grids[0].suffix}")
+
+
+def test_again_ends_with_an_error_where_pixels_are_others_now(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    (path,) = pictures_of(draw(tiny_models["sd1"], steps=1, out=tmp_path / "first.png"))
+    recipe = recipe_in(path)
+    save_picture(path, Image.new("RGB", (64, 64), "red"), recipe, overwrite=True)
+    work = sample(Sample(again=path, out=tmp_path / "second.png", model=str(tiny_models["sd1"])))
+    with pytest.raises(SdtuneError, match=r"second\.png: differs from .*first\.png") as problem:
+        list(work)
+    assert problem.value.exit_code == 1
+    assert recipe_in(tmp_path / "second.png") == recipe, "it stays, to be looked at"

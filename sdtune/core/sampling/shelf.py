@@ -158,8 +158,8 @@ class Shelf:
     def _check_file(self, file: Path) -> None:
         """A file that is to be written: nothing is there, or a file that may be replaced, or one of ours."""
         self._must_stay(file, "--out")
-        is_picture = file == self.single and not self.config.again and key_in(file)
-        if not _exists(file) or is_picture:
+        may_be_there = file == self.single and not self.config.again and not self.config.overwrite
+        if not _exists(file) or (may_be_there and key_in(file)):
             return
         taken = "a link" if file.is_symlink() else "a folder" if file.is_dir() else "no file" * (not file.is_file())
         if taken:

@@ -255,7 +255,9 @@ def test_one_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("told", [{}, {"compare": True}])
 def test_what_is_no_file_is_not_replaced(told: dict[str, Any], overwrite: bool, tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
-    (tmp_path / "link.png").symlink_to("folder.png/a.png")
+    (tmp_path / "link.png").symlink_to(
+        put(shelf(tmp_path / "folder.png" / "a.png"), recipe()) if overwrite else "nowhere"
+    )
     os.mkfifo(tmp_path / "pipe.png")
     for name, what in (("folder", "a folder"), ("link", "a link"), ("pipe", "no file")):
         with pytest.raises(OutputError, match=rf"{name}\.png: is {what}; give another name with --out$"):
