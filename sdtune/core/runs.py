@@ -7,7 +7,6 @@ import json
 import math
 import os
 import stat
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from sdtune.config import Runs
 from sdtune.core.reports import Listed, Listing, Telling
+from sdtune.core.toml_file import toml_of
 from sdtune.errors import DataError, why
 
 SETTINGS_BYTES = 2**20
@@ -167,7 +167,7 @@ def _changed(path: Path) -> float:
 
 def _settings(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        read = tomllib.loads(_read(path, SETTINGS_BYTES).decode("utf-8"))
+        read = toml_of(_read(path, SETTINGS_BYTES))
         return dict(_flat("", read))
     except FileNotFoundError:
         problems.append(f"{path.name} is missing")

@@ -26,7 +26,11 @@ _KEYS = re.compile(r"[\w\-.\t ]+")
 def toml_in(path: Path) -> dict[str, Any]:
     """What a file of settings says; ValueError where it is none, OSError where it cannot be read."""
     with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
+        return toml_of(file.read(MAX_BYTES + 1))
+
+
+def toml_of(data: bytes) -> dict[str, Any]:
+    """What the bytes of a file of settings say; ValueError where they are none."""
     if len(data) > MAX_BYTES:
         raise ValueError(f"over {MAX_BYTES >> 20} MB")
     text = data.decode("utf-8").replace("\r\n", "\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdtune.config import TrainLora, resolve
+from sdtune.core.runs import _settings
 from sdtune.core.toml_file import DEEPEST, MAX_BYTES, toml_in
 from sdtune.layers import to_toml
 
@@ -51,3 +52,9 @@ def test_settings_of_a_run_come_back(tmp_path: Path) -> None:
     told = {"data": {"folder": "a"}, "samples": {"prompts": ('it\'s "a". b' + "." * 50, "\\")}}
     path = written(tmp_path / "run.toml", to_toml(resolve(TrainLora, [told])))
     assert tuple(toml_in(path)["samples"]["prompts"]) == told["samples"]["prompts"]
+
+
+def test_the_list_of_runs_reads_no_hostile_settings(tmp_path: Path) -> None:
+    problems: list[str] = []
+    assert _settings(written(tmp_path / "run.toml", "a" + ".a" * 3000 + " = 1"), problems) == {}
+    assert problems == ["run.toml cannot be read"]

@@ -102,10 +102,11 @@ def _open_lora(line: Line) -> str | None:
 def _named_twice(line: Line) -> str | None:
     if line.text.count("<") < 2:
         return None
-    strengths: dict[str, str] = {}
+    names: set[str] = set()
     for tag in grammar.without_loras(line.text, line.where)[1]:
-        if strengths.setdefault(tag.name, tag.strength) != tag.strength:
-            return f"{line.where}: <lora:{cut(tag.name)}> is named twice; the last counts, at {tag.strength}"
+        if tag.name in names:
+            return f"{line.where}: <lora:{cut(tag.name)}> is named twice; the last counts alone, at {tag.strength}"
+        names.add(tag.name)
     return None
 
 
