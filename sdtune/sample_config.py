@@ -15,6 +15,7 @@ from sdtune.tables import Machine
 PictureFormat = Literal["png", "jpeg", "webp"]
 STDIN = Path("-")
 LORA_STRENGTH = "--lora cats.safetensors:0.8 or --run runs/cats-1:0.8"
+LARGEST = 8192  # pixels a side
 UNIT = 8
 """pixels of which sides of pictures are multiples with every model; with some of more"""
 _PROMPTS_ON_AXIS = re.compile(r"(?:^|\s[x×]\s)\s*prompt\s*=", re.IGNORECASE)
@@ -66,10 +67,10 @@ class Sample(Spec):
     2023, arXiv:2305.08891, sec. 3.4); 0.7 is usual for models that predict v."""
     sampler: AnySampler = setting(DPMpp2M(), "--sampler", place=11)
     """Path from noise to an image."""
-    width: int | None = setting(None, "--width", place=12, ge=8, le=8192, multiple_of=UNIT)
+    width: int | None = setting(None, "--width", place=12, ge=8, le=LARGEST, multiple_of=UNIT)
     """Pixels. Not given: that of --init, scaled down where it is larger than the model was made for, or else what the
     model was made for."""
-    height: int | None = setting(None, "--height", place=13, ge=8, le=8192, multiple_of=UNIT)
+    height: int | None = setting(None, "--height", place=13, ge=8, le=LARGEST, multiple_of=UNIT)
     """The same, up and down."""
     init: Path | None = setting(None, "--init", metavar="IMAGE", place=15)
     """Picture to begin with, in place of noise alone."""
@@ -140,6 +141,10 @@ class Sample(Spec):
                 has_lora = name == "strength" and (self.run or self.lora)
                 behind = f"; that of a LoRA stands behind it, as in {LORA_STRENGTH}" if has_lora else ""
                 raise ValueError(f"--{name} needs --{needed}, {what}; give it, or leave --{name} out{behind}")
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side and side * self.hires.scale > LARGEST:
+                told = f"--hires {self.hires.scale:g}: makes over {LARGEST} pixels of --{name} {side}"
+                raise ValueError(f"{told}; give {LARGEST / side:.4g} at most, or a smaller --{name}")
         if sum(map(bool, (self.compare, self.grid, self.animate))) > 1:
             raise ValueError("--compare, --grid and --animate exclude one another; give one of them")
         return self

@@ -28,7 +28,7 @@ from sdtune.core.sampling.recipe import MOST_LORAS, FileUse, LoraUse, Made, Mode
 from sdtune.core.sampling.sizes import becomes, drawn_size, must_be_drawable
 from sdtune.core.sampling.source import Sources, strength_of
 from sdtune.errors import ConfigError
-from sdtune.sample_config import Sample
+from sdtune.sample_config import LARGEST, Sample
 
 NAMED = 10
 """sizes of one command that are told"""
@@ -146,6 +146,12 @@ class Desk:
             lines.append(
                 f"{told}: sides of pictures of {self.title} are multiples of {self.unit} pixels; the nearest are {near}"
             )
+        scale = self.config.hires.scale
+        large = [one for one in asked if max(self.size_of(one)) * scale > LARGEST]
+        lines += [
+            f"{told}: over {LARGEST} pixels a side with --hires {scale:g}; give a smaller one"
+            for told in dict.fromkeys(map(self._size_told, large[: NAMED - len(lines)]))
+        ]
         if lines:
             raise ConfigError(*lines, *([f"and {len(wrong) - NAMED} more like these"] if len(wrong) > NAMED else []))
 

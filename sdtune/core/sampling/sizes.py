@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from sdtune.errors import DataError, cut
+from sdtune.sample_config import LARGEST
 
-LARGEST = 8192  # pixels a side
 Size = tuple[int, int]
 """(width, height) in pixels"""
 

@@ -10,10 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as some
 from PIL import Image
 
+from sdtune.config import resolve
 from sdtune.core.reports import Drawn, Note
 from sdtune.core.sample import sample
 from sdtune.core.sampling.sizes import LARGEST, becomes, drawn_size, must_be_drawable
-from sdtune.errors import DataError
+from sdtune.errors import ConfigError, DataError
 from sdtune.sample_config import Sample
 from tests import pictures
 
@@ -51,7 +52,8 @@ def test_where_one_side_is_asked_for_the_shape_stays(own: tuple[int, int], width
         size = drawn_size(asked, own[::-1] if turned else own, 8, 512)  # type: ignore[arg-type]
         first, second = size[::-1] if turned else size
         assert first == width
-        assert second == max(8, round(own[1] * width / own[0] / 8) * 8)
+        assert second % 8 == 0
+        assert second == 8 or abs(second - own[1] * width / own[0]) <= 4 + 1e-6
 
 
 @given(own=some.tuples(SIDES, SIDES), asked=some.tuples(SIDES, SIDES))
@@ -131,3 +133,18 @@ def test_a_large_picture_is_drawn_on_at_the_size_of_the_model(tiny_models: dict[
     assert pictures.pixels(out).shape == (96, 192, 3)
     lines, out = drawn(width=96)
     assert lines == ["photo.png: 192 x 96 is drawn at 96 x 48"]
+
+
+@pytest.mark.parametrize("told", [{"width": 8192}, {"height": 4096, "hires": {"scale": 2.01}}])
+def test_a_second_pass_has_the_same_limit(
+    told: dict[str, object], tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Before anything is loaded where --width says it, else by the line that does."""
+    tables = {"prompt": ["a"], "hires": {"scale": 8}}
+    with pytest.raises(ConfigError, match=r"--hires (8|2\.01): makes over 8192 pixels of --(width 8192|height 4096);"):
+        resolve(Sample, [tables, told])
+    more = {"model": str(tiny_models["sd1"]), "out": tmp_path, "prompt": ["a", "a --w 2048"]}
+    with pytest.raises(
+        ConfigError, match="number 2: 2048 x 64: over 8192 pixels a side with --hires 8; give a smaller"
+    ):
+        list(sample(resolve(Sample, [tables, more])))
