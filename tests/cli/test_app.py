@@ -261,7 +261,7 @@ def test_wrong_words_are_told_in_one_line(words: list[str], line: str, capsys: p
 def test_what_is_needed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for words, start in (
         (["train-lora"], "sdtune: DATASET: not given; folder of images, "),
-        (["sample"], "sdtune: prompt (--prompt): not"),
+        (["sample"], "sdtune: nothing to draw; say what with --prompt, as in "),
         (["prepare"], "sdtune: SOURCE: not given; folders"),
         (["lora", "inspect"], "sdtune: LORA: not given; a LoRA file or a run folder, as in: sdtune lora inspect "),
         (
