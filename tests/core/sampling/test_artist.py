@@ -16,7 +16,7 @@ from sdtune.choices.samplers import DDIM, AnySampler, DPMpp2M, EulerAncestral, S
 from sdtune.core.autoencoder import decode_latents, encode_images
 from sdtune.core.drawing import always
 from sdtune.core.families import family_named
-from sdtune.core.reports import Drawing
+from sdtune.core.reports import Warned
 from sdtune.core.sampling.artist import Artist, Piece, Result, shape_of
 from sdtune.core.sampling.recipe import Made, ModelUse, Recipe
 from sdtune.core.sampling.source import Source
@@ -47,13 +47,19 @@ def pieces_of(artist: Artist, pipe: Any, recipes: list[Recipe], source: Source |
     return [Piece(one, prompt, negative, source) for one in recipes]
 
 
-def followed(work: Iterator[Any]) -> tuple[list[Result], list[Drawing]]:
-    told: list[Drawing] = []
+def followed(work: Iterator[Any]) -> tuple[list[Result], list[Any]]:
+    told: list[Any] = []
     while True:
         try:
             told.append(next(work))
         except StopIteration as end:
             return end.value, told
+
+
+def too_much(_module: Any, args: Any) -> None:
+    """As much as there is for a tile, and no more."""
+    if args[0].shape[-1] > 4:
+        torch.empty(2**60, dtype=torch.uint8)
 
 
 def drawn(artist: Artist, pieces: list[Piece]) -> list[Image.Image]:
@@ -223,3 +229,18 @@ def test_a_picture_that_is_no_numbers_is_named_and_the_others_are_drawn(where: s
     assert "lower --guidance" in str(results[1])
     assert "\n" not in str(results[1])
     assert [results[n].tobytes() for n in (0, 2)] == [usual[n].tobytes() for n in (0, 2)]  # type: ignore[union-attr]
+
+
+def test_pictures_that_are_too_large_to_decode_whole_are_in_tiles_and_that_is_told() -> None:
+    artist, pipe = artist_of("sd1")
+    pipe.vae.tile_latent_min_size, pipe.vae.tile_sample_min_size = 4, 32
+    tiled = drawn(artist, pieces_of(artist, pipe, [recipe(1, tiles="on"), recipe(2, tiles="on")]))
+    pipe.vae.decoder.register_forward_pre_hook(too_much)
+    pieces = pieces_of(artist, pipe, [recipe(1), recipe(2)])
+    results, told = followed(artist.draw(pieces, {"first": 1, "of": 2}))
+    for one, other in zip(results, tiled, strict=True):
+        assert isinstance(one, Image.Image)
+        assert one.tobytes() == other.tobytes()
+    warned = [report.text for report in told if isinstance(report, Warned)]
+    assert sorted(text[:19] for text in warned) == ['"apple 1", seed 1: ', '"apple 2", seed 2: ']
+    assert all("in tiles" in text for text in warned)
