@@ -360,7 +360,7 @@ def test_a_full_card_is_told_by_the_name_of_its_error(
     fails(monkeypatch, torch.OutOfMemoryError("CUDA out of memory."))
     code, _, (line,) = run(capsys, "sample", "--prompt", "x")
     assert code == 1
-    assert "a preset for a smaller card" in line
+    assert "close other programs that use the card" in line
 
 
 @pytest.mark.parametrize("given", [["lora", "inspect", "x"], ["merge", "x", "--out", "y"]])
