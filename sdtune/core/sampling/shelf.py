@@ -56,7 +56,8 @@ class Shelf:
         except OSError as error:
             told = str(config.out)[:200]
             raise OutputError(f"{told}: cannot be written ({error.strerror}); give another place with --out") from None
-        must_be_writable(self.folder)
+        for folder in (self.folder, *([self.whole.parent] if self.whole else [])):
+            must_be_writable(folder)
         self.number = 0 if self.single else self._highest()
         self._given: set[Path] = set()
 

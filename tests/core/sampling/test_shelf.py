@@ -287,3 +287,11 @@ def test_what_an_earlier_run_made_the_same_is_not_there_twice(kind: str, suffix:
     ]
     assert made("three") == f"{kind}-00004{suffix}"
     assert len(names(tmp_path)) == 6
+
+
+def test_a_sheet_beside_its_folder_can_be_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(os, "access", lambda place, _: Path(place) != tmp_path)
+    shelf(tmp_path / "a", 2, compare=True)
+    with pytest.raises(OutputError, match="does not allow it"):
+        shelf(tmp_path / "a.png", 2, compare=True)
