@@ -12,9 +12,17 @@ import pytest
 from sdtune.core.sampling.side_by_side import side_by_side
 
 
-def counting(number: int, steps: int, ended: list[int], problem: Exception | None = None) -> Iterator[int]:
-    """Tells its steps, and then its number times ten."""
+def counting(
+    number: int,
+    steps: int,
+    ended: list[int],
+    meeting: threading.Barrier | None = None,
+    problem: Exception | None = None,
+) -> Iterator[int]:
+    """Tells its steps, and then its number times ten; all meet before the first."""
     try:
+        if meeting:
+            meeting.wait()
         for step in range(steps):
             if problem and step == 2:
                 raise problem
@@ -53,11 +61,12 @@ def test_they_are_at_work_at_the_same_time() -> None:
 @pytest.mark.parametrize("how", ["fails", "closed"])
 def test_the_end_of_one_is_the_end_of_all(how: str) -> None:
     ended: list[int] = []
-    problem = ValueError("of the first") if how == "fails" else None
+    meeting = threading.Barrier(3, timeout=20)
+    problems = [ValueError("of the first") if how == "fails" else None, None, None]
     work = side_by_side(
-        [partial(counting, 0, 10**6, ended, problem), *(partial(counting, number, 10**6, ended) for number in (1, 2))]
+        [partial(counting, number, 10**6, ended, meeting, problem) for number, problem in enumerate(problems)]
     )
-    if problem:
+    if problems[0]:
         with pytest.raises(ValueError, match="of the first"):
             list(work)
     else:
