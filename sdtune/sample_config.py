@@ -68,8 +68,8 @@ class Sample(Spec):
     sampler: AnySampler = setting(DPMpp2M(), "--sampler", place=11)
     """Path from noise to an image."""
     width: int | None = setting(None, "--width", place=12, ge=8, le=LARGEST, multiple_of=UNIT)
-    """Pixels. Not given: that of --init, scaled down where it is larger than the model was made for, or else what the
-    model was made for."""
+    """Pixels. Not given: that of --init, scaled down where it is far larger than the model was made for, or else
+    what that was made for."""
     height: int | None = setting(None, "--height", place=13, ge=8, le=LARGEST, multiple_of=UNIT)
     """The same, up and down."""
     init: Path | None = setting(None, "--init", metavar="IMAGE", place=15)

@@ -13,7 +13,7 @@ from PIL import Image
 from sdtune.config import resolve
 from sdtune.core.reports import Drawn, Note
 from sdtune.core.sample import sample
-from sdtune.core.sampling.sizes import LARGEST, becomes, drawn_size, must_be_drawable
+from sdtune.core.sampling.sizes import LARGEST, ROOM, becomes, drawn_size, must_be_drawable
 from sdtune.errors import ConfigError, DataError
 from sdtune.sample_config import Sample
 from tests import pictures
@@ -28,6 +28,10 @@ def test_without_a_picture_it_is_what_the_model_was_made_for() -> None:
     assert drawn_size((None, 768), None, 8, 512) == (512, 768)
 
 
+def test_a_portrait_as_people_draw_them_stays() -> None:
+    assert drawn_size((None, None), (512, 768), 8, 512) == (512, 768)
+
+
 @given(own=some.tuples(some.integers(1, 128), some.integers(1, 128)), unit=UNITS)
 def test_a_picture_that_is_no_larger_keeps_its_size(own: tuple[int, int], unit: int) -> None:
     for side, drawn in zip(own, drawn_size((None, None), own, unit, 1024), strict=True):
@@ -37,7 +41,7 @@ def test_a_picture_that_is_no_larger_keeps_its_size(own: tuple[int, int], unit: 
 
 @given(own=some.tuples(SIDES, SIDES), unit=UNITS, side=some.sampled_from([128, 512, 1024]))
 def test_a_larger_one_has_the_area_that_the_model_was_made_for(own: tuple[int, int], unit: int, side: int) -> None:
-    assume(side * side < own[0] * own[1] and max(own) < 8 * min(own))
+    assume(ROOM * side * side < own[0] * own[1] and max(own) < 8 * min(own))
     width, height = drawn_size((None, None), own, unit, side)
     assert width % unit == height % unit == 0
     fewest = min(width, height)
@@ -78,7 +82,7 @@ def test_a_side_that_is_too_long_asks_for_a_size() -> None:
             False,
             "4032 x 3024 is drawn at 1184 x 888, what the model was made for; --width and",
         ),
-        ((2000, 1000), (1448, 720), False, "what the model was made for, and cut around its middle; --width and"),
+        ((3000, 1500), (1448, 720), False, "what the model was made for, and cut around its middle; --width and"),
         ((333, 251), (336, 248), False, "333 x 251 is drawn at 336 x 248, as sides are multiples of 8, and cut around"),
         ((400, 200), (200, 100), True, "400 x 200 is drawn at 200 x 100"),
         ((400, 200), (200, 200), True, "400 x 200 is drawn at 200 x 200 and cut around its middle"),
