@@ -147,6 +147,14 @@ def _missing(path: Path, field: FieldInfo | None) -> str:
     return f"{name}: not given; {hint}"
 
 
+def _within(field: FieldInfo | None, value: int) -> int:
+    """The value, or the bound of the field that it is beyond."""
+    for bound in field.metadata if field else ():
+        value = max(value, int(getattr(bound, "ge", value)))
+        value = min(value, int(getattr(bound, "le", value)))
+    return value
+
+
 def _reason(problem: Any, field: FieldInfo | None) -> str:
     kind = str(problem["type"])
     if kind in ("model_type", "model_attributes_type", "dict_type"):
@@ -161,7 +169,8 @@ def _reason(problem: Any, field: FieldInfo | None) -> str:
         return _SHOULD[first]
     if kind == "multiple_of":
         by = int(problem["ctx"]["multiple_of"])
-        return f"should be a multiple of {by}, and the nearest is {round(float(problem['input']) / by) * by}"
+        nearest_one = _within(field, round(float(problem["input"]) / by) * by)
+        return f"should be a multiple of {by}, and the nearest is {nearest_one}"
     message = str(problem["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     bound = next((one for one in (problem.get("ctx") or {}).values() if isinstance(one, float)), None)
     if bound is not None:  # 1e-12, which pydantic writes out

@@ -72,7 +72,8 @@ class Artist:
     """the base model's own, from which samplers are made"""
     encoded: dict[int, Encoded] = field(default_factory=dict)
     """sources, by id, so that each is encoded once"""
-    decoding: Lock = field(default_factory=Lock)
+    tiling: Lock = field(default_factory=Lock)
+    """held by the one that has the VAE, as decoding turns its tiles on and off"""
 
     def draw(self, pieces: Sequence[Piece], shown: Mapping[str, int]) -> Telling[list[Result]]:
         """Pictures of one shape (`shape_of`), told step by step; an error in place of one that is no numbers.
@@ -150,7 +151,7 @@ class Artist:
         if not latent.isfinite().all():
             return SdtuneError(f"{what}: what was drawn is no numbers; {NO_NUMBERS}")
         try:
-            with self.decoding:  # which turns tiles on and off
+            with self.tiling:
                 image = yield from decoded(self.vae, latent, piece.recipe.tiles, what)
         except SdtuneError as error:
             return SdtuneError(str(error) if str(error).startswith(what) else f"{what}: {error}")
@@ -174,11 +175,12 @@ class Artist:
 
     def _encoding(self, source: Source) -> Encoded:
         """By the VAE's mean, so that the same picture is always the same latents."""
-        mean, _ = encode_images(self.vae, [source.image])
+        told = source.mask is not None and is_told_of_holes(self.net, self.vae.config.latent_channels)
+        with self.tiling:
+            mean, _ = encode_images(self.vae, [source.image])
+            seen = holes(self.vae, source.image, source.mask) if source.mask and told else None
         if source.mask is None:
             return Encoded(source, mean[0], None, None)
-        told = is_told_of_holes(self.net, self.vae.config.latent_channels)
-        seen = holes(self.vae, source.image, source.mask) if told else None
         return Encoded(source, mean[0], anew_latent(source.mask, pixels_a_latent(self.vae)), seen)
 
     def _enlarged(self, piece: Piece, image: Result, size: tuple[int, int]) -> Source | None:

@@ -60,6 +60,8 @@ class Shelf:
             must_be_writable(folder)
         self.number = 0 if self.single else self._highest()
         self._given: set[Path] = set()
+        self._there: set[Path] = set()
+        """files that were told for a picture, so that one asked for twice has two"""
 
     @cached_property
     def _own(self) -> dict[str, list[Path]]:
@@ -67,10 +69,15 @@ class Shelf:
         return {} if self.config.again else self._found()
 
     def there(self, recipe: Recipe) -> Path | None:
-        """The file of this very picture, where an earlier run has drawn it, undamaged; None with --overwrite."""
+        """The file of this very picture, where an earlier run has drawn it, undamaged; None with --overwrite.
+
+        A picture that is asked for twice is there twice.
+        """
         if self.config.overwrite:
             return None
-        path = next((one for one in self._own.get(key_of(recipe), ()) if is_whole(one)), None)
+        files = self._own.get(key_of(recipe), ())
+        path = next((one for one in files if one not in self._there and is_whole(one)), None)
+        self._there.update([path] if path else [])
         if self.single and path is None and _exists(self.single):
             raise OutputError(f"{self.single}: exists already; give another name with --out, or --overwrite")
         return path
@@ -80,8 +87,8 @@ class Shelf:
 
         `told` are the words of the template that the recipe lacks: line, strength, lora.
         """
-        own = next(iter(self._own.get(key_of(recipe), ())), None) if self.config.overwrite else None
-        path = self.single or (own if own not in self._given else None) or self._named(recipe, told)
+        files = self._own.get(key_of(recipe), ()) if self.config.overwrite else ()
+        path = self.single or next((one for one in files if one not in self._given), None) or self._named(recipe, told)
         self._must_stay(path, "--name")
         self._given.add(path)
         return path

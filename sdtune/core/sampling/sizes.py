@@ -35,7 +35,8 @@ def must_be_drawable(init: Path, own: Size, size: Size) -> None:
     """Stop at a picture whose shape gives too long a side."""
     if max(size) > LARGEST:
         raise DataError(
-            f"--init {init}: {own[0]} x {own[1]} pixels are over {LARGEST} a side; give --width and --height"
+            f"--init {init}: {own[0]} x {own[1]} would be drawn at {size[0]} x {size[1]}, over {LARGEST} a side; give "
+            "--width and --height"
         )
 
 

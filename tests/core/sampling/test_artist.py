@@ -201,6 +201,18 @@ def test_sdxl_is_told_of_the_size_of_each_pass() -> None:
     assert seen == [[64, 64, 0, 0, 64, 64], [128, 128, 0, 0, 128, 128]]
 
 
+def test_a_second_pass_is_not_encoded_while_another_picture_turns_tiles_on() -> None:
+    """Decoding in tiles sets the VAE so, for encoding, too."""
+    artist, pipe = artist_of("sd1")
+    pieces = pieces_of(artist, pipe, [recipe(n, steps=1, tiles="on", hires=Hires(scale=2)) for n in range(4)])
+    seen: list[bool] = []
+    pipe.vae.encoder.register_forward_pre_hook(lambda *_: seen.append(artist.tiling.locked()))
+    together = drawn(artist, pieces)
+    assert seen
+    assert all(seen)
+    assert [one.tobytes() for one in together] == [drawn(artist, [piece])[0].tobytes() for piece in pieces]
+
+
 # ---- what is no picture
 
 

@@ -295,3 +295,13 @@ def test_a_sheet_beside_its_folder_can_be_written_too(tmp_path: Path, monkeypatc
     shelf(tmp_path / "a", 2, compare=True)
     with pytest.raises(OutputError, match="does not allow it"):
         shelf(tmp_path / "a.png", 2, compare=True)
+
+
+def test_a_picture_that_is_asked_for_twice_is_there_twice(tmp_path: Path) -> None:
+    place = shelf(tmp_path, 2)
+    both = [put(place, recipe()), put(place, recipe())]
+    again = shelf(tmp_path, 3)
+    assert [again.there(recipe()) for _ in range(3)] == [*both, None]
+    for _ in range(2):
+        over = shelf(tmp_path, 2, overwrite=True)
+        assert [over.place(recipe(), {}) for _ in range(2)] == both

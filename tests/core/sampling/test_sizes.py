@@ -67,7 +67,7 @@ def test_what_is_asked_for_is_drawn(own: tuple[int, int], asked: tuple[int, int]
 
 def test_a_side_that_is_too_long_asks_for_a_size() -> None:
     must_be_drawable(PHOTO, (9000, 16), (LARGEST, 16))
-    with pytest.raises(DataError, match="9000 x 16 pixels are over 8192 a side; give --width and --height"):
+    with pytest.raises(DataError, match="9000 x 16 would be drawn at 9000 x 16, over 8192 a side; give --width"):
         must_be_drawable(PHOTO, (9000, 16), (9000, 16))
 
 
