@@ -47,10 +47,9 @@ def nearest_lora(missing: Path) -> Path | None:
             names = [one.name for one in islice(found, LOOKED_AT) if _may_be_lora(one)]
     except (OSError, ValueError):
         return None
-    near = nearest(missing.name, names) or nearest(missing.name, [name.removesuffix(ENDING) for name in names])
-    if near is None:
-        return None
-    return missing.with_name(near if near in names else near + ENDING)
+    by_stem = {name.removesuffix(ENDING): name for name in names}
+    near = nearest(missing.name.removesuffix(ENDING), by_stem)
+    return missing.with_name(by_stem[near]) if near else None
 
 
 def _may_be_lora(entry: os.DirEntry[str]) -> bool:

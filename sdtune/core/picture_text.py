@@ -13,11 +13,14 @@ import json
 import re
 import unicodedata
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from sdtune import __version__
 from sdtune.core.blocks import Strength
 from sdtune.core.families import family_named
-from sdtune.core.sampling.recipe import LoraUse, Recipe
+
+if TYPE_CHECKING:
+    from sdtune.core.sampling.recipe import LoraUse, Recipe
 
 _PARTS = re.compile(r"(Negative prompt|^[ \t]*Steps)[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _DIRECTIONS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
