@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import re
-import select
-import struct
-import subprocess
-import sys
-import termios
 from collections.abc import Iterator
-from fcntl import ioctl
 from pathlib import Path
 
 import pytest
@@ -32,6 +23,7 @@ from sdtune.core.reports import (
     Validated,
     Warned,
 )
+from tests.cli import terminal
 
 RUN = Path("runs/cats-1")
 
@@ -144,21 +136,7 @@ follow(work(), False)
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_the_progress_line_fits_the_terminal(columns: int) -> None:
-    leader, follower = pty.openpty()
-    ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
-    with subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=follower, stderr=follower, env=environment) as process:
-        os.close(follower)
-        written = b""
-        while select.select([leader], [], [], 60)[0]:
-            try:
-                written += os.read(leader, 65536)
-            except OSError:  # all who could write have gone
-                break
-        assert process.wait() == 0
-    os.close(leader)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
-    drawn = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
+    written, drawn = terminal.shown(columns, SCRIPT)
     bars = [line for line in drawn if line.startswith("training") and "/800" in line]
     assert bars
     assert max(map(len, bars)) <= columns

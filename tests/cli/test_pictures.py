@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
-import struct
-import subprocess
-import sys
-import termios
 from collections.abc import Iterator
-from fcntl import ioctl
 from pathlib import Path
 
 import pytest
@@ -20,6 +12,7 @@ import pytest
 from sdtune.cli import console
 from sdtune.cli.following import follow
 from sdtune.core.reports import Drawing, Drawn, Progress, Report, There
+from tests.cli import terminal
 
 LONG = f"samples/{'a-very-long-name-' * 8}.png"
 
@@ -94,24 +87,8 @@ follow(work(int(sys.argv[1])), "--json" in sys.argv)
 
 
 def shown(columns: int, *words: str, out: Path | None = None) -> tuple[bytes, list[str]]:
-    """What comes to a terminal of so many columns, and its lines without colours."""
-    leader, follower = pty.openpty()
-    ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-    known = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
-    with out.open("w") if out else open(os.dup(follower), "w") as target:
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, *words], stdout=target, stderr=follower, env=known)
-    with process:
-        os.close(follower)
-        written = b""
-        while select.select([leader], [], [], 60)[0]:
-            try:
-                written += os.read(leader, 65536)
-            except OSError:  # all who could write have gone
-                break
-        assert process.wait() == 0
-    os.close(leader)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
-    return written, [line.rstrip() for line in re.split(r"[\r\n]+", text)]
+    """What comes of a drawing to a terminal of so many columns, and its lines without colours."""
+    return terminal.shown(columns, SCRIPT, *words, out=out)
 
 
 @pytest.mark.parametrize("columns", [40, 80])
