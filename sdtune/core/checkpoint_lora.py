@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any
 
 from sdtune.core import checkpoint_folder
 from sdtune.core import lora_names as names
 from sdtune.core.adapters import Adapter, LoraModule
 from sdtune.core.lora import Lora
+from sdtune.core.toml_file import toml_in
 from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import InputError, LoraError
 
@@ -42,7 +41,6 @@ def lora_of_checkpoint(folder: Path, family: str | None) -> Lora:
 def _alpha(settings: Path) -> float:
     """As a run's settings tell it."""
     try:
-        told: Any = tomllib.loads(settings.read_text(encoding="utf-8"))
-        return float(told["network"]["alpha"])
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return float(toml_in(settings)["network"]["alpha"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise LoraError(f"{settings}: tells no alpha, which the run's checkpoints need; give a lower --last") from None

@@ -82,6 +82,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self._uses: dict[Path, FileUse] = {}
+        self._words: dict[Path, tuple[WordUse, ...]] = {}
 
     def job(self, number: int, asked: Asked) -> Job:
         """The picture with its recipe; ConfigError where it cannot be drawn."""
@@ -108,7 +109,7 @@ class Desk:
             clip_skip=self.clip_skip,
             model=self.model,
             loras=tuple(self._lora(one) for one in acting),
-            words=tuple(self._word(path) for one in acting for path in embeddings_beside(one.path)),
+            words=tuple(word for one in acting for word in self._words_beside(one.path)),
             init=self.use(config.init) if config.init else None,
             strength=strength_of(asked.strength, inside=config.mask is not None) if config.init else None,
             mask=self.use(config.mask) if config.mask else None,
@@ -175,9 +176,13 @@ class Desk:
         use = self.use(one.path)
         return LoraUse(file=use.file, sha256=use.sha256, strength=one.strength.usual, blocks=dict(one.strength.blocks))
 
-    def _word(self, path: Path) -> WordUse:
-        use = self.use(path)
-        return WordUse(file=use.file, sha256=use.sha256, word=word_in(path))
+    def _words_beside(self, lora: Path) -> tuple[WordUse, ...]:
+        """The new words that were learned with a LoRA, as recipes name them."""
+        if lora not in self._words:
+            self._words[lora] = tuple(
+                WordUse(**dict(self.use(path)), word=word_in(path)) for path in embeddings_beside(lora)
+            )
+        return self._words[lora]
 
     def _tiles(self, recipe: Recipe) -> Tiles:
         """How it is decoded, so that a picture of which no pass is in tiles is the same one however that is said."""

@@ -10,7 +10,7 @@ from typing import Any
 from sdtune.core.data.cache import Store
 from sdtune.core.drawing import Guide
 from sdtune.core.reports import Note, Telling
-from sdtune.core.sampling.jobs import Job
+from sdtune.core.sampling.jobs import Job, by_set
 from sdtune.core.sampling.order import Order
 from sdtune.core.sampling.rack import Rack, acting_on
 from sdtune.core.sampling.reading import Script, Scripted, encode, script_of
@@ -53,8 +53,8 @@ def read_scripts(order: Order, pipe: Any, jobs: Sequence[Job], store: Store) -> 
     rack = Rack(pipe, family, family.text_encoders)
     scripts, known = Scripts(), set[str]()
     sets: dict[str, list[Job]] = {}
-    for job in jobs:
-        sets.setdefault(acting_on(job.asked.loras, family.text_encoders), []).append(job)
+    for alike in by_set(jobs):
+        sets.setdefault(acting_on(alike[0].asked.loras, family.text_encoders), []).extend(alike)
     for acting, some in sets.items():
         rack.use(some[0].asked.loras)
         for word, path in rack.words.items():
