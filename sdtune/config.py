@@ -18,6 +18,8 @@ from sdtune.choices.spec import Spec, setting
 from sdtune.choices.tasks import Task, TextToImage
 from sdtune.choices.timesteps import Stratified, Timesteps
 from sdtune.choices.weightings import MinSNR, Weighting
+from sdtune.evaluate_config import Evaluate as Evaluate
+from sdtune.evaluate_config import EvaluateCompare as EvaluateCompare
 from sdtune.inspect_config import LoraDiff as LoraDiff
 from sdtune.inspect_config import LoraInspect as LoraInspect
 from sdtune.layers import OF_ONE_START as OF_ONE_START

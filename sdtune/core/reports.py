@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sdtune.core.data.buckets import Tally
+from sdtune.core.evaluation_reports import Compared, Evaluated
 from sdtune.core.lora_reports import Differing, Inspected, Merged, Written
 
 
@@ -517,6 +518,8 @@ Report = (
     | Written
     | Inspected
     | Differing
+    | Evaluated
+    | Compared
 )
 
 Result = TypeVar("Result")

@@ -1,0 +1,1 @@
+"""Encoders: what looks at pictures."""

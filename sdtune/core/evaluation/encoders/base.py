@@ -1,0 +1,30 @@
+"""Encoder: what makes features of pictures, and where it can of texts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from PIL import Image
+
+from sdtune.core.evaluation.intervals import Array
+
+
+class Encoder(ABC):
+    """One encoder, loaded; the same picture has the same features, whatever else is in a batch."""
+
+    label: str
+    """as every figure is labelled with it: "CLIP of mini", "DINOv2 (facebook/dinov2-base)" """
+    fingerprint: str
+    """of its weights and of how it resizes, for the cache"""
+    reads_texts: bool = False
+    at_once: int = 1
+    """pictures of one call"""
+
+    @abstractmethod
+    def images(self, images: Sequence[Image.Image]) -> Array:
+        """[n, d] unit vectors of RGB images of any size."""
+
+    def texts(self, texts: Sequence[str]) -> Array:
+        """[n, d] unit vectors in the same space; only where `reads_texts`."""
+        raise AssertionError("an encoder without a text tower was asked for texts")
