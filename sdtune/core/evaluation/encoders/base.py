@@ -25,6 +25,6 @@ class Encoder(ABC):
     def images(self, images: Sequence[Image.Image]) -> Array:
         """[n, d] unit vectors of RGB images of any size."""
 
-    def texts(self, texts: Sequence[str]) -> Array:
+    def texts(self, texts: Sequence[str]) -> Array:  # noqa: ARG002 (for those that read them)
         """[n, d] unit vectors in the same space; only where `reads_texts`."""
         raise AssertionError("an encoder without a text tower was asked for texts")
