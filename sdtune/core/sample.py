@@ -38,6 +38,14 @@ def sample(config: Sample) -> Telling[None]:
     order = yield from order_of(config)
     shelf = Shelf(order.config, len(order.asked))
     yield Note(f"model: {order.identity.name} ({order.family.title})" + "".join(map(_told, order.everywhere)))
+    pictures, drawn = yield from pictures_of(order, shelf)
+    yield from overviews(order.config, order.axes, pictures, shelf, drawn=drawn)
+    if order.recipe and config.again:
+        yield from compared(config.again, pictures[0].path, order.recipe, pictures[0].recipe)
+
+
+def pictures_of(order: Order, shelf: Shelf) -> Telling[tuple[list[Finished], int]]:
+    """All pictures of an order in its order, and how many were drawn now: those that are there already are not."""
     if not model.is_here(order.identity):
         yield Note("the model is fetched from the hub: some GB, kept for later")
     pipe = parts.reader(order.identity, order.dtype)
@@ -65,10 +73,7 @@ def sample(config: Sample) -> Telling[None]:
             except KeyboardInterrupt as asked:
                 told = f"{len(finished)} of {len(jobs)} pictures are there; the same command goes on"
                 raise KeyboardInterrupt(str(asked) or told) from None
-    pictures = [Finished(job.asked, job.recipe, finished[job.number]) for job in jobs]
-    yield from overviews(order.config, order.axes, pictures, shelf, drawn=len(missing))
-    if order.recipe and config.again:
-        yield from compared(config.again, pictures[0].path, order.recipe, jobs[0].recipe)
+    return [Finished(job.asked, job.recipe, finished[job.number]) for job in jobs], len(missing)
 
 
 def _drawn(
