@@ -1,4 +1,4 @@
-"""Outcome: all that an evaluation has found, as report.json and the page tell it."""
+"""Outcome and Comparison: all that an evaluation has found, as report.json and the page tell it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from sdtune.core.evaluation.intervals import Refused, Value
 from sdtune.core.evaluation.subject import Case, Cell, Unit
+from sdtune.core.evaluation_reports import Difference
 
 
 @dataclass(frozen=True)
@@ -87,4 +88,49 @@ class Outcome:
     versions: Mapping[str, str]
     cost: Cost
     curves: Mapping[str, Any] = field(default_factory=dict)
-    """of each subject's run, where it has them: [(step, held out, trained)], relative to the base"""
+    """by name of a subject, of its run, where it has them: [(step, held out, trained)], relative to the base"""
+    resize: str = ""
+    """how pictures become what the encoder looks at, in words"""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two LoRAs that are compared."""
+
+    name: str
+    """as a Candidate's"""
+    path: Path
+    step: int | None
+    strength: float
+    subject: int
+    """place of its Subject in the case"""
+    pictures: tuple[Path, ...]
+    """one a unit"""
+    copies: tuple[Copy, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that laying one LoRA beside another has found."""
+
+    title: str
+    case: Case
+    units: tuple[Unit, ...]
+    first: Side
+    """A"""
+    second: Side
+    """B"""
+    base: tuple[Path, ...]
+    """pictures without either, one a unit"""
+    encoder: str
+    sentence: str
+    """which is better, and in what"""
+    differences: tuple[Difference, ...]
+    """the most telling measure first"""
+    refused: Mapping[str, str]
+    """measures that cannot be told, and why"""
+    warnings: tuple[str, ...]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    cost: Cost
+    resize: str = ""
