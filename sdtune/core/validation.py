@@ -152,9 +152,9 @@ class Validator:
             with contextlib.ExitStack() as without:
                 for part in (net, *beside):
                     without.enter_context(at_strength(part, 0.0))
-                found = yield from self._losses(net, unknown)
+                found = yield from self.losses(net, unknown)
             self.base |= {one: float(rows.mean()) for one, rows in found.items()}
-        losses = yield from self._losses(net, list(everything.values()))
+        losses = yield from self.losses(net, list(everything.values()))
         for one, rows in losses.items():
             self.base.setdefault(one, float(rows.mean()))
         held_out, trained = (self._measured([one.sha256 for one in side], losses) for side in sides)
@@ -164,7 +164,7 @@ class Validator:
         rows = numpy.stack([losses[one] for one in sorted(images)])
         return measured(rows, numpy.array([self.base[one] for one in sorted(images)]))
 
-    def _losses(self, net: nn.Module, images: Sequence[Plain]) -> Telling[dict[str, Losses]]:
+    def losses(self, net: nn.Module, images: Sequence[Plain]) -> Telling[dict[str, Losses]]:
         """{image: its loss at each level [T], the mean over noises}."""
         protocol = self.protocol
         sums = {one.sha256: numpy.zeros(protocol.timesteps) for one in images}
