@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 import numpy
@@ -17,9 +16,9 @@ class ReferenceLoss(Measure):
     name: ClassVar[str] = "loss"
     title: ClassVar[str] = "loss on references"
     says: ClassVar[str] = (
-        "How well the model with the LoRA predicts the noise in pictures that it never saw, beside the base model (1): it "
-        "falls while something is learned that holds for others, and rises once pictures are learned by heart. It warns "
-        "of copying; it does not choose the prettiest."
+        "How well the noise in pictures that were never trained is predicted, beside the base model (1): it falls "
+        "while something is learned that holds for others, and rises once pictures are learned by heart. It warns of "
+        "copying; it does not choose the prettiest."
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     order: ClassVar[int] = 28
@@ -49,4 +48,4 @@ class ReferenceLoss(Measure):
 
     def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (of references alone)
         """References."""
-        return 0 if seen.losses is None or math.isclose(len(seen.losses), 1) else len(seen.losses)
+        return 0 if seen.losses is None else len(seen.losses)
