@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from sdtune.config import eval_settings, refine
-from sdtune.core import lora_file, model
+from sdtune.core import lora_file
 from sdtune.core.applied import Applied
 from sdtune.core.blocks import Strength
 from sdtune.core.data.cache import Store
@@ -29,7 +29,7 @@ from sdtune.core.evaluation.pairs import with_pairs
 from sdtune.core.evaluation.recommend import rank
 from sdtune.core.evaluation.record import write_record
 from sdtune.core.evaluation.seeing import see
-from sdtune.core.evaluation.subject import BASE, Case, Cell, Unit
+from sdtune.core.evaluation.subject import BASE, Case, Cell, Subject, Unit
 from sdtune.core.evaluation.thresholds import failed, thresholds_of
 from sdtune.core.evaluation_reports import Evaluated, Figure, Rated
 from sdtune.core.home import paths_from_home
@@ -37,6 +37,7 @@ from sdtune.core.lora import Lora
 from sdtune.core.recommended import write_strength
 from sdtune.core.reports import Note, Telling
 from sdtune.core.run_folder import must_be_writable, safe_name
+from sdtune.core.verdict import validated
 from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import OutputError, SdtuneError
 from sdtune.evaluate_config import Evaluate, Protocol
@@ -46,6 +47,8 @@ PAGE = "report.html"
 RECORD = "report.json"
 COLUMNS = 6
 """measures that the table of a terminal shows"""
+VALIDATIONS = "validation.jsonl"
+MOST_VALIDATIONS = 10_000
 HELD = 2**28
 """bytes of features that are held in memory"""
 
@@ -183,7 +186,19 @@ def _outcome(
         settings=config.model_dump(mode="json", exclude={"out", "cache", "memory"}),
         versions=versions(),
         cost=Cost(drawings.drawn, drawings.there, seconds, drawings.device),
+        curves={one.name: curve for one in case.subjects if (curve := _curve(one))},
+        resize=encoder.resize,
     )
+
+
+def _curve(subject: Subject) -> list[tuple[int, float, float]]:
+    """[(step, held out, trained)] of a run's own validations, relative to the base's."""
+    try:
+        lines = (subject.place / VALIDATIONS).read_text(encoding="utf-8").splitlines()[:MOST_VALIDATIONS]
+        checks = [validated(json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
+    return [(one.step, one.held_out.relative, one.trained.relative) for one in checks]
 
 
 def _sentence(case: Case, ranking: Sequence[Ranked]) -> str:
