@@ -18,6 +18,8 @@ class Reference:
     """below its folder, as people know it"""
     sha256: str
     caption: str | None = None
+    of_class: int | None = None
+    """place among the classes of what it shows, of a run that learned them"""
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class Subject:
     """A training, or a LoRA of which no more is known."""
 
     name: str
-    """of the run's folder, or of the file"""
+    """of the run's folder, or of the file or folder of files"""
     place: Path
-    """the run's folder, or the file"""
+    """the run's folder, or the file or folder of files"""
     trained: tuple[Reference, ...] = ()
     """empty where they are not known"""
     held_out: tuple[Reference, ...] = ()
@@ -60,6 +62,8 @@ class Prompt:
     """place among the references of the picture that it describes"""
     trained: tuple[int, int] | None = None
     """(subject, place among its trained pictures) of the picture that it describes"""
+    of_class: int | None = None
+    """place among the classes of the one that it names"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,286 @@
+"""The case: all that an evaluation is about, found, read and checked before any weights of a base model are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sdtune.core import model
+from sdtune.core.evaluation.candidates import (
+    Lineup,
+    Opened,
+    Origin,
+    folder_notes,
+    lineup,
+    one_of,
+    opened,
+    printable,
+    refuse_strengths,
+)
+from sdtune.core.evaluation.prompts import Material, blank, given_prompts, prompts_of
+from sdtune.core.evaluation.references import Pictures, references_of, subject_of
+from sdtune.core.evaluation.subject import Case, Reference, Subject
+from sdtune.core.evaluation.trigger import Trigger, trigger_for
+from sdtune.core.families import family_named
+from sdtune.core.identity import Identity
+from sdtune.core.model_file import MINI
+from sdtune.core.reports import Note, Telling
+from sdtune.core.sampling.prompt_lines import is_typed
+from sdtune.core.sampling.run_of import MAX_CLIP_SKIP
+from sdtune.errors import ConfigError, InputError, LoraError, ModelError, cut
+from sdtune.evaluate_config import Evaluate, EvaluateCompare, Protocol
+
+LETTERS = 60
+"""of a trigger in a message"""
+BUILT_IN = "mini"
+
+
+def case_of(config: Evaluate) -> Telling[Case]:
+    """What `eval` looks at: every LoRA that was kept; raises InputError, with a line for each problem."""
+    given, problems = list[Opened](), list[InputError]()
+    for text in dict.fromkeys(config.subjects):
+        try:
+            refuse_strengths(text)
+            given.append(opened(text, config.model, every=True))
+        except InputError as error:
+            problems.append(error)
+    if problems:
+        raise one_of(problems)
+    line = yield from _line_up(given)
+    return (yield from _case(config, line))
+
+
+def case_of_pair(config: EvaluateCompare) -> Telling[tuple[Case, tuple[tuple[int, float], ...]]]:
+    """What `eval compare` looks at, and the candidates' places with their strengths: of A, of B, then of the twins.
+
+    A twin is drawn as strongly as A where it does not say otherwise.
+    """
+    given, problems = list[Opened](), list[InputError]()
+    for text in (config.first, config.second, *config.twins):
+        try:
+            given.append(opened(text, config.model, every=False))
+        except InputError as error:
+            problems.append(error)
+    if problems:
+        raise one_of(problems)
+    line = yield from _line_up(given)
+    usual = 1.0 if given[0].strength is None else given[0].strength
+    strengths = [usual, *(one.strength for one in given[1:])]
+    drawn = [
+        (place, (1.0 if number == 1 else usual) if strength is None else strength)
+        for number, (place, strength) in enumerate(zip(line.at, strengths, strict=True))
+    ]
+    if drawn[0] == drawn[1]:
+        raise ConfigError(
+            f"{cut(config.first)} and {cut(config.second)} are the same LoRA at the same strength; give another"
+        )
+    for text, (place, _) in zip(config.twins, drawn[2:], strict=True):
+        if place == drawn[0][0]:
+            raise ConfigError(f"--twin {cut(text)}: is A itself; give the run that was trained with another --seed")
+    return (yield from _case(config, line)), tuple(drawn)
+
+
+def _line_up(given: Sequence[Opened]) -> Telling[Lineup]:
+    yield from folder_notes(given)
+    return (yield from lineup(given))
+
+
+def _case(config: Protocol, line: Lineup) -> Telling[Case]:
+    """The same of whatever LoRAs."""
+    origins = line.origins
+    told = list(line.told)
+    _must_draw_whole_pictures(origins)
+    named = config.model or _model_of(origins)
+    identity = _identified(named, next((one for one in origins if one.use.model == named != config.model), None))
+    _must_fit(line, identity)
+    clip_skip, differs = _clip_skip(origins)
+    told += differs
+    found, reasons = list[Subject](), list[InputError]()
+    for origin in origins:
+        try:
+            subject, lines = yield from subject_of(origin, config.trained, follow_links=config.follow_links)
+            found.append(subject)
+            told += lines
+        except InputError as error:
+            reasons.append(error)
+    try:
+        wording = next((one for one in origins if one.run), origins[0])
+        pictures = yield from references_of(found, wording, config.reference, follow_links=config.follow_links)
+    except InputError as error:
+        raise one_of([*reasons, error]) from None
+    if reasons:
+        raise one_of(reasons)
+    told += pictures.told
+    unknown = [subject.name for subject in found if not subject.trained]
+    if unknown:
+        of = "" if len(found) == 1 else f" of {', '.join(unknown[:3])}{' and others' if unknown[3:] else ''}"
+        told.append(f"the trained pictures{of} are not known, so copies cannot be found; --trained FOLDER tells them")
+    case = yield from _with_prompts(config, line, found, pictures, identity)
+    case = replace(case, model=named, clip_skip=clip_skip, told=tuple(dict.fromkeys((*told, *case.told))))
+    for text in case.told:
+        yield Note(text)
+    return case
+
+
+def _with_prompts(
+    config: Protocol, line: Lineup, subjects: Sequence[Subject], pictures: Pictures, identity: Identity
+) -> Telling[Case]:
+    """The case with its prompts, and what is told of these."""
+    kinds = {_kind(one) for one in line.origins}
+    classes = _classes(subjects) if "class" in kinds else ()
+    of_class = {text: place for place, text in enumerate(classes)}
+    subjects = [_sorted_out(one, of_class) for one in subjects]
+    references = tuple(_classed(one, of_class) for one in pictures.references)
+    told: tuple[str, ...] = ()
+    trigger = None
+    if kinds == {"unconditional"} and not config.prompts:
+        prompts, more = blank()
+    else:
+        trigger, told = (None, ()) if classes else _trigger(config, line, subjects, references)
+        material = Material(
+            subjects,
+            references,
+            trigger,
+            config.prompts_each,
+            emoji=identity.location == str(MINI),
+            classes=classes,
+            given=config.reference is not None,
+        )
+        if config.prompts:
+            if is_typed(config.prompts):
+                yield Note("reading prompts, one a line; Ctrl-D ends them")
+            prompts, more = given_prompts(config.prompts, material)
+        else:
+            prompts, more = prompts_of(material)
+    return Case(
+        model="",
+        subjects=tuple(subjects),
+        candidates=line.candidates,
+        references=references,
+        prompts=prompts,
+        trigger=trigger.phrase if trigger else None,
+        clip_skip=None,
+        told=(*told, *more),
+        classes=classes,
+        references_are_trained=pictures.are_trained,
+    )
+
+
+def _trigger(
+    config: Protocol, line: Lineup, subjects: Sequence[Subject], references: Sequence[Reference]
+) -> tuple[Trigger | None, tuple[str, ...]]:
+    """(the trigger, how it is known or why not): as given, of the run, of the LoRA, or what captions share."""
+    every = [one for subject in subjects for one in (*subject.trained, *subject.held_out)] or list(references)
+    captions = [one.caption for one in every if one.caption]
+    style = any(_kind(one) == "style" for one in line.origins)
+    if config.trigger:
+        given = " ".join(config.trigger.split())
+        return trigger_for(captions, given, given=True, style=style), ()
+    known = [one.use.trigger for one in line.origins if one.use.trigger] or list(line.triggers)
+    if known:
+        told = []
+        others = sorted({cut(one, LETTERS) for one in known if one.lower() != known[0].lower()})
+        if others:
+            told.append(
+                f'the LoRAs have different triggers; "{cut(known[0], LETTERS)}" stands in all prompts, and not '
+                f"{', '.join(others[:3])}; --trigger gives another"
+            )
+        trigger = trigger_for(captions, " ".join(known[0].split()), style=style)
+        return trigger, tuple(told)
+    if trigger := trigger_for(captions, None, style=style):
+        shown = cut(trigger.phrase, LETTERS)
+        return trigger, (f'trigger: "{shown}", which nearly all captions share; --trigger gives another',)
+    hint = f"; the most of its captions had {cut(line.frequent, LETTERS)}" if line.frequent else ""
+    told_of = "no trigger is known, so that there are neither concept F1 nor prompts in new contexts"
+    return None, (f"{told_of}; give --trigger{hint}",)
+
+
+def _must_draw_whole_pictures(origins: Sequence[Origin]) -> None:
+    problems = [
+        f"{one.name}: was trained to paint into masks, and eval draws whole pictures; look at it with "
+        f"sdtune sample --run {printable(str(one.place))} --init PICTURE --mask MASK"
+        for one in origins
+        if _kind(one) == "inpainting"
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _model_of(origins: Sequence[Origin]) -> str:
+    """What all of them were trained on; mini where none says so."""
+    known = {one.use.model: one for one in reversed(origins) if one.use.model}
+    places = {}
+    for name, origin in known.items():
+        places[_identified(name, origin).location] = name
+    if len(places) > 1:
+        each = ", ".join(f"{one.name} {cut(name, LETTERS)}" for name, one in reversed(known.items()))
+        raise ConfigError(
+            f"the runs were trained on different models ({each}), and drawings of different models cannot be compared; "
+            "evaluate them one by one, or give one model for all with --model"
+        )
+    return next(iter(reversed(known)), BUILT_IN)
+
+
+def _identified(named: str, origin: Origin | None) -> Identity:
+    """The model; what is wrong with that of a run is told of its settings."""
+    try:
+        return model.identify(named)
+    except ModelError as error:
+        if origin is None:
+            raise
+        raise ModelError(f"{origin.use.settings}: its model: {error} (--model gives another)") from None
+
+
+def _must_fit(line: Lineup, identity: Identity) -> None:
+    """Stop at LoRAs of another family than the model's, and at a model that needs masks."""
+    family = family_named(identity.family)
+    if identity.inpainting:
+        raise ModelError(f"{identity.name}: paints into masks, and eval draws whole pictures; give another --model")
+    problems = [
+        f"{one.path}: a LoRA for {family_named(made_for).title}, but the model is {family.title}; give its base with "
+        "--model"
+        for one, made_for in zip(line.candidates, line.families, strict=True)
+        if made_for and made_for != family.name
+    ]
+    if problems:
+        raise LoraError(*problems)
+
+
+def _clip_skip(origins: Sequence[Origin]) -> tuple[int | None, list[str]]:
+    """The layer of CLIP that prompts are read from, as in the training; told where that differs."""
+    found: dict[int | None, str] = {}
+    for one in origins:
+        asked = one.use.clip_skip
+        if asked is not None and not 1 <= asked <= MAX_CLIP_SKIP:
+            problem = f"{one.use.settings}: text.clip_skip is {cut(str(asked))}, which is none of 1 to {MAX_CLIP_SKIP}"
+            raise ConfigError(f"{problem}; mend it there")
+        if one.run:
+            found.setdefault(asked, one.name)
+    first = next(iter(found), None)
+    if len(found) < 2:
+        return first, []
+    each = ", ".join(f"{name} {'none' if skip is None else skip}" for skip, name in found.items())
+    return first, [f"the runs read captions with different clip_skip ({each}); all prompts are read with the first"]
+
+
+def _kind(origin: Origin) -> object:
+    task = origin.told.get("task")
+    return task.get("kind") if isinstance(task, dict) else task
+
+
+def _classes(subjects: Sequence[Subject]) -> tuple[str, ...]:
+    """The captions of runs whose captions are the names of classes."""
+    return tuple(sorted({one.caption for subject in subjects for one in subject.trained if one.caption}))
+
+
+def _classed(picture: Reference, classes: dict[str, int]) -> Reference:
+    return replace(picture, of_class=classes.get(picture.caption or "")) if classes else picture
+
+
+def _sorted_out(subject: Subject, classes: dict[str, int]) -> Subject:
+    """Its pictures with their classes."""
+    return replace(
+        subject,
+        trained=tuple(_classed(one, classes) for one in subject.trained),
+        held_out=tuple(_classed(one, classes) for one in subject.held_out),
+    )
