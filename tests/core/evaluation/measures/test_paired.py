@@ -1,0 +1,49 @@
+"""Measures of pairs."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+
+from sdtune.core.evaluation.intervals import Refused, Value, resampled
+from sdtune.core.evaluation.measures import Seen, measures
+
+NAMES = ("psnr", "ssim", "perceptual")
+
+
+def seen(*values: float) -> Seen:
+    """Two drawings a prompt, which have these values of every measure."""
+    n = len(values)
+    none, nowhere = numpy.zeros(n, dtype=numpy.bool_), numpy.full(n, -1)
+    features = numpy.eye(n)
+    return Seen(
+        drawn=features,
+        base=features,
+        references=features[:0],
+        trained=features[:0],
+        prompt=numpy.arange(n) // 2,
+        in_distribution=none,
+        new_context=none,
+        generic=none,
+        has_concept=none,
+        of_reference=nowhere,
+        of_trained=nowhere,
+        values={name: numpy.array(values) for name in NAMES},
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mean_of_pairs(name: str) -> None:
+    """Of drawings that have one; its interval is of their prompts alone."""
+    case = seen(1.0, 3.0, 5.0, 7.0, numpy.nan, numpy.nan, 2.0, numpy.nan)
+    value = measures()[name].value(case, resampled(case.prompt.tolist(), 0, 400))
+    assert isinstance(value, Value)
+    assert (value.estimate, value.n, value.references) == (3.6, 5, 3)
+    assert value.low < 2 < 5 < value.high  # means of three prompts: 2, 6 and 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refused_without_pairs(name: str) -> None:
+    """With what would help."""
+    case = seen(numpy.nan, numpy.nan)
+    assert measures()[name].value(case, resampled(case.prompt.tolist(), 0, 100)) == Refused("no pairs; give --pairs")
