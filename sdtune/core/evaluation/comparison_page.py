@@ -1,0 +1,165 @@
+"""The page of `eval compare`: which of two LoRAs is better, measure by measure, in one page that runs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from sdtune.core.evaluation.charts import beside_nought
+from sdtune.core.evaluation.contact import Album, Column, cut, example, rows_of, sheets, true_column, truth
+from sdtune.core.evaluation.copies_shown import alarming, copies
+from sdtune.core.evaluation.figures import DIRECTIONS, between, counted, meanings_of, number, strength_of, told
+from sdtune.core.evaluation.outcome import Comparison, Side
+from sdtune.core.evaluation.page_frame import (
+    POLICY,
+    STYLE,
+    cost,
+    listed,
+    looked_at,
+    looks,
+    meant,
+    opening,
+    protocol,
+    refusals,
+    warned,
+    write_pieces,
+)
+from sdtune.core.evaluation_reports import Difference
+from sdtune.core.html_page import head, text
+
+WINNERS = {"A": "A is better", "B": "B is better", "": "no clear difference"}
+
+
+def write_comparison_page(comparison: Comparison, out: Path) -> None:
+    """The page of a comparison, whole or not at all."""
+    write_pieces(html(comparison), out)
+
+
+def html(comparison: Comparison) -> Iterator[str]:
+    """The page in pieces; the same for the same comparison."""
+    album = Album()
+    measures = meanings_of([*(one.name for one in comparison.differences), *comparison.refused])
+    yield head(comparison.title, POLICY, STYLE)
+    yield from _verdict(comparison, album)
+    yield from _cards(comparison)
+    yield "<main>\n"
+    yield from _copies(comparison, album)
+    yield from warned(comparison.warnings)
+    yield from _table(comparison)
+    refused = comparison.refused
+    yield from refusals([(one.title, refused[one.name]) for one in measures if one.name in refused])
+    yield from _contact(comparison, album)
+    floor = {one.name: one.floor for one in comparison.differences if one.floor is not None}
+    yield from meant(measures, floor)
+    yield from protocol(comparison.case, comparison.units, comparison.encoder, comparison.resize)
+    yield from listed("Settings", comparison.settings)
+    yield from listed("Versions", comparison.versions)
+    yield from cost(comparison.cost)
+    yield "</main>\n</body>\n</html>\n"
+
+
+def _name(letter: str, side: Side) -> str:
+    return f"{letter}: {side.name} at strength {strength_of(side.strength)}"
+
+
+def _verdict(comparison: Comparison, album: Album) -> Iterator[str]:
+    case, units = comparison.case, comparison.units
+    yield '<header class="verdict">\n'
+    yield from opening(
+        comparison.title,
+        comparison.sentence,
+        f"{cut(_name('A', comparison.first))}; {cut(_name('B', comparison.second))}. "
+        f"{looked_at(len(units), 'each', len(case.references), comparison.encoder)}",
+    )
+    place = example(case, units)
+    if place is not None:
+        wins = [one.winner for one in comparison.differences]
+        better = wins.count("A") - wins.count("B")
+        shown = [
+            ("base", comparison.base[place], False),
+            ("A", comparison.first.pictures[place], better > 0),
+            ("B", comparison.second.pictures[place], better < 0),
+        ]
+        beside = truth(case, units[place], None)
+        shown += [(beside[0], beside[1].path, False)] if beside is not None else []
+        yield from looks(album, shown, case.prompts[units[place].prompt].text)
+    yield "</header>\n"
+
+
+def _cards(comparison: Comparison) -> Iterator[str]:
+    wins = [one.winner for one in comparison.differences]
+    yield '<div class="cards">\n'
+    for letter, side in (("A", comparison.first), ("B", comparison.second)):
+        yield f'<div><span>{letter} is better in</span><span class="figure">{wins.count(letter):,}</span>'
+        yield f'<small dir="auto">of {counted(len(wins), "measure")}; {cut(side.name)}</small></div>\n'
+    yield f'<div><span>no clear difference in</span><span class="figure">{wins.count(""):,}</span>'
+    yield f"<small>of {counted(len(wins), 'measure')}</small></div>\n"
+    counts = [len(alarming(side.copies)) for side in (comparison.first, comparison.second)]
+    yield f'<div><span>near-copies of A and B</span><span class="figure">{counts[0]:,} and {counts[1]:,}</span>'
+    yield f"<small>of {counted(len(comparison.units), 'drawing')} each</small></div>\n</div>\n"
+
+
+def _copies(comparison: Comparison, album: Album) -> Iterator[str]:
+    found = [
+        (side.subject, letter, False, copy, side.pictures[copy.unit])
+        for letter, side in (("A", comparison.first), ("B", comparison.second))
+        for copy in side.copies
+    ]
+    yield from copies(album, comparison.case, comparison.units, found, (), "")
+
+
+def _table(comparison: Comparison) -> Iterator[str]:
+    if not comparison.differences:
+        return
+    yield '<section id="figures">\n<h2>Measure by measure</h2>\n'
+    yield '<p class="soft">Each with its interval of 95&nbsp;%. A dot right of the line speaks for A (where '
+    yield "neither way is better, it tells that A has more). Where its interval crosses that line, or it lies within the "
+    yield "grey of noise, there is no clear difference.</p>\n"
+    yield '<div class="scroll" tabindex="0"><table class="figures">\n<thead><tr><td></td><th scope="col">A</th>'
+    yield '<th scope="col">B</th><th scope="col">A - B</th><th scope="col" class="nought">B &middot; A</th>'
+    yield '<th scope="col">verdict</th></tr></thead>\n<tbody>\n'
+    for one in comparison.differences:
+        yield _row(one)
+    yield "</tbody>\n</table></div>\n</section>\n"
+
+
+def _row(one: Difference) -> str:
+    figures = "".join(
+        f"<td>{number(figure.estimate, one.digits)}<small>{between(figure, one.digits)}</small></td>"
+        for figure in (one.first, one.second)
+    )
+    by = number(one.difference.estimate, one.digits, signed=True)
+    interval = between(one.difference, one.digits, signed=True)
+    said = f"{one.title}, A - B: {told(one.difference, one.digits, signed=True)}"
+    picture = beside_nought(one.difference, one.floor, said, mirrored=one.better == "lower")
+    noise = (
+        f"<small>noise up to {number(one.floor, one.digits)}</small>"
+        if one.floor is not None and math.isfinite(one.floor)
+        else ""
+    )
+    shade = ' class="good"' if one.winner else ""
+    return (
+        f'<tr><th scope="row">{text(one.title)}<small>{DIRECTIONS.get(one.better, "")}</small></th>{figures}'
+        f'<td>{by}<small>{interval}</small></td><td class="nought s0">{picture}</td>'
+        f"<td><b{shade}>{WINNERS.get(one.winner, '')}</b>{noise}</td></tr>\n"
+    )
+
+
+def _contact(comparison: Comparison, album: Album) -> Iterator[str]:
+    case, units = comparison.case, comparison.units
+    if not units:
+        return
+    first = [place for place, unit in enumerate(units) if unit.seed == units[0].seed]
+    columns = [
+        Column(label, [pictures[place] for place in first])
+        for label, pictures in (
+            ("base", comparison.base),
+            (_name("A", comparison.first), comparison.first.pictures),
+            (_name("B", comparison.second), comparison.second.pictures),
+        )
+    ]
+    yield f'<section id="pictures">\n<h2>Pictures</h2>\n<p class="soft">Seed {units[0].seed}, the same noise in every '
+    yield "column.</p>\n"
+    yield from sheets(album, rows_of(case, units, first), [*columns, *true_column(case, units, first)])
+    yield "</section>\n"
