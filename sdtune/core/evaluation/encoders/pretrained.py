@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from sdtune.core.captioners.models import load_image_processor, load_model, load_tokenizer, trying
-from sdtune.core.evaluation.encoders.tower import CPU, Given, Tower
+from sdtune.core.evaluation.encoders.tower import CPU, TRIAL, Given, Tower
+from sdtune.errors import ModelError
 
 LONGEST = 16  # times as long as wide: a shorter side of 224 px then makes a longer one of 3584
-DEFAULT_TEXT = "a picture"
 
 
 class Pretrained(Tower):
@@ -39,9 +39,8 @@ class Pretrained(Tower):
         with trying(folder):
             told = self.image_processor.to_dict()
             self.resize = _resize(told)
+            self._must_make_one_size(folder)
             super().__init__(device, (self.model,), json.dumps(told, sort_keys=True, default=str))
-            if self.reads_texts:
-                self.texts([DEFAULT_TEXT])
 
     @abstractmethod
     def see(self, given: Given) -> Tensor:
@@ -50,6 +49,13 @@ class Pretrained(Tower):
     def given(self, image: Image.Image) -> Given:
         """As its own processor makes it."""
         return dict(self.image_processor(_middle(image), return_tensors="pt"))
+
+    def _must_make_one_size(self, folder: Path) -> None:
+        """Stop at a processor whose pictures no batch could be made of."""
+        wide, high = (self.given(Image.new("RGB", size)) for size in (TRIAL, TRIAL[::-1]))
+        if any(one.shape != high[name].shape for name, one in wide.items()):
+            file = folder / "preprocessor_config.json"
+            raise ModelError(f"{file}: does not make pictures of one size; download the model again")
 
 
 def _middle(image: Image.Image) -> Image.Image:

@@ -37,12 +37,13 @@ class Tower(Encoder):
     def __init__(self, device: torch.device, networks: Sequence[nn.Module], how: str) -> None:
         """`how` tells all that pictures go through before the network."""
         self.device = device
-        self.at_once = torch.get_num_threads() if device.type == "cpu" else ON_CARD
+        self.by_batches = device.type != "cpu"
+        self.at_once = ON_CARD if self.by_batches else torch.get_num_threads()
         self._networks = networks
         self._where = CPU
-        maker = () if device.type == "cpu" else maker_of(device)  # threads change nothing here
+        maker = maker_of(device) if self.by_batches else ()  # threads change nothing here
         self.fingerprint = key_of("encoder", how, *(identity_of(one) for one in networks), *maker)
-        self.width = self._seen([self.given(Image.new("RGB", TRIAL))]).shape[1]
+        self.width = self._tried()
 
     @abstractmethod
     def given(self, image: Image.Image) -> Given:
@@ -59,19 +60,19 @@ class Tower(Encoder):
     def images(self, images: Sequence[Image.Image]) -> Array:
         """[n, d] unit vectors of RGB images of any size."""
         self._settle()
-        with _a_thread_each(self._where), ThreadPoolExecutor(self.at_once) as pool:
-            if self._where.type == "cpu":
-                return self._units(list(pool.map(lambda image: self._seen([self.given(image)]), images)))
+        with _a_thread_each(), ThreadPoolExecutor(self.at_once) as pool:
+            if not self.by_batches:
+                return self._units(list(pool.map(self._alone, images)))
             given = list(pool.map(self.given, images))
         starts = range(0, len(given), self.at_once)
-        return self._units([self._seen(given[start : start + self.at_once]) for start in starts])
+        return self._units([self._together(given[start : start + self.at_once]) for start in starts])
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Array:
         """[n, d] unit vectors in the same space."""
         self._settle()
-        with _a_thread_each(self._where):
-            return self._units([self.read(text).cpu() for text in texts])
+        with _a_thread_each():
+            return self._units([self.read(text) for text in texts])
 
     def to_network(self, tensor: Tensor) -> Tensor:
         """The tensor where the network is."""
@@ -84,17 +85,27 @@ class Tower(Encoder):
             self._where = self.device
 
     @torch.inference_mode()
-    def _seen(self, given: Sequence[Given]) -> Tensor:
-        """[n, d] of pictures of one call, which a card sees beside as many more as fill a batch."""
-        spare = 0 if self._where.type == "cpu" else self.at_once - len(given)
-        filled = [*given, *([given[-1]] * spare)]
+    def _tried(self) -> int:
+        """How many numbers a picture and a text have, by one of each."""
+        found = [self._alone(Image.new("RGB", TRIAL)), *([self.read("a picture")] if self.reads_texts else [])]
+        return int(self._units(found).shape[1])
+
+    @torch.inference_mode()
+    def _alone(self, image: Image.Image) -> Tensor:
+        """[1, d] of one picture."""
+        return self.see({name: self.to_network(one) for name, one in self.given(image).items()})
+
+    @torch.inference_mode()
+    def _together(self, given: Sequence[Given]) -> Tensor:
+        """[n, d] of pictures of one batch, beside as many more as fill it."""
+        filled = [*given, *([given[-1]] * (self.at_once - len(given)))]
         batch = {name: self.to_network(torch.cat([one[name] for one in filled])) for name in given[0]}
-        return self.see(batch)[: len(given)].cpu()
+        return self.see(batch)[: len(given)]
 
     def _units(self, rows: Sequence[Tensor]) -> Array:
         if not rows:
             return numpy.zeros((0, self.width))
-        found = torch.cat(list(rows)).double()
+        found = torch.cat([row.cpu() for row in rows]).double()
         if not found.isfinite().all():
             raise ModelError(f"{self.label}: makes features that are no numbers; get its weights again")
         units: Array = (found / found.norm(dim=1, keepdim=True).clamp(min=1e-12)).numpy()
@@ -102,11 +113,10 @@ class Tower(Encoder):
 
 
 @contextlib.contextmanager
-def _a_thread_each(where: torch.device) -> Iterator[None]:
-    """On the CPU every thread that begins meanwhile computes by itself."""
+def _a_thread_each() -> Iterator[None]:
+    """Every thread that begins meanwhile computes by itself, as this one does."""
     before = torch.get_num_threads()
-    if where.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
