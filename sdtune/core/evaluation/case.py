@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sdtune.core import model
+from sdtune.core.data.captions import clean
 from sdtune.core.evaluation.candidates import (
     Lineup,
     Opened,
@@ -32,6 +33,8 @@ from sdtune.evaluate_config import Evaluate, EvaluateCompare, Protocol
 
 LETTERS = 60
 """of a trigger in a message"""
+LONGEST_TRIGGER = 300
+"""letters; what is longer in a run's settings is none"""
 BUILT_IN = "mini"
 
 
@@ -173,10 +176,10 @@ def _trigger(
     every = [one for subject in subjects for one in (*subject.trained, *subject.held_out)] or list(references)
     captions = [one.caption for one in every if one.caption]
     style = any(_kind(one) == "style" for one in line.origins)
-    if config.trigger:
-        given = " ".join(config.trigger.split())
+    if given := clean(config.trigger or ""):
         return trigger_for(captions, given, given=True, style=style), ()
-    known = [one.use.trigger for one in line.origins if one.use.trigger] or list(line.triggers)
+    said = [one.use.trigger for one in line.origins if one.use.trigger] or line.triggers
+    known = [one for one in map(clean, said) if 0 < len(one) <= LONGEST_TRIGGER]
     if known:
         told = []
         others = sorted({cut(one, LETTERS) for one in known if one.lower() != known[0].lower()})
@@ -185,7 +188,7 @@ def _trigger(
                 f'the LoRAs have different triggers; "{cut(known[0], LETTERS)}" stands in all prompts, and not '
                 f"{', '.join(others[:3])}; --trigger gives another"
             )
-        trigger = trigger_for(captions, " ".join(known[0].split()), style=style)
+        trigger = trigger_for(captions, known[0], style=style)
         return trigger, tuple(told)
     if trigger := trigger_for(captions, None, style=style):
         shown = cut(trigger.phrase, LETTERS)

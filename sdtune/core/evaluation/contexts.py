@@ -144,7 +144,7 @@ EMOJI = (
     "a slice of watermelon",
     "a castle",
     "a clown face",
-    "a hot air balloon",
+    "a parachute",
     "a bunch of cherries",
     "a volcano",
     "a cow face",

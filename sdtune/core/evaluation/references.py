@@ -15,7 +15,7 @@ from sdtune.core.data import captions
 from sdtune.core.data.folder import arrange_folder
 from sdtune.core.data.image_file import contents
 from sdtune.core.data.images import decode
-from sdtune.core.data.layout import IMAGE_LIKE, Item
+from sdtune.core.data.layout import IMAGE_LIKE, KOHYA, Item
 from sdtune.core.data.sources import FolderSource
 from sdtune.core.data.weights import without_weights
 from sdtune.core.data.wordings import wordings
@@ -174,7 +174,8 @@ def _of_class(item: Item, origin: Origin) -> str | None:
     if not folder or not isinstance(task, dict) or task.get("kind") != "class":
         return None
     template = task.get("template")
-    name = item.of_class or captions.clean(folder.replace("_", " ").replace("-", " "))
+    kohya = KOHYA.fullmatch(folder)
+    name = captions.clean((kohya[2] if kohya else folder).replace("_", " ").replace("-", " ")) or folder
     return template.replace("{class}", name) if isinstance(template, str) else name
 
 

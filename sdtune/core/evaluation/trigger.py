@@ -96,8 +96,10 @@ class Trigger:
     def without(self, text: str) -> str:
         """The same in words that are nobody's own: of a subject its class stays, as "cat" of "sks cat"."""
         kept = ""
-        if not self.is_style and self.word != self.phrase:
-            kept = _of(self.word).sub("", self.phrase).strip(" ,")
+        if not self.is_style:  # what is left of it, or the noun at its end
+            words = self.phrase.split()
+            left = _of(self.word).sub("", self.phrase).strip(" ,")
+            kept = left or (words[-1] if len(words) > 1 else "")
         joint = re.escape(self.form[2:].split(self.phrase)[0]) if self.form.startswith("{}") else ""
         plain = re.sub(f"(?:{joint})?{_of(self.phrase).pattern}", lambda _: kept, text, flags=re.IGNORECASE)
         plain = _of(self.word).sub("", plain)
@@ -148,7 +150,7 @@ def _shared(captions: Sequence[str]) -> str:
     """What nearly all captions begin or end with, without what says nothing; "" where that is nothing."""
     if len(captions) < FEWEST or not _says_something(captions):
         return ""
-    first = _common([words_of(text) for text in captions])
+    first = _common([_stripped(words_of(text)[::-1])[::-1] for text in captions])
     last = _common([words_of(text)[::-1] for text in captions])[::-1]
     both = [_inner(part) for part in (first, last)]
     words = max(both, key=len)  # of the same length the first
@@ -180,9 +182,10 @@ def _common(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _stripped(words: list[str]) -> list[str]:
     """Without what says nothing at its end."""
-    while words and (words[-1] in STOPS or not words[-1][0].isalnum()):
-        words = words[:-1]
-    return words
+    count = len(words)
+    while count and (words[count - 1] in STOPS or not words[count - 1][0].isalnum()):
+        count -= 1
+    return words[:count]
 
 
 def _inner(words: list[str]) -> list[str]:
@@ -200,7 +203,8 @@ def _formed(phrase: str, word: str, holding: Sequence[str], style: bool) -> Trig
     if first < MOST and (last >= MOST or sure):
         joint = _usual([found[0] if (found := _JOINT.search(before)) else "" for before, _ in parts if before.strip()])
         return Trigger(phrase, word, f"{{}}{joint if joint.strip() or not joint else ' '}{phrase}", True)
-    lead = _usual([before for before, _ in parts]) if first >= MOST else ""
+    lead = _usual([before for before, _ in parts])
+    lead = lead if _share(parts, lambda before, _: before == lead and first >= MOST) >= MOST else ""
     if last >= MOST or _share(parts, lambda _, behind: behind.startswith(",")) < MOST:
         return Trigger(phrase, word, f"{lead}{phrase} {{}}", sure)
     thing = _thing([behind for _, behind in parts])
