@@ -114,8 +114,8 @@ def _table(comparison: Comparison) -> Iterator[str]:
         return
     yield '<section id="figures">\n<h2>Measure by measure</h2>\n'
     yield '<p class="soft">Each with its interval of 95&nbsp;%. A dot right of the line speaks for A (where '
-    yield "neither way is better, it tells that A has more). Where its interval crosses that line, or it lies within the "
-    yield "grey of noise, there is no clear difference.</p>\n"
+    yield "neither way is better, it tells that A has more). Where its interval crosses that line, or it lies within "
+    yield "the grey of noise, there is no clear difference.</p>\n"
     yield '<div class="scroll" tabindex="0"><table class="figures">\n<thead><tr><td></td><th scope="col">A</th>'
     yield '<th scope="col">B</th><th scope="col">A - B</th><th scope="col" class="nought">B &middot; A</th>'
     yield '<th scope="col">verdict</th></tr></thead>\n<tbody>\n'

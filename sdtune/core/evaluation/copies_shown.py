@@ -34,7 +34,8 @@ def copies(
         count = f" <small>{len(sharp):,}</small>" if sharp else ""
         yield f'<section id="copies">\n<h2>Near-copies of trained pictures{count}</h2>\n'
         own = sum(one[2] for one in sharp)
-        said = f"{counted(own, 'of these is', 'of these are')} by {recommended}." if recommended and sharp else ""
+        by = f"{counted(own, 'of these is', 'of these are') if own else 'None of these is'} by {recommended}."
+        said = by if recommended and sharp else ""
         yield from bullets("alarm", lines, said)
         yield from _grouped(album, case, units, sharp)
         yield "</section>\n"

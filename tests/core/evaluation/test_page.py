@@ -1,0 +1,250 @@
+"""The pages of evaluations: one file, whatever names and prompts say is letters, and nothing runs or is fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sdtune.core.evaluation import contact, figures, page_frame
+from sdtune.core.evaluation.outcome import Copy, Outcome
+from sdtune.core.evaluation.page import write_comparison_page, write_page
+from tests.core.evaluation import outcomes
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>'",
+    "]]></title></style></svg><b onclick=x>",
+    "\x1b[31m\u202egnp.exe \u2028 \ud800 \x00",
+    "a\u0301" + "\u0301" * 3000,
+    "w" * 20_000,
+    "javascript:alert(1)//&lt;&#60;",
+)
+TAGS = """html head meta title style body header main section div p h1 h2 h3 figure img figcaption b em small span ol ul
+    li details summary table thead tbody tr th td dl dt dd svg g text line path polyline polygon circle rect"""
+ATTRIBUTES = """lang charset http-equiv content name class tabindex dir scope colspan src alt width height decoding id
+    role aria-label aria-hidden viewbox x y x1 x2 y1 y2 cx cy r d points transform text-anchor"""
+VOID = ("meta", "img")
+PAGE_BYTES = 8 * 2**20
+
+
+class Reader(HTMLParser):
+    """What a browser takes from the page; every element must end where it should."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs)
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def told(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _known_measures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "measures", lambda: outcomes.MEASURES)
+        yield
+
+
+def shown(found: Outcome, place: Path) -> Reader:
+    write_page(found, place / "report.html")
+    return read(place / "report.html")
+
+
+def read(path: Path) -> Reader:
+    """The page, after all that is so of every page."""
+    assert path.stat().st_size < PAGE_BYTES
+    page = Reader(path.read_text(encoding="utf-8"))
+    assert {tag for tag, _ in page.tags} <= set(TAGS.split())
+    assert {name for _, attributes in page.tags for name in attributes} <= set(ATTRIBUTES.split())
+    for one in page.all("img"):
+        assert re.fullmatch(r"data:image/webp;base64,[A-Za-z0-9+/]+=*", one["src"])
+        assert one["alt"]
+    told = "".join([*page.texts, *(value for _, attributes in page.tags for value in attributes.values())])
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\ud800-\udfff]", told)
+    assert not re.search(r"\bnan\b|\binf\b", told)
+    assert "<script" not in path.read_text(encoding="utf-8").lower()
+    policies = [one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(page_frame.STYLE.encode()).digest()).decode()
+    assert policies == [
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    ]
+    assert f"<style>{page_frame.STYLE}</style>" in path.read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|https?:", page_frame.STYLE)
+    return page
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
+    """A folder of pictures, and the tags of pages about them."""
+    place = tmp_path_factory.mktemp("plain")
+    return place, [[tag for tag, _ in page.tags] for page in pages(place, "")]
+
+
+def pages(place: Path, hostile: str) -> list[Reader]:
+    some = outcomes.outcome(place, steps=(900,), strengths=(1.0,), hostile=hostile)
+    more = outcomes.outcome(place, steps=(300, 900), strengths=(1.0,), subjects=2, hostile=hostile)
+    write_comparison_page(outcomes.comparison(place, hostile=hostile), place / "compare.html")
+    return [shown(some, place), shown(more, place), read(place / "compare.html")]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_whatever_names_and_prompts_say_is_letters(plain: tuple[Path, list[list[str]]], hostile: str) -> None:
+    place, tags = plain
+    assert [[tag for tag, _ in page.tags] for page in pages(place, hostile)] == tags
+    assert (place / "report.html").stat().st_size < 2_000_000
+
+
+def test_the_recommendation_stands_first_with_pictures_beside_it(tmp_path: Path) -> None:
+    page = shown(outcomes.outcome(tmp_path), tmp_path)
+    begin, pictures = page.told.index("Use step 900 at strength 1"), page.all("img")
+    assert begin < page.told.index("It draws what was learned") < page.told.index("concept F1")
+    assert [one["alt"].split(":")[0] for one in pictures[:3]] == ["base", "step 900 at strength 1", "reference"]
+    assert "better than the base" in page.told
+    assert "0.84 0.73 to 0.95, higher is better" in page.told
+    order = ["Near-copies of", "To keep in mind", "Over checkpoints", "All figures", "Pictures Seed", "How to read"]
+    assert [page.told.index(one) for one in order] == sorted(page.told.index(one) for one in order)
+
+
+def test_copies_stand_beside_what_they_copy(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path, strengths=(1.0,))
+    page = shown(found, tmp_path)
+    alts = [one["alt"] for one in page.all("img")]
+    place = alts.index("trained picture img_03.png")
+    assert alts[place + 1] == "step 900 at strength 1: a turtle, xyz style in-distribution"
+    assert "likeness 0.973, usual up to 0.910" in page.told
+    assert "3 of these are by what is recommended." in page.told
+    assert "3 of 18" not in page.told.split("near-copies")[0]
+    assert "Recited captions: 2 drawings" in page.told
+    other = replace(found, ranking=(replace(found.ranking[0], cell=found.cells[1].cell, alarms=()),))
+    assert "None of these is by what is recommended." in shown(other, tmp_path).told
+
+
+def test_thousands_of_copies_are_counted_rather_than_shown(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path, strengths=(1.0,))
+    many = tuple(Copy(unit % 10, unit % 4, 0.99, 0.9, False) for unit in range(3000))
+    page = shown(replace(found, cells=(*found.cells[:-1], replace(found.cells[-1], copies=many))), tmp_path)
+    assert "2,988 more, by name" in page.told
+    assert "and 2,788 more, in report.json" in page.told
+    assert len([one for one in page.all("img") if one["alt"].startswith("trained picture")]) == 4
+
+
+def test_the_same_outcome_is_the_same_page(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path)
+    shown(found, tmp_path)
+    once = (tmp_path / "report.html").read_bytes()
+    shown(found, tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == once
+
+
+def test_one_lora_is_shown_over_its_strengths(tmp_path: Path) -> None:
+    page = shown(outcomes.outcome(tmp_path, steps=(900,)), tmp_path)
+    assert "Over strengths" in page.told
+    columns = [one["alt"].split(":")[0] for one in page.all("img") if "a sunflower, xyz style in" in one["alt"]]
+    assert columns[-5:] == [
+        "base",
+        *(f"step 900 at strength {one}" for one in ("0.5", "0.8", "1")),
+        "reference or trained picture",
+    ]
+    assert shown(outcomes.outcome(tmp_path, steps=(900,), strengths=(0.8,)), tmp_path).all("svg")
+
+
+def test_measures_that_are_refused_are_told_with_the_reason(tmp_path: Path) -> None:
+    page = shown(outcomes.outcome(tmp_path, refused=True), tmp_path)
+    assert "FID : 12 references are too few: it takes 256; add pictures, or use --force" in page.told
+    assert page.told.count("it takes 256") == 1
+    assert "Over checkpoints" not in page.told
+
+
+def test_the_base_alone_can_be_the_better(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path)
+    ranking = (replace(found.ranking[0], cell=None, alarms=()),)
+    page = shown(replace(found, ranking=ranking, sentence="use none of them: the base is better"), tmp_path)
+    assert "Use none of them The base is better" in page.told
+    assert [one["alt"].split(":")[0] for one in page.all("img")[:2]] == ["base", "reference"]
+    assert "badge" not in {one.get("class") for one in page.all("span")}
+    only = shown(replace(found, cells=found.cells[:1], ranking=(), curves={}), tmp_path)
+    assert "All figures" in only.told
+
+
+def test_many_checkpoints_of_several_runs_have_room(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path, steps=tuple(range(50, 1050, 50)))
+    page = shown(found, tmp_path)
+    rows = [one for one in page.all("th") if one.get("scope") == "row"]
+    assert len(rows) > 61
+    heads = re.findall(r"step (\d+) at strength 1\b", page.told)
+    assert {"50", "1000"} <= set(heads)
+    ranked = shown(outcomes.outcome(tmp_path, subjects=3), tmp_path)
+    assert "Ranking cats-3 , cats-3 step 900 at strength 1: closest to the references" in ranked.told
+
+
+def test_a_page_takes_no_more_pictures_than_it_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = outcomes.outcome(tmp_path)
+    whole = len(shown(found, tmp_path).all("img"))
+    monkeypatch.setattr(contact, "PAGE_BYTES", 4000)
+    page = shown(found, tmp_path)
+    assert 0 < len(page.all("img")) < whole
+    assert re.search(r"and \d+ more in pictures/", page.told)
+
+
+def test_pictures_that_are_gone_or_broken_leave_a_box(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path)
+    missing = replace(found.cells[0], pictures=(tmp_path / "gone.png", *found.cells[0].pictures[1:]))
+    found = replace(found, cells=(missing, *found.cells[1:]))
+    found.case.references[0].path.write_bytes(b"\x89PNG\r\n")
+    assert (
+        shown(found, tmp_path).told.count("no picture") == 6
+    )  # both at the top, in the sheet and in that of strengths
+
+
+def test_large_pictures_become_small(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.effect_noise((1024, 512), 80).convert("RGB").save(path)
+    album = contact.Album()
+    small = Reader(album.picture(path, "noise")).all("img")[0]
+    assert (small["width"], small["height"]) == ("160", "80")
+    assert len(small["src"]) < 20_000
+
+
+def test_the_better_of_two_is_told_measure_by_measure(tmp_path: Path) -> None:
+    write_comparison_page(outcomes.comparison(tmp_path), tmp_path / "compare.html")
+    page = read(tmp_path / "compare.html")
+    assert page.told.index("A is better In 1 of 4 measures") < page.told.index("Measure by measure")
+    assert [one["alt"].split(":")[0] for one in page.all("img")[:4]] == ["base", "A", "B", "reference"]
+    rows = page.told.split("verdict")[1]
+    assert "+0.20 +0.10 to +0.30" in rows
+    assert "no clear difference noise up to 0.100" in rows
+    dots = [float(one["cx"]) for one in page.all("circle")]
+    assert dots[0] > 80 > dots[3]  # what is lower is better in the last, and it speaks for B
