@@ -18,6 +18,7 @@ from sdtune.choices.spec import Spec, setting
 from sdtune.choices.tasks import Task, TextToImage
 from sdtune.choices.timesteps import Stratified, Timesteps
 from sdtune.choices.weightings import MinSNR, Weighting
+from sdtune.evaluate_config import OF_MINI
 from sdtune.evaluate_config import Evaluate as Evaluate
 from sdtune.evaluate_config import EvaluateCompare as EvaluateCompare
 from sdtune.inspect_config import LoraDiff as LoraDiff
@@ -205,6 +206,11 @@ def drawing_settings(model: str) -> Tables:
     told = model_settings(model)
     samples = {name: told["samples"][name] for name in ("guidance", "steps") if name in told.get("samples", {})}
     return samples | {name: told[name] for name in ("memory",) if name in told}
+
+
+def eval_settings(model: str) -> Tables:
+    """The same for evaluating: as for drawing, and how little the built-in model needs."""
+    return drawing_settings(model) | (OF_MINI if model == "mini" else {})
 
 
 class CacheFolder(Spec):

@@ -17,6 +17,8 @@ from sdtune.choices.spec import Spec, words_of
 from sdtune.config import (
     CacheFolder,
     Caption,
+    Evaluate,
+    EvaluateCompare,
     LoraConvert,
     LoraDiff,
     LoraExtract,
@@ -27,6 +29,7 @@ from sdtune.config import (
     Sample,
     Tables,
     TrainLora,
+    eval_settings,
     model_settings,
     preset_names,
     read_preset,
@@ -109,7 +112,7 @@ def test_a_layer_that_says_everything_has_the_last_word(first: Tables, second: T
 # ---- TOML
 
 
-@pytest.mark.parametrize("spec", [TrainLora, Sample, Prepare, CacheFolder, *OF_LORAS])
+@pytest.mark.parametrize("spec", [TrainLora, Sample, Evaluate, EvaluateCompare, Prepare, CacheFolder, *OF_LORAS])
 @given(data=st.data())
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_settings_come_back_from_their_own_toml(spec: type[Spec], data: st.DataObject) -> None:
@@ -119,6 +122,8 @@ def test_settings_come_back_from_their_own_toml(spec: type[Spec], data: st.DataO
             name: value for name, value in told.items() if name not in ("compare", "grid", "animate", "width", "height")
         }
         told |= {"prompt": ["a"], "init": "a.png", "mask": "b.png"}
+    if spec is Evaluate:
+        told |= {"subjects": ["a", "b"], "strengths": [1, 0.5]}
     config = resolve(spec, [told])
     assert resolve(spec, [tomllib.loads(to_toml(config))]) == config
 
@@ -137,7 +142,36 @@ def test_a_run_is_repeated_from_its_own_file(preset: Any) -> None:
 
 def test_the_built_in_model_alone_has_settings_of_its_own() -> None:
     assert model_settings("mini") == read_preset("mini")
-    assert model_settings("sd15") == {}
+    assert model_settings("sd15") == eval_settings("sd15") == {}
+
+
+def test_the_built_in_model_is_evaluated_in_fewer_steps_and_pictures() -> None:
+    config = refine(resolve(Evaluate, [{"subjects": ["a"], "seeds": 3}]), eval_settings("mini"))
+    assert (config.seeds, config.steps, config.guidance, config.memory.threads) == (3, 12, 2, 1)
+    assert refine(resolve(EvaluateCompare, [{"first": "a", "second": "b"}]), eval_settings("mini")).seeds == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "strengths"),
+    [
+        ("0.5,0.8", (0.5, 0.8)),
+        (["0.8, 0.5", "1"], (0.5, 0.8, 1.0)),
+        ([0.5, 0, 0.5], (0.5,)),
+        (["0.8,"], (0.8,)),
+        (["0"], "should hold another than 0, which is the base model and always drawn, as 0.8; it was ['0']"),
+        (["0.5,x"], "should be a number; it was 'x'"),
+        (["-1"], "should be greater than or equal to 0; it was '-1'"),
+        ([""], "should be a number; it was ''"),
+        (0.5, "should be a list; it was 0.5"),
+        (list(range(1, 22)), "should be at most 20 strengths; it was [1, 2, 3"),
+    ],
+)
+def test_strengths_are_given_with_commas_or_one_by_one(given: Any, strengths: Any) -> None:
+    told = {"subjects": ["a"], "strengths": given}
+    if isinstance(strengths, str):
+        assert problem(told, spec=Evaluate).startswith(f"strengths (--strengths): {strengths}")
+    else:
+        assert resolve(Evaluate, [told]).strengths == strengths
 
 
 @pytest.mark.parametrize(

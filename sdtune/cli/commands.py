@@ -49,6 +49,22 @@ def sample(config: Any, as_json: bool) -> None:
     follow(work(config), as_json)
 
 
+def evaluate(config: Any, as_json: bool) -> None:
+    """Tell how good LoRAs are, whether they copy, and which to use at what strength."""
+    prepare_libraries()
+    from sdtune.core.evaluate import evaluate as work
+
+    follow(work(config), as_json)
+
+
+def evaluate_compare(config: Any, as_json: bool) -> None:
+    """Tell which of two LoRAs is better, measure by measure."""
+    prepare_libraries()
+    from sdtune.core.evaluate_compare import evaluate_compare as work
+
+    follow(work(config), as_json)
+
+
 def merge(config: Any, as_json: bool) -> None:
     """Put LoRAs into a base model, or several LoRAs into one."""
     prepare_libraries()
@@ -118,6 +134,8 @@ COMMANDS: dict[str, tuple[Callable[[Any, bool], None], str]] = {
     "caption": (caption, "Caption"),
     "train-lora": (train_lora, "TrainLora"),
     "sample": (sample, "Sample"),
+    "eval": (evaluate, "Evaluate"),
+    "eval compare": (evaluate_compare, "EvaluateCompare"),
     "merge": (merge, "Merge"),
     "lora inspect": (lora_inspect, "inspect_config.LoraInspect"),
     "lora convert": (lora_convert, "LoraConvert"),
@@ -128,7 +146,8 @@ COMMANDS: dict[str, tuple[Callable[[Any, bool], None], str]] = {
     "cache": (cache, "CacheFolder"),
 }
 """name -> what it does, and the class of its settings, in config.py where no other file is named; names of two words
-share the first one"""
+share the first one, which may be a command itself: what stands behind it is then a second word of these, or its
+argument"""
 
 
 class Commands(TyperGroup):
@@ -144,7 +163,7 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (typer's signature)
         """The command with a flag for each of its settings; of a first word alone, those that begin with it."""
         name = self.above + cmd_name
-        if any(one.startswith(f"{name} ") for one in COMMANDS):
+        if name in BELOW:
             return Below(name, name=cmd_name, help=BELOW[name], context_settings=CONTEXT, rich_markup_mode=None)
         if name not in COMMANDS:
             return None
@@ -152,10 +171,11 @@ class Commands(TyperGroup):
 
         work, settings = COMMANDS[name]
         place, _, kind = settings.rpartition(".")
-        return built(name, getattr(import_module(f"sdtune.{place or 'config'}"), kind), work)
+        below = {one: _does(one) for one in COMMANDS if one.startswith(f"{name} ")}
+        return built(name, getattr(import_module(f"sdtune.{place or 'config'}"), kind), work, below)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command named by the first argument."""
+        """The command named by the first argument, or by the first two."""
         known = self.list_commands(ctx)
         if not args[0].strip():
             raise ConfigError(f"the name of the command is empty; choose one of {', '.join(known)}")
@@ -163,6 +183,9 @@ class Commands(TyperGroup):
             near = self._meant(args[0])
             remedy = f"did you mean sdtune {near}?" if near else f"choose one of {', '.join(known)}"
             raise ConfigError(f"{self.above}{args[0]}: no such command; {remedy}")
+        if " ".join(args[:2]) in COMMANDS:
+            name = " ".join(args[:2])
+            return name, self.get_command(ctx, name), args[2:]
         return super().resolve_command(ctx, args)
 
     def _meant(self, word: str) -> str | None:
@@ -170,12 +193,13 @@ class Commands(TyperGroup):
         here = {name: self.above + name for name in self.list_commands(None)}
         every = {name.rpartition(" ")[2]: name for name in COMMANDS}
         near = word if word in every else nearest(word, here) or nearest(word, every)
+        near = near or next((name for name in here if word.startswith(name)), None)
         return (every | here)[near] if near else None
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """What --help shows below the first sentence."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[self.above + name][0].__doc__) for name in self._names()])
+            formatter.write_dl([(name, _does(self.above + name)) for name in self._names()])
         with formatter.section("Options"):
             formatter.write_dl([record for one in self.get_params(ctx) if (record := one.get_help_record(ctx))])
 
@@ -218,6 +242,11 @@ def commands() -> Any:
     app = typer.Typer(cls=Commands, rich_markup_mode=None, context_settings=CONTEXT)
     app.callback(help="Fine-tune Stable Diffusion with LoRA on the card you own.")(_root)
     return typer.main.get_command(app)
+
+
+def _does(name: str) -> str:
+    """What a command does, in a sentence."""
+    return COMMANDS[name][0].__doc__ or ""
 
 
 def _version(asked: bool) -> None:

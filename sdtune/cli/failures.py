@@ -21,6 +21,7 @@ LESS_MEMORY = (
 )
 _ELSEWHERE = "close other programs, or do this where there is more memory"
 LESS_MEMORY_WITHOUT_TRAINING = {
+    "eval": "use --batch-size 1, or close other programs that use the card",
     "lora": _ELSEWHERE,
     "merge": _ELSEWHERE,
     "sample": "use --batch-size 1 or a smaller --width and --height, or close other programs that use the card",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape, iglob
 from typing import Annotated, Any, get_origin
 
 import typer
@@ -108,13 +109,18 @@ class Flag:
             text = f"Of {', '.join(self.of_kinds)}: {text[:1].lower()}{text[1:]}"
         return f"{text} [{default}]" if (default := _default(self.field)) else text
 
-    def parameter(self) -> inspect.Parameter:
-        """The setting as a parameter of a typer function; None says that it was not given."""
+    def parameter(self, instead: Iterable[str] = ()) -> inspect.Parameter:
+        """The setting as a parameter of a typer function; None says that it was not given.
+
+        `instead` are words of commands that may stand in the place of an argument.
+        """
         kind: Any = (
             list[str] if get_origin(without_none(self.field.annotation)) is tuple else bool if self.switch else str
         )
         if self.argument:
-            return _parameter(self.name, kind | None, None, typer.Argument(metavar=self.metavar, show_default=False))
+            offered = _instead(self.name, [*instead])
+            argument = typer.Argument(metavar=self.metavar, show_default=False, autocompletion=offered)
+            return _parameter(self.name, kind | None, None, argument)
         flags = list(dict.fromkeys([*self.words.flags, self.long]))
         if self.switch:
             flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
@@ -165,8 +171,13 @@ class Worded(Command):
             return True
 
 
-def built(name: str, spec: type[Spec], work: Callable[[Any, bool], None]) -> Command:
-    """The command `sdtune {name}`, which makes a config out of flags and presets and calls `work(config, as_json)`."""
+def built(
+    name: str, spec: type[Spec], work: Callable[[Any, bool], None], below: Mapping[str, str] | None = None
+) -> Command:
+    """The command `sdtune {name}`, which makes a config out of flags and presets and calls `work(config, as_json)`.
+
+    `below` says what each command does whose name begins with this one's.
+    """
     flags = {flag.name: flag for flag in flags_of(spec)}
 
     def typed(**values: Any) -> None:
@@ -175,7 +186,7 @@ def built(name: str, spec: type[Spec], work: Callable[[Any, bool], None]) -> Com
         del values["help_all"]
         work(resolve(spec, [*presets, _nested(flags, values)]), as_json)
 
-    parameters = [flag.parameter() for flag in flags.values()]
+    parameters = [flag.parameter(one.rpartition(" ")[2] for one in below or ()) for flag in flags.values()]
     typed.__signature__ = inspect.Signature([*parameters, *_common(name)])  # type: ignore[attr-defined]
     typed.__doc__ = work.__doc__
     one = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -183,6 +194,7 @@ def built(name: str, spec: type[Spec], work: Callable[[Any, bool], None]) -> Com
     command = typer.main.get_command(one)
     assert isinstance(command, Command)
     command.settings = flags
+    command.below = below or {}
     return command
 
 
@@ -238,6 +250,18 @@ def _starting(incomplete: str, known: list[str]) -> list[str]:
     return [word for word in known if word.startswith(incomplete)]
 
 
+def _instead(name: str, words: list[str]) -> Callable[[typer.Context, str], list[str]] | None:
+    """Words that complete the first argument, where no file does, as a shell then offers those."""
+    if not words:
+        return None
+
+    def offered(ctx: typer.Context, incomplete: str) -> list[str]:
+        first = not ctx.params.get(name) and not any(iglob(f"{escape(incomplete)}*"))
+        return _starting(incomplete, words) if first else []
+
+    return offered
+
+
 def _nested(flags: dict[str, Flag], values: dict[str, Any]) -> Tables:
     """{"optimizer__lr": "1e-4"} -> {"optimizer": {"lr": "1e-4"}}, without what was not given."""
     tables: Tables = {}
@@ -274,4 +298,6 @@ def _default(field: FieldInfo) -> str:
     if field.is_required() or default is None or default is False or default in ((), ""):
         return ""
     kind = getattr(default, "kind", None)
+    if isinstance(default, tuple):
+        return ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in default)
     return str(kind) if kind is not None else f"{default:g}" if isinstance(default, float) else str(default)

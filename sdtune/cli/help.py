@@ -20,6 +20,8 @@ class Command(TyperCommand):
     settings: Mapping[str, Flag] = {}
     everything = False
     """whether --help-all asked"""
+    below: Mapping[str, str] = {}
+    """what each command does whose name begins with the name of this one"""
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         """The first line."""
@@ -44,6 +46,9 @@ class Command(TyperCommand):
             rows = [_record(flag.words.flags or [flag.long], flag.metavar, flag.help) for flag in everyday]
             _section(formatter, "Settings for every day", [*rows, preset])
         _section(formatter, "Output", common.values())
+        if self.below:
+            root = ctx.find_root().command_path
+            _section(formatter, "Also", [(f"{root} {name} --help", does) for name, does in self.below.items()])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Where to read on."""

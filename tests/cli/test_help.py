@@ -32,7 +32,8 @@ from sdtune.cli.app import main
 for words in ("--help", "--version", "train-lora --help", "sample --help-all", "train-lora", "x", "",
               "train-lora x --rank 0", "train-lora x --rnak 8", "train-lora x -p mini --loss.c 3",
               "merge --help", "lora", "lora --help", "lora x", "lora inspect --help", "lora inspect",
-              "lora convert --help", "lora resize --help-all", "lora extract --help", "lora diff --help"):
+              "lora convert --help", "lora resize --help-all", "lora extract --help", "lora diff --help",
+              "eval --help", "eval compare --help-all", "eval", "eval compare a", "eval x --strengths y"):
     main(words.split())
 print(sorted(set(sys.argv[1].split(",")) & set(sys.modules)), file=sys.stderr)
 """
