@@ -32,6 +32,7 @@ UNSAFE = re.compile(
 )
 SUMMARIES = dict.fromkeys(("prepared", "cached", "planned", "listing", "statistics"), "sdtune.cli.summaries") | (
     dict.fromkeys(("written", "inspected", "differing"), "sdtune.cli.lora_summaries")
+    | dict.fromkeys(("evaluated", "compared"), "sdtune.cli.evaluation_summaries")
 )
 """{report: where a function of its name makes lines of it, all of them for standard output}"""
 PLAIN_SECONDS = 10.0  # without a terminal, a progress line this often
