@@ -21,6 +21,8 @@ OF_WEIGHTS = ("sshs_model_hash", "modelspec.hash_sha256")
 HASHES = (*OF_WEIGHTS, "sshs_legacy_hash")
 OF_THE_FILE = (*HASHES, SETTINGS, "format")
 """what holds for one file alone, and says nothing of what the LoRA is"""
+STRENGTH = "modelspec.lora_default_weight"
+"""at which it is best, by eval or by people: SwarmUI begins with it, and no standard has it"""
 LONGEST_PROMPT = 80
 """letters of a command that people copy"""
 LETTERS = 200
@@ -74,6 +76,7 @@ def training_of(metadata: Mapping[str, str]) -> dict[str, str]:
         or ("v" if metadata.get("ss_v_parameterization") == "True" else None),
         "clip skip": _first(metadata, "ss_clip_skip"),
         "seed": _first(metadata, "ss_seed"),
+        "strength": f"{strength} (recommended)" if (strength := _first(metadata, STRENGTH)) else None,
         "date": _date(metadata),
         "author": _first(metadata, "modelspec.author"),
         "license": _first(metadata, "modelspec.license"),
