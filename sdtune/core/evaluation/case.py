@@ -19,7 +19,7 @@ from sdtune.core.evaluation.candidates import (
     refuse_strengths,
 )
 from sdtune.core.evaluation.prompts import Material, blank, given_prompts, prompts_of
-from sdtune.core.evaluation.references import Pictures, references_of, subject_of
+from sdtune.core.evaluation.references import Known, Pictures, references_of, subject_of
 from sdtune.core.evaluation.subject import Case, Reference, Subject
 from sdtune.core.evaluation.trigger import Trigger, trigger_for
 from sdtune.core.families import family_named
@@ -98,16 +98,16 @@ def _case(config: Protocol, line: Lineup) -> Telling[Case]:
     _must_fit(line, identity)
     clip_skip, differs = _clip_skip(origins)
     told += differs
-    found, reasons = list[Subject](), list[InputError]()
+    known, reasons = list[Known](), list[InputError]()
     for origin in origins:
         try:
-            subject, lines = yield from subject_of(origin, config.trained, follow_links=config.follow_links)
-            found.append(subject)
-            told += lines
+            known.append((yield from subject_of(origin, config.trained, follow_links=config.follow_links)))
+            told += known[-1].told
         except InputError as error:
             reasons.append(error)
     try:
         wording = next((one for one in origins if one.run), origins[0])
+        found = [one.subject for one in known]
         pictures = yield from references_of(found, wording, config.reference, follow_links=config.follow_links)
     except InputError as error:
         raise one_of([*reasons, error]) from None
@@ -118,7 +118,7 @@ def _case(config: Protocol, line: Lineup) -> Telling[Case]:
     if unknown:
         of = "" if len(found) == 1 else f" of {', '.join(unknown[:3])}{' and others' if unknown[3:] else ''}"
         told.append(f"the trained pictures{of} are not known, so copies cannot be found; --trained FOLDER tells them")
-    case = yield from _with_prompts(config, line, found, pictures, identity)
+    case = yield from _with_prompts(config, line, known, pictures, identity)
     case = replace(case, model=named, clip_skip=clip_skip, told=tuple(dict.fromkeys((*told, *case.told))))
     for text in case.told:
         yield Note(text)
@@ -126,20 +126,22 @@ def _case(config: Protocol, line: Lineup) -> Telling[Case]:
 
 
 def _with_prompts(
-    config: Protocol, line: Lineup, subjects: Sequence[Subject], pictures: Pictures, identity: Identity
+    config: Protocol, line: Lineup, known: Sequence[Known], pictures: Pictures, identity: Identity
 ) -> Telling[Case]:
     """The case with its prompts, and what is told of these."""
     kinds = {_kind(one) for one in line.origins}
-    classes = _classes(subjects) if "class" in kinds else ()
+    subjects = [one.subject for one in known]
+    more = [text for one in known for text in one.captions if text]
+    classes = _classes(subjects, more) if "class" in kinds else ()
     of_class = {text: place for place, text in enumerate(classes)}
     subjects = [_sorted_out(one, of_class) for one in subjects]
     references = tuple(_classed(one, of_class) for one in pictures.references)
     told: tuple[str, ...] = ()
     trigger = None
     if kinds == {"unconditional"} and not config.prompts:
-        prompts, more = blank()
+        prompts, lines = blank()
     else:
-        trigger, told = (None, ()) if classes else _trigger(config, line, subjects, references)
+        trigger, told = (None, ()) if classes else _trigger(config, line, [*_captions(subjects, references), *more])
         material = Material(
             subjects,
             references,
@@ -148,13 +150,14 @@ def _with_prompts(
             emoji=identity.location == str(MINI),
             classes=classes,
             given=config.reference is not None,
+            more=more,
         )
         if config.prompts:
             if is_typed(config.prompts):
                 yield Note("reading prompts, one a line; Ctrl-D ends them")
-            prompts, more = given_prompts(config.prompts, material)
+            prompts, lines = given_prompts(config.prompts, material)
         else:
-            prompts, more = prompts_of(material)
+            prompts, lines = prompts_of(material)
     return Case(
         model="",
         subjects=tuple(subjects),
@@ -163,18 +166,14 @@ def _with_prompts(
         prompts=prompts,
         trigger=trigger.phrase if trigger else None,
         clip_skip=None,
-        told=(*told, *more),
+        told=(*told, *lines),
         classes=classes,
         references_are_trained=pictures.are_trained,
     )
 
 
-def _trigger(
-    config: Protocol, line: Lineup, subjects: Sequence[Subject], references: Sequence[Reference]
-) -> tuple[Trigger | None, tuple[str, ...]]:
+def _trigger(config: Protocol, line: Lineup, captions: Sequence[str]) -> tuple[Trigger | None, tuple[str, ...]]:
     """(the trigger, how it is known or why not): as given, of the run, of the LoRA, or what captions share."""
-    every = [one for subject in subjects for one in (*subject.trained, *subject.held_out)] or list(references)
-    captions = [one.caption for one in every if one.caption]
     style = any(_kind(one) == "style" for one in line.origins)
     if given := clean(config.trigger or ""):
         return trigger_for(captions, given, given=True, style=style), ()
@@ -271,9 +270,15 @@ def _kind(origin: Origin) -> object:
     return task.get("kind") if isinstance(task, dict) else task
 
 
-def _classes(subjects: Sequence[Subject]) -> tuple[str, ...]:
+def _captions(subjects: Sequence[Subject], references: Sequence[Reference]) -> list[str]:
+    """Those of trainings; where none are known, those of references."""
+    every = [one.caption for subject in subjects for one in (*subject.trained, *subject.held_out) if one.caption]
+    return every or [one.caption for one in references if one.caption]
+
+
+def _classes(subjects: Sequence[Subject], more: Sequence[str]) -> tuple[str, ...]:
     """The captions of runs whose captions are the names of classes."""
-    return tuple(sorted({one.caption for subject in subjects for one in subject.trained if one.caption}))
+    return tuple(sorted({*more, *(one.caption for subject in subjects for one in subject.trained if one.caption)}))
 
 
 def _classed(picture: Reference, classes: dict[str, int]) -> Reference:

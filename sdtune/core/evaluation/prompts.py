@@ -37,11 +37,13 @@ class Material:
     classes: Sequence[str] = ()
     given: bool = False
     """whether the captions of references are people's own, and may lack the trigger"""
+    more: Sequence[str] = ()
+    """captions of trained and held-out pictures that are nowhere"""
 
     def captions(self) -> list[str]:
         """Of all pictures that are known."""
         every = [*self.references, *(one for subject in self.subjects for one in (*subject.trained, *subject.held_out))]
-        return [one.caption for one in every if one.caption]
+        return [*(one.caption for one in every if one.caption), *self.more]
 
 
 def prompts_of(material: Material) -> tuple[tuple[Prompt, ...], tuple[str, ...]]:
@@ -149,7 +151,11 @@ def _described(material: Material) -> list[Prompt]:
     ]
     first = _once(first)
     texts = {one.text for one in first}
-    second = [one for one in _once(second) if one.text not in texts]
+    gone = [
+        Prompt(text, _plain(text, trigger), "in-distribution", trigger is None or trigger.stands_in(text))
+        for text in sorted(material.more)
+    ]
+    second = [one for one in _once([*second, *gone]) if one.text not in texts]
     count = max(round(OF_REFERENCES * material.each), material.each - len(second))
     chosen = first[:count]
     return [*chosen, *second[: material.each - len(chosen)]]

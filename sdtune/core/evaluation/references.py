@@ -56,8 +56,18 @@ class Pictures:
     told: tuple[str, ...]
 
 
-def subject_of(origin: Origin, trained: Path | None, *, follow_links: bool) -> Telling[tuple[Subject, tuple[str, ...]]]:
-    """(what LoRAs of an origin were trained on, what there is to tell of it); `trained` is --trained.
+@dataclass(frozen=True)
+class Known:
+    """What is known of a training."""
+
+    subject: Subject
+    told: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    """of pictures that are nowhere"""
+
+
+def subject_of(origin: Origin, trained: Path | None, *, follow_links: bool) -> Telling[Known]:
+    """What LoRAs of an origin were trained on; `trained` is --trained.
 
     Pictures of a run are known by their content; one that is elsewhere in its folders is found there.
     """
@@ -71,13 +81,15 @@ def subject_of(origin: Origin, trained: Path | None, *, follow_links: bool) -> T
         own = tuple(_picture(one, place, origin) for one, place in known if not one.held_out)
         held_out = tuple(_picture(one, place, origin) for one, place in known if one.held_out)
         if own or not trained:
-            return replace(plain, trained=own, held_out=held_out), (*told, *_missing(listed, found, origin))
+            gone = tuple(worded(one.captions[0], origin) for one in listed if one.captions and one.sha256 not in found)
+            missing = _missing(listed, found, origin)
+            return Known(replace(plain, trained=own, held_out=held_out), (*told, *missing), gone)
         plain = replace(plain, held_out=held_out)
     if not trained:
-        return plain, told
+        return Known(plain, told)
     pictures, _ = yield from pictures_in(trained, "--trained", origin, follow_links=follow_links)
     outside = {one.sha256 for one in plain.held_out}
-    return replace(plain, trained=tuple(one for one in pictures if one.sha256 not in outside)), told
+    return Known(replace(plain, trained=tuple(one for one in pictures if one.sha256 not in outside)), told)
 
 
 def references_of(

@@ -98,6 +98,18 @@ def test_a_lora_alone_needs_references_and_says_its_trigger_itself() -> None:
     assert case("alone.safetensors", reference="new", trained="old").told == ()
 
 
+def test_captions_of_pictures_that_are_gone_still_say_what_to_draw() -> None:
+    cats()
+    Path("cats").rename("hidden")
+    pictures(Path("new"), [None] * 6, first=20)
+    found = case("runs/cats-1", reference="new")
+    assert found.trigger == "soft style"
+    own = [one for one in found.prompts if one.kind == "in-distribution"]
+    assert {one.text for one in own} == set(CAPTIONS)
+    assert not any(one.trained or one.held_out for one in own)
+    assert sum("are not where they were" in line for line in found.told) == 2
+
+
 def test_strengths_behind_subjects_are_refused_with_what_to_do() -> None:
     cats()
     for name in ("runs/cats-1:0.8", "runs/cats-1:mid_block=0.5"):

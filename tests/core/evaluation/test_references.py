@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sdtune.core.evaluation.candidates import opened
-from sdtune.core.evaluation.references import Pictures, references_of, subject_of
+from sdtune.core.evaluation.references import Known, Pictures, references_of, subject_of
 from sdtune.core.evaluation.subject import Subject
 from sdtune.errors import DataError
 from tests.core.evaluation.runs import heard, lora, picture, pictures, run
@@ -27,10 +27,8 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def subject(name: str = "runs/cats-1", trained: str | None = None) -> tuple[Subject, tuple[str, ...]]:
     origin = opened(name, None, every=True).origin
-    found: tuple[Subject, tuple[str, ...]] = heard(
-        subject_of(origin, Path(trained) if trained else None, follow_links=False)
-    )[0]
-    return found
+    known: Known = heard(subject_of(origin, Path(trained) if trained else None, follow_links=False))[0]
+    return known.subject, known.told
 
 
 def beside(*subjects: Subject, folder: str | None = None, run: str = "runs/cats-1") -> tuple[Pictures, list[str]]:
