@@ -62,8 +62,6 @@ def evaluate(config: Evaluate) -> Telling[None]:
     config = refine(config, eval_settings(case.model))
     out = _place(config, case)
     encoder = encoder_named(config.encoder, builtin_model=case.model == "mini", machine=config.memory)
-    for told in case.told:
-        yield Note(told)
     case, pairs = yield from with_pairs(case, config)
     strengths = sorted({one for one in config.strengths if one})
     cells = (BASE, *(Cell(place, one) for place in range(len(case.candidates)) for one in strengths))

@@ -46,8 +46,6 @@ def evaluate_compare(config: EvaluateCompare) -> Telling[None]:
     config = refine(config, eval_settings(case.model))
     out = _place(config, case)
     encoder = encoder_named(config.encoder, builtin_model=case.model == "mini", machine=config.memory)
-    for told in case.told:
-        yield Note(told)
     case, pairs = yield from with_pairs(case, config)
     cells = (BASE, *(Cell(place, strength) for place, strength in strengths))
     loras = [lora_file.read(one.path) for one in case.candidates]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from sdtune.core.evaluation.candidates import Origin
 from sdtune.core.evaluation.references import pictures_in
 from sdtune.core.evaluation.subject import Case, Prompt
 from sdtune.core.reports import Note, Telling
@@ -16,7 +17,11 @@ def with_pairs(case: Case, config: Protocol) -> Telling[tuple[Case, dict[int, Pa
     """The case with a prompt for each picture of --pairs, and {place of the prompt: its true picture}."""
     if config.pairs is None:
         return case, {}
-    found = yield from pictures_in(config.pairs, follow_links=config.follow_links)
+    found, told = yield from pictures_in(
+        config.pairs, "--pairs", Origin(config.pairs), follow_links=config.follow_links
+    )
+    for line in told:
+        yield Note(line)
     described = [one for one in found if one.caption]
     if not described:
         raise DataError(f"{config.pairs}: none of its pictures has a caption, which is what is drawn; write captions")
