@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[numpy.float64]
 LEVEL = 0.95
+NORMAL = 1.959964
+"""the 97.5 % quantile of the normal distribution"""
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,27 @@ def resampled(prompts: Sequence[int], references: int, resamples: int, seed: int
 
 
 def interval(replicates: Array, groups: int, *, share: bool = False) -> tuple[float, float]:
-    """(low, high) of the first replicate by the spread of the others; (NaN, NaN) of fewer than two groups.
+    """(low, high) of the first replicate by the spread of the others.
 
-    A share has Wilson's interval (1927) of as many trials as its spread has, so that 0 of 5 is not certain.
+    A share has Wilson's interval (1927) of as many trials as its spread has, so that 0 of 5 is not certain; fewer where
+    few groups tell its spread (Korn and Graubard 1998). (NaN, NaN) of fewer than two groups, and where half of the
+    resamples have no figure.
     """
-    estimate = float(replicates[0])
-    if groups < 2 or not math.isfinite(estimate):
+    estimate, others = float(replicates[0]), replicates[1:][numpy.isfinite(replicates[1:])]
+    if groups < 2 or not math.isfinite(estimate) or len(others) < 2 or 2 * len(others) < len(replicates) - 1:
         return math.nan, math.nan
-    spread = float(numpy.nanstd(replicates[1:], ddof=1)) * math.sqrt(groups / (groups - 1))
+    spread = float(numpy.std(others, ddof=1)) * math.sqrt(groups / (groups - 1))
+    reach = student(groups - 1)
     if not share:
-        reach = student(groups - 1) * spread
-        return estimate - reach, estimate + reach
-    trials = min(estimate * (1 - estimate) / spread**2, 1e6) if spread and 0 < estimate < 1 else float(groups)
-    return wilson(estimate, max(trials, 1.0))
+        return estimate - reach * spread, estimate + reach * spread
+    if spread and 0 < estimate < 1:
+        return wilson(estimate, max(1.0, min(estimate * (1 - estimate) / spread**2, 1e6) * (NORMAL / reach) ** 2))
+    return wilson(estimate, float(groups))
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:
     """(low, high) of a share of so many trials (Wilson 1927)."""
-    z = 1.959964
+    z = NORMAL
     middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     reach = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     return max(0.0, middle - reach), min(1.0, middle + reach)
@@ -89,7 +94,7 @@ def student(freedom: int) -> float:
     known = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764}
     if freedom in known:
         return known[freedom]
-    z = 1.959964
+    z = NORMAL
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
