@@ -220,8 +220,9 @@ def _mark(kind: int, x: float, y: float) -> str:
 def _labels(ticks: Sequence[tuple[float, str]], frame: _Frame) -> Iterator[str]:
     """Labels of places, of many only those that have room."""
     free = -math.inf
-    room = (WIDTH - LEFT - RIGHT) / min(len(ticks), FITTING)
-    for x, label in ticks:
+    named = [(x, label) for x, label in ticks if label]
+    room = (WIDTH - LEFT - RIGHT) / max(1, min(len(named), FITTING))
+    for x, label in named:
         most = max(3, int(room / LETTER))
         shown = label if len(label) <= most else f"{label[: most - 1]}\u2026"
         middle, half = frame.across(x), LETTER * len(shown) / 2

@@ -18,15 +18,16 @@ from sdtune.errors import DataError
 SMALL, LARGE = 160, 320  # pixels of the longer side, twice of what most screens show
 PAGE_BYTES = 6 * 2**20  # of pictures in a page, as base64; the rest lies in files
 QUALITY = 78
-LETTERS = 300  # of a prompt or a name
+LETTERS = 300  # of a prompt
+NAME = 80  # letters of a name
 CHOSEN = ' class="chosen"'
 ROWS = 4  # of each kind that are shown at once
 
 
-def cut(told: str) -> str:
+def cut(told: str, most: int = LETTERS) -> str:
     """Text of others, as nothing but letters, and not too many."""
-    more = len(told) - LETTERS
-    return text(told) if more <= 0 else f"{text(told[:LETTERS])}... and {more:,} letters more"
+    more = len(told) - most
+    return text(told) if more <= 0 else f"{text(told[:most])}... and {more:,} letters more"
 
 
 class Album:
@@ -111,7 +112,7 @@ def sheet(album: Album, rows: Sequence[Row], columns: Sequence[Column], places: 
     """One table of pictures; once the page is full, how many prompts are left out."""
     columns = [one for one in columns if any(one.pictures[place] for place in places)]
     heads = "".join(
-        f'<th scope="col" dir="auto"{CHOSEN if one.chosen else ""}>{cut(one.label)}</th>' for one in columns
+        f'<th scope="col" dir="auto"{CHOSEN if one.chosen else ""}>{cut(one.label, NAME)}</th>' for one in columns
     )
     yield (
         f'<div class="scroll" tabindex="0"><table class="contact">\n<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n'

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sdtune.core.evaluation.contact import Album, cut
+from sdtune.core.evaluation.contact import NAME, Album, cut
 from sdtune.core.evaluation.figures import counted
 from sdtune.core.evaluation.outcome import Copy
 from sdtune.core.evaluation.page_frame import bullets
 from sdtune.core.evaluation.subject import Case, Unit
 
 GROUPS = 24  # trained pictures of which copies are shown
-COPIES = 3  # drawings shown beside each of them
+COPIES = 2  # drawings shown beside each of them
 NAMED = 200  # further copies listed by name
 
 
@@ -64,7 +64,8 @@ def _grouped(album: Album, case: Case, units: Sequence[Unit], found: Sequence[Fo
         ]
         if number_of_group >= GROUPS:
             continue
-        heading = f"{cut(trained.name)} <small>{counted(len(ones), 'drawing')}</small>"
+        run = f"{case.subjects[subject].name}: " if len(case.subjects) > 1 else ""
+        heading = f"{cut(run + trained.name, NAME)} <small>{counted(len(ones), 'drawing')}</small>"
         yield f'<div class="pair"><h3 dir="auto">{heading}</h3><div>\n'
         yield f'<figure class="trained">{album.picture(trained.path, f"trained picture {trained.name}")}'
         yield "<figcaption><b>trained picture</b></figcaption></figure>\n"
@@ -72,7 +73,7 @@ def _grouped(album: Album, case: Case, units: Sequence[Unit], found: Sequence[Fo
             unit = units[copy.unit]
             prompt = case.prompts[unit.prompt].text
             yield f"<figure>{album.picture(path, f'{name}: {prompt}')}"
-            yield f'<figcaption dir="auto"><b>{cut(name)}</b>{cut(prompt)} <small>seed {unit.seed}; likeness '
+            yield f'<figcaption dir="auto"><b>{cut(name, NAME)}</b>{cut(prompt)} <small>seed {unit.seed}; likeness '
             yield f"{copy.likeness:.3f}, usual up to {copy.usual:.3f}</small></figcaption></figure>\n"
         yield "</div></div>\n"
     yield "</div>\n"

@@ -27,20 +27,25 @@ class Places:
 
 
 def places_of(case: Case) -> Places:
-    """Steps of the one run; else LoRAs one after another; of one LoRA its strengths."""
+    """Steps of the one run; else LoRAs one after another, each run by its name; of one LoRA its strengths."""
     if len(case.candidates) == 1:
         return Places("strength", (), True, (0.0,))
     steps = [one.step for one in case.candidates]
     if len({one.subject for one in case.candidates}) == 1 and None not in steps and len(set(steps)) == len(steps):
         numbers = [float(step) for step in steps if step is not None]
         return Places("step", tuple((step, f"{step:.0f}") for step in sorted(numbers)), False, tuple(numbers))
-    labels = [one.name if len(one.name) <= LETTERS else f"{one.name[: LETTERS - 1]}…" for one in case.candidates]
-    return Places(
-        "LoRA",
-        tuple((float(place), label) for place, label in enumerate(labels)),
-        False,
-        tuple(map(float, range(len(labels)))),
-    )
+    of = [one.subject for one in case.candidates]
+    labels = [
+        case.subjects[subject].name if place == of.index(subject) + of.count(subject) // 2 else ""
+        for place, subject in enumerate(of)
+    ]
+    if len(set(of)) == 1:
+        labels = [one.name for one in case.candidates]
+    return Places("LoRA", tuple(enumerate(map(_short, labels))), False, tuple(map(float, range(len(labels)))))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
 
 
 def strengths_of(cells: Sequence[Judged]) -> tuple[float, ...]:

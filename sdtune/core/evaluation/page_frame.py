@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdtune.core.evaluation import charts
-from sdtune.core.evaluation.contact import CHOSEN, LARGE, Album, cut
+from sdtune.core.evaluation.contact import CHOSEN, LARGE, NAME, Album, cut
 from sdtune.core.evaluation.figures import DIRECTIONS, Meaning, counted, number
 from sdtune.core.evaluation.outcome import Cost
 from sdtune.core.evaluation.subject import Case, Unit
@@ -157,7 +157,7 @@ def looks(album: Album, figures: Sequence[tuple[str, Path, bool]], prompt: str) 
     for name, path, is_chosen in figures:
         yield (
             f"<figure{CHOSEN if is_chosen else ''}>{album.picture(path, f'{name}: {prompt}', LARGE)}"
-            f'<figcaption dir="auto"><b>{cut(name)}</b></figcaption></figure>\n'
+            f'<figcaption dir="auto"><b>{cut(name, NAME)}</b></figcaption></figure>\n'
         )
     yield f'</div>\n<p class="soft" dir="auto">{cut(prompt)}</p>\n</div>\n'
 

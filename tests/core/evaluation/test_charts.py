@@ -142,6 +142,7 @@ def test_each_measure_has_a_line_for_each_strength_and_the_recommended_point(tmp
     ]
     two = next(charts(outcomes.outcome(tmp_path, subjects=2), measures, None))[1]
     assert [len(stretch) for stretch in two.lines[0].stretches] == [3, 3]  # runs are not joined
+    assert [label for _, label in two.ticks] == ["", "cats-1", "", "", "cats-2", ""]
 
 
 def test_the_losses_of_a_run_are_told_in_per_cent(tmp_path: Path) -> None:

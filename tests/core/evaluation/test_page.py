@@ -156,8 +156,8 @@ def test_thousands_of_copies_are_counted_rather_than_shown(tmp_path: Path) -> No
     found = outcomes.outcome(tmp_path, strengths=(1.0,))
     many = tuple(Copy(unit % 10, unit % 4, 0.99, 0.9, False) for unit in range(3000))
     page = shown(replace(found, cells=(*found.cells[:-1], replace(found.cells[-1], copies=many))), tmp_path)
-    assert "2,988 more, by name" in page.told
-    assert "and 2,788 more, in report.json" in page.told
+    assert "2,992 more, by name" in page.told
+    assert "and 2,792 more, in report.json" in page.told
     assert len([one for one in page.all("img") if one["alt"].startswith("trained picture")]) == 4
 
 
