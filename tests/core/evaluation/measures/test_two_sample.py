@@ -150,12 +150,12 @@ def test_refused_of_few() -> None:
 
 
 def test_intervals_hold_the_truth() -> None:
-    """95 % of 200 and a few more hold 0.5 where sets are of one distribution: they allow for other classifiers."""
+    """95 % of 200 hold 0.5 where sets are of one distribution: they allow for other classifiers."""
     random = numpy.random.default_rng(11)
     held = []
     for number in range(200):
-        case = seen(cloud(random, 24, 64), cloud(random, 12, 64))
-        weights = resampled(range(24), 12, 200, number)
+        case = seen(cloud(random, 40, 64), cloud(random, 40, 64))
+        weights = resampled(range(40), 40, 200, number)
         low, high = interval(TEST.replicates(case, weights), TEST.groups(case, weights), share=True)
         held.append(low <= 0.5 <= high)
-    assert 0.91 <= numpy.mean(held) <= 0.995
+    assert 0.91 <= numpy.mean(held) <= 0.985
