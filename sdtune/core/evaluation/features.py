@@ -36,7 +36,7 @@ def features_of(pictures: Sequence[Path], encoder: Encoder, store: Store) -> Tel
         data = contents(picture, str(picture))
         key = key_of("features", hashlib.sha256(data).hexdigest(), encoder.fingerprint)
         keys.append(key)
-        if key not in found and key not in waiting:
+        if key not in found:
             known = _kept(key, encoder, store)
             if known is None:
                 waiting[key] = (picture, data)

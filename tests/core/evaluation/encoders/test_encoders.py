@@ -153,7 +153,16 @@ def test_the_whole_picture_is_squashed(
 
 def test_a_very_long_picture_takes_no_room(models: dict[str, Path]) -> None:
     encoder = loaded("clip", models)
-    found = encoder.images([Image.new("RGB", (10**6, 16), "red"), Image.new("RGB", (64, 64), "red")])
+    assert isinstance(encoder, Pretrained)
+    sizes, make = [], encoder.image_processor
+
+    def pixels(image: Image.Image, **how: Any) -> Any:
+        sizes.append(image.size)
+        return make(image, **how)
+
+    encoder.image_processor = pixels
+    found = encoder.images([Image.new("RGB", (10**5, 16), "red"), Image.new("RGB", (64, 64), "red")])
+    assert sizes == [(256, 16), (64, 64)]
     assert numpy.allclose(found[0], found[1])
 
 
