@@ -106,17 +106,15 @@ class Trigger:
         return re.sub(r"\s+(?=,)", "", _COMMAS.sub(", ", " ".join(plain.split()))).strip(" ,")
 
 
-def trigger_for(
-    captions: Sequence[str], known: str | None, *, given: bool = False, style: bool = False
-) -> Trigger | None:
+def trigger_for(captions: Sequence[str], known: str | None, *, style: bool = False) -> Trigger | None:
     """The trigger that captions have: around the known word, else what nearly all of them begin or end with.
 
-    `given`: the known words are the whole phrase, as a user says. `style`: what was learned is known to be one.
+    `style`: what was learned is known to be one.
     """
     told = [text for text in captions if text]
     if known:
         holding = [text for text in told if _of(known).search(text)]
-        phrase = known if given else _grown(known, holding)
+        phrase = _grown(known, holding)
         return _formed(phrase, known, [text for text in holding if _of(phrase).search(text)], style)
     phrase = _shared(told)
     return _formed(phrase, phrase, [text for text in told if _of(phrase).search(text)], style) if phrase else None

@@ -68,7 +68,8 @@ def test_a_trigger_that_captions_tell_is_said_and_another_can_be_given() -> None
     found = case("runs/cats-1")
     assert found.trigger == "soft style"
     assert found.told == ('trigger: "soft style", which nearly all captions share; --trigger gives another',)
-    assert case("runs/cats-1", trigger="soft").trigger == "soft"
+    assert case("runs/cats-1", trigger=" soft ").trigger == "soft style"
+    assert case("runs/cats-1", trigger="ink").trigger == "ink"
 
 
 def test_no_trigger_is_told() -> None:

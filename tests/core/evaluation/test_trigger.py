@@ -10,8 +10,8 @@ STYLE = ["a green cactus, fluent3d style", "purple grapes, fluent3d style", "a r
 SUBJECT = ["sks cat on a sofa", "sks cat in a garden", "a photo of sks cat", "sks cat asleep on a wall"]
 
 
-def found(captions: list[str], known: str | None = None, *, given: bool = False, style: bool = False) -> Trigger:
-    trigger = trigger_for(captions, known, given=given, style=style)
+def found(captions: list[str], known: str | None = None, *, style: bool = False) -> Trigger:
+    trigger = trigger_for(captions, known, style=style)
     assert trigger is not None
     return trigger
 
@@ -59,9 +59,9 @@ def test_the_form_of_prompts_is_that_of_the_captions(
     assert (trigger.asking("a rocket") if trigger.is_style else trigger.where("on a beach")) == asks
 
 
-def test_words_that_a_user_gives_are_the_whole_phrase() -> None:
-    assert found(STYLE, "fluent3d", given=True).phrase == "fluent3d"
-    assert found(SUBJECT, "sks", given=True).where("on a beach") == "sks on a beach"
+def test_what_is_known_to_be_a_style_is_one_wherever_it_stands() -> None:
+    captions = ["blob3d, cups", "blob3d, dogs", "blob3d, owls"]
+    assert [found(captions, "blob3d", style=style).is_style for style in (True, False)] == [True, False]
 
 
 @pytest.mark.parametrize(
