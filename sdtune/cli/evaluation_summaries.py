@@ -101,7 +101,7 @@ def _some(rows: Sequence[Any]) -> list[Any]:
         return list(rows)
     best = next((row for row in rows if row.recommended), rows[-1])
     whole = {rows[0].name, best.name}
-    kept = [place for place, row in enumerate(rows) if row.recommended or row.name in whole][:ROWS]
+    kept = [place for place, row in enumerate(rows) if row.name in whole][:ROWS]
     others = [place for place, row in enumerate(rows) if row.strength == best.strength and place not in kept]
     room = ROWS - len(kept)
     if len(others) > room:
