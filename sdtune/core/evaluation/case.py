@@ -176,7 +176,11 @@ def _trigger(config: Protocol, line: Lineup, captions: Sequence[str]) -> tuple[T
     """(the trigger, how it is known or why not): as given, of the run, of the LoRA, or what captions share."""
     style = any(_kind(one) == "style" for one in line.origins)
     if given := clean(config.trigger or ""):
-        return trigger_for(captions, given, style=style), ()
+        trigger = trigger_for(captions, given, style=style)
+        if trigger and captions and not any(map(trigger.stands_in, captions)):
+            told_of = f'no caption holds the trigger "{cut(given, LETTERS)}"'
+            return trigger, (f"{told_of}, so that prompts as in captions do not ask for it; check --trigger",)
+        return trigger, ()
     said = [one.use.trigger for one in line.origins if one.use.trigger] or line.triggers
     known = [one for one in map(clean, said) if 0 < len(one) <= LONGEST_TRIGGER]
     if known:

@@ -69,7 +69,9 @@ def test_a_trigger_that_captions_tell_is_said_and_another_can_be_given() -> None
     assert found.trigger == "soft style"
     assert found.told == ('trigger: "soft style", which nearly all captions share; --trigger gives another',)
     assert case("runs/cats-1", trigger=" soft ").trigger == "soft style"
-    assert case("runs/cats-1", trigger="ink").trigger == "ink"
+    other = case("runs/cats-1", trigger="ink")
+    assert other.trigger == "ink"
+    assert other.told[0].startswith('no caption holds the trigger "ink"')
 
 
 def test_no_trigger_is_told() -> None:
