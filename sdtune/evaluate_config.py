@@ -60,7 +60,7 @@ class Protocol(Spec):
     """Leave with exit code 1 where what is recommended has less: concept_f1=0.8, or several with commas between
     them."""
     fail_over: tuple[str, ...] = setting((), "--fail-over", metavar="MEASURE=VALUE", place=18)
-    """Likewise where it has more: kid=0.05."""
+    """Likewise where it has more: copies=0."""
     force: bool = setting(False, "--force", place=19)
     """Print measures that too few pictures make meaningless, with how far they are off."""
     levels: int = Field(8, ge=1, le=100)

@@ -19,6 +19,8 @@ ROWS = 24
 """of a table; of more checkpoints the strength that is recommended alone is shown, and of still more every so many"""
 Column = tuple[str, str, int, str]
 """(name, title, digits, better) of a measure"""
+COPIES = "copies"
+"""the measure that makes a column of how many there are needless"""
 LISTED = 6
 """alarms"""
 LABEL = 12
@@ -120,7 +122,7 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
 def _cells(columns: Sequence[Column], rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
     """(heading, rows) of the table; copies have a column where there are any."""
     shown = {name: _shown([row.figures.get(name) for row in rows], digits) for name, _, digits, _ in columns}
-    with_copies = any(row.copies for row in rows)
+    with_copies = any(row.copies for row in rows) and COPIES not in shown
     heading = ["", "strength", *(title for _, title, _, _ in columns), *(["copies"] if with_copies else [])]
     cells: list[list[str]] = []
     above = None

@@ -126,6 +126,10 @@ def test_alarms_failures_and_what_was_written() -> None:
     told = list(evaluated(report(alarms=alarms, rows=rows, failed=("kid is 3, over 2",) * 2, written=Path("a"))))
     assert told[1:8] == [*(f"warning     {one}" for one in alarms[:6]), "            and 3 more on the page"]
     assert [line.split()[-1] for line in told if "±0.1" in line] == ["0", "1", "2", "3"]
+    assert told[9].split()[-1] == "copies"
+    measured = (("copies", "near-copies", 2, "lower"), *COLUMNS)
+    rows = tuple(dataclasses.replace(row, figures=row.figures | {"copies": Figure(0.1, 0.0, 0.2)}) for row in rows)
+    assert "  copies" not in "\n".join(evaluated(report(rows=rows, columns=measured)))
     assert "failed      kid is 3, over 2" in told
     assert "            kid is 3, over 2" in told
     assert "written     the strength, into the metadata of a" in told
