@@ -14,7 +14,7 @@ from sdtune.core.evaluation.features import features_of, texts_of
 from sdtune.core.evaluation.intervals import Array
 from sdtune.core.evaluation.measures.base import Places, Seen
 from sdtune.core.evaluation.pixels import paired_values
-from sdtune.core.evaluation.subject import BASE, Case, Cell, Reference, Unit
+from sdtune.core.evaluation.subject import BASE, Case, Cell, Prompt, Reference, Unit
 from sdtune.core.reports import Telling
 
 
@@ -61,8 +61,19 @@ class _Layout:
         self.has_concept = numpy.array([one.has_concept for one in self.prompts], dtype=bool)
         self.of_reference = _places([-1 if one.held_out is None else one.held_out for one in self.prompts])
         self.texts = None if texts is None else texts[self.prompt]
-        self.of_class = _places([_class(case, one.text) for one in self.prompts])
-        self.reference_classes = _places([_class(case, one.caption or "") for one in case.references])
+        self.of_class = _places([-1 if one.of_class is None else one.of_class for one in self.prompts])
+        self.reference_classes = _places([-1 if one.of_class is None else one.of_class for one in case.references])
+
+    def of_trained(self, trained: Sequence[Reference]) -> Places:
+        """[n] place of the picture that each prompt describes, by content, as several trainings may have had it."""
+        places = {one.sha256: place for place, one in reversed(list(enumerate(trained)))}
+        return _places([places.get(self._described(prompt), -1) for prompt in self.prompts])
+
+    def _described(self, prompt: Prompt) -> str:
+        if prompt.trained is not None:
+            subject, place = prompt.trained
+            return self.case.subjects[subject].trained[place].sha256
+        return "" if prompt.held_out is None else self.case.references[prompt.held_out].sha256
 
 
 def _seen(
@@ -75,11 +86,7 @@ def _seen(
     looks: _Looks,
 ) -> Seen:
     case = layout.case
-    trained, starts = _trained(case, cell)
-    of_trained = [
-        -1 if one.trained is None or one.trained[0] not in starts else starts[one.trained[0]] + one.trained[1]
-        for one in layout.prompts
-    ]
+    trained = trained_of(case, cell)
     drawn, truths = looks(pictures[cell]), [pairs.get(int(number)) for number in layout.prompt]
     true_looks = numpy.array(
         [looks([truth])[0] if truth else numpy.full(drawn.shape[1], numpy.nan) for truth in truths]
@@ -95,7 +102,7 @@ def _seen(
         generic=layout.kind == "generic",
         has_concept=layout.has_concept,
         of_reference=layout.of_reference,
-        of_trained=_places(of_trained),
+        of_trained=layout.of_trained(trained),
         texts=layout.texts,
         is_base=cell == BASE,
         classes=case.classes,
@@ -111,22 +118,9 @@ def _seen(
 
 def trained_of(case: Case, cell: Cell) -> tuple[Reference, ...]:
     """The pictures that a cell may copy: those of its own training; of the base model those of all."""
-    return _trained(case, cell)[0]
-
-
-def _trained(case: Case, cell: Cell) -> tuple[tuple[Reference, ...], dict[int, int]]:
-    """(the pictures, {subject: where its own begin})."""
-    own = range(len(case.subjects)) if cell.candidate is None else [case.candidates[cell.candidate].subject]
-    found: list[Reference] = []
-    starts = {}
-    for number in own:
-        starts[number] = len(found)
-        found += case.subjects[number].trained
-    return tuple(found), starts
-
-
-def _class(case: Case, text: str) -> int:
-    return case.classes.index(text) if text in case.classes else -1
+    if cell.candidate is not None:
+        return case.subjects[case.candidates[cell.candidate].subject].trained
+    return tuple(one for subject in case.subjects for one in subject.trained)
 
 
 def _places(numbers: Sequence[int]) -> Places:
