@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -101,7 +102,7 @@ def test_others_are_no_copies() -> None:
     assert isinstance(share, Value)
     assert share.estimate == 0
     assert share.low == pytest.approx(0)
-    fooled = seen(OTHERS)
+    fooled = seen(OTHERS[:1], trained=TRAINED[:1])
     fooled.drawn[:] = fooled.trained
     assert copies_of(fooled) == ()
 
@@ -138,6 +139,19 @@ def test_pictures_that_are_all_alike(tmp_path: Path) -> None:
         image.save(pictures[-1])
     case = seen([*pictures[10:], pictures[3]], trained=pictures[:10])
     assert [(one.unit, one.trained) for one in copies_of(case)] == [(4, 3)]
+
+
+def test_as_near_as_a_held_out_picture_is_no_copy(tmp_path: Path) -> None:
+    """What looks like a trained picture is usual where a held-out one is nearer to it."""
+    shifted = []
+    for number, pixels in enumerate((5, 8)):
+        paper = Image.new("RGB", (128, 128), "white")
+        paper.paste(open_image(TRAINED[0]).resize((128, 128)), (pixels, pixels))
+        shifted.append(tmp_path / f"{number}.png")
+        paper.save(shifted[-1])
+    assert [one.trained for one in copies_of(seen(shifted[1:]))] == [0]
+    case = replace(seen(shifted[1:]), references=features(shifted[:1]), reference_pictures=shifted[:1])
+    assert copies_of(case) == ()
 
 
 def test_refused_where_trained_pictures_are_not_known() -> None:
