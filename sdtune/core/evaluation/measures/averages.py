@@ -1,0 +1,47 @@
+"""Average: a measure that is the mean of one figure a drawing, over some of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy
+
+from sdtune.core.evaluation.intervals import Array, Weights
+from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
+
+
+class Average(Measure):
+    """The mean of `each` over the drawings that `chosen` names."""
+
+    @abstractmethod
+    def chosen(self, seen: Seen) -> Mask:
+        """[n] the drawings that it is of."""
+
+    @abstractmethod
+    def each(self, seen: Seen, chosen: Mask) -> Array:
+        """[k] the figure of each chosen drawing."""
+
+    def counts(self, seen: Seen) -> tuple[int, int]:
+        """The chosen drawings; no references."""
+        return int(self.chosen(seen).sum()), 0
+
+    def replicates(self, seen: Seen, weights: Weights) -> Array:
+        """[R] weighted means; NaN where a resample has none of these drawings."""
+        chosen = self.chosen(seen)
+        return weighted_mean(self.each(seen, chosen), weights.units[:, chosen])
+
+    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
+        """Prompts of the chosen drawings."""
+        return prompts(seen, self.chosen(seen))
+
+
+def weighted_mean(figures: Array, weights: Array) -> Array:
+    """[R] means of figures [k] under weights [R, k]; NaN where these are all 0."""
+    total = weights.sum(axis=1)
+    mean: Array = numpy.divide(weights @ figures, total, out=numpy.full(len(total), numpy.nan), where=total > 0)
+    return mean
+
+
+def prompts(seen: Seen, chosen: Mask) -> int:
+    """How many prompts the chosen drawings are of."""
+    return len(numpy.unique(seen.prompt[chosen]))

@@ -1,0 +1,35 @@
+"""Drift: how far a LoRA moves drawings that do not ask for what it learned."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from sdtune.core.evaluation.intervals import Array
+from sdtune.core.evaluation.measures.averages import Average
+from sdtune.core.evaluation.measures.base import Mask, Seen
+
+
+class Drift(Average):
+    """Mean cosine distance between generic drawings and the base model's from the same noise."""
+
+    name: ClassVar[str] = "drift"
+    title: ClassVar[str] = "drift"
+    says: ClassVar[str] = (
+        "How far drawings of everyday prompts without the trigger move from what the base model draws from the same "
+        "noise; 0: not at all."
+    )
+    better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
+    order: ClassVar[int] = 25
+
+    def chosen(self, seen: Seen) -> Mask:
+        """The generic ones."""
+        return seen.generic
+
+    def each(self, seen: Seen, chosen: Mask) -> Array:
+        """1 - cosine of unit vectors, as half the squared distance: exactly 0 of the same picture."""
+        distances: Array = ((seen.drawn[chosen] - seen.base[chosen]) ** 2).sum(axis=1) / 2
+        return distances
+
+    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (nothing to be forced)
+        """No generic prompts."""
+        return None if seen.generic.any() else "no prompt is without the trigger; give --prompts with some that are"
