@@ -111,6 +111,16 @@ def test_references_that_are_hard_to_tell() -> None:
     mixed = numpy.array([0, 1, 2, 0, 1, 2, 1, 1, 2])  # an apple that is said to be a pear
     told = ACCURACY.detail(case([0, 1], [0, 1], reference_classes=mixed))
     assert told["references"] == pytest.approx(8 / 9)
+    random = numpy.random.default_rng(2)
+    alike = unit(numpy.eye(3, 16)[SHOWN] + 2 * cloud(random, 9))
+    right = 0
+    for place in range(9):
+        others = numpy.arange(9) != place
+        means = numpy.array([alike[others & (kind == SHOWN)].mean(0) for kind in range(3)])
+        right += int(numpy.linalg.norm(means - alike[place], axis=1).argmin() == SHOWN[place])
+    told = ACCURACY.detail(seen(alike, alike, classes=NAMES, of_class=SHOWN, reference_classes=SHOWN))
+    assert told["references"] == pytest.approx(right / 9)
+    assert 0 < right < 9
     lone = numpy.array([0, 1, -1, -1, 1, -1, -1, 1, -1])
     assert ACCURACY.detail(case([0, 1], [0, 1], reference_classes=lone))["references"] is None
     assert ACCURACY.detail(one)["references"] == 1
