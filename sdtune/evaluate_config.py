@@ -14,7 +14,7 @@ from sdtune.tables import Cache, Machine
 Strength = Annotated[float, Field(ge=0, le=100)]
 MOST_STRENGTHS = 20
 """each is as many pictures for every LoRA"""
-OF_MINI = {"seeds": 1, "steps": 12}
+OF_MINI = {"seeds": 1, "steps": 10}
 """what the built-in model needs: with it a report on five checkpoints takes under 3 minutes on 2 cores"""
 COMPARE = "compare"
 """the word behind eval that makes another command of it"""
@@ -42,7 +42,7 @@ class Protocol(Spec):
     seed: int = setting(0, "--seed", place=9, ge=0, lt=2**62)
     """The first of these noises: another seed is another evaluation of the same."""
     steps: int = setting(25, "--steps", place=10, ge=1, le=1000)
-    """Sampling steps. Not given, mini has 12."""
+    """Sampling steps. Not given, mini has 10."""
     guidance: float = setting(5.0, "--guidance", place=11, ge=0, le=1000)
     """How strongly the prompt pulls; 1: guidance off. Not given, mini has 2."""
     sampler: AnySampler = setting(DPMpp2M(), "--sampler", place=12)

@@ -147,7 +147,7 @@ def test_the_built_in_model_alone_has_settings_of_its_own() -> None:
 
 def test_the_built_in_model_is_evaluated_in_fewer_steps_and_pictures() -> None:
     config = refine(resolve(Evaluate, [{"subjects": ["a"], "seeds": 3}]), eval_settings("mini"))
-    assert (config.seeds, config.steps, config.guidance, config.memory.threads) == (3, 12, 2, 1)
+    assert (config.seeds, config.steps, config.guidance, config.memory.threads) == (3, 10, 2, 1)
     assert refine(resolve(EvaluateCompare, [{"first": "a", "second": "b"}]), eval_settings("mini")).seeds == 1
 
 

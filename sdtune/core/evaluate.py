@@ -15,6 +15,7 @@ from sdtune.core.applied import Applied
 from sdtune.core.blocks import Strength
 from sdtune.core.data.cache import Store
 from sdtune.core.data.cache_folder import folder_of
+from sdtune.core.data.image_file import read
 from sdtune.core.evaluation.case import case_of
 from sdtune.core.evaluation.drawings import Drawings, draw, units_of
 from sdtune.core.evaluation.encoders import encoder_named
@@ -34,12 +35,12 @@ from sdtune.core.evaluation.thresholds import failed, thresholds_of
 from sdtune.core.evaluation_reports import Evaluated, Figure, Rated
 from sdtune.core.home import paths_from_home
 from sdtune.core.lora import Lora
-from sdtune.core.recommended import write_strength
+from sdtune.core.recommended import check_writable, write_strength
 from sdtune.core.reports import Note, Telling
 from sdtune.core.run_folder import must_be_writable, safe_name
 from sdtune.core.verdict import validated
 from sdtune.earlier import RUN_SETTINGS
-from sdtune.errors import OutputError, SdtuneError
+from sdtune.errors import DataError, OutputError, SdtuneError
 from sdtune.evaluate_config import Evaluate, Protocol
 
 PICTURES = "pictures"
@@ -48,7 +49,6 @@ RECORD = "report.json"
 COLUMNS = 6
 """measures that the table of a terminal shows"""
 VALIDATIONS = "validation.jsonl"
-MOST_VALIDATIONS = 10_000
 HELD = 2**28
 """bytes of features that are held in memory"""
 
@@ -61,6 +61,9 @@ def evaluate(config: Evaluate) -> Telling[None]:
     case = yield from case_of(config)
     config = refine(config, eval_settings(case.model))
     out = _place(config, case)
+    if config.write_strength:
+        for path in {one.path for one in case.candidates}:
+            check_writable(path)
     encoder = encoder_named(config.encoder, builtin_model=case.model == "mini", machine=config.memory)
     case, pairs = yield from with_pairs(case, config)
     strengths = sorted({one for one in config.strengths if one})
@@ -192,9 +195,9 @@ def _outcome(
 def _curve(subject: Subject) -> list[tuple[int, float, float]]:
     """[(step, held out, trained)] of a run's own validations, relative to the base's."""
     try:
-        lines = (subject.place / VALIDATIONS).read_text(encoding="utf-8").splitlines()[:MOST_VALIDATIONS]
+        lines = read(subject.place / VALIDATIONS).decode().splitlines()
         checks = [validated(json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (DataError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
     return [(one.step, one.held_out.relative, one.trained.relative) for one in checks]
 
@@ -238,7 +241,7 @@ def _evaluation(
         columns=tuple((one.name, one.title, one.digits, one.better) for one in shown),
         rows=tuple(rows),
         page=out / PAGE,
-        report=out / RECORD,
+        record=out / RECORD,
         failed=missed,
         written=written,
         try_next=_try_next(case, chosen),

@@ -89,7 +89,7 @@ def evaluate_compare(config: EvaluateCompare) -> Telling[None]:
         differences=comparison.differences,
         alarms=tuple(f"{_named(case, one)}: {line}" for one, line in alarms),
         page=out / PAGE,
-        report=out / RECORD,
+        record=out / RECORD,
         failed=missed,
     )
     if missed:

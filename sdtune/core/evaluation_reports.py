@@ -45,7 +45,8 @@ class Evaluated:
     """(name, title, digits, better) of the measures that a table shows, the most telling first"""
     rows: tuple[Rated, ...]
     page: Path
-    report: Path
+    record: Path
+    """report.json"""
     failed: tuple[str, ...]
     """what --fail-under and --fail-over asked and was not so, a line each"""
     written: Path | None
@@ -86,5 +87,6 @@ class Compared:
     differences: tuple[Difference, ...]
     alarms: tuple[str, ...]
     page: Path
-    report: Path
+    record: Path
+    """report.json"""
     failed: tuple[str, ...]

@@ -46,7 +46,7 @@ def report(checkpoints: int = 1, *, interval: bool = True, best: int = 1, **more
         columns=COLUMNS,
         rows=tuple(rows),
         page=Path("eval/report.html"),
-        report=Path("eval/report.json"),
+        record=Path("eval/report.json"),
         failed=(),
         written=None,
         try_next="sdtune sample --lora cats.safetensors:0.8",
@@ -76,7 +76,7 @@ COMPARED = Compared(
     ),
     alarms=("B: 1 drawing is a near-copy of img_07.png",),
     page=Path("eval/report.html"),
-    report=Path("eval/report.json"),
+    record=Path("eval/report.json"),
     failed=(),
 )
 

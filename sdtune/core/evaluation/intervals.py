@@ -17,7 +17,6 @@ import numpy
 from numpy.typing import NDArray
 
 Array = NDArray[numpy.float64]
-LEVEL = 0.95
 NORMAL = 1.959964
 """the 97.5 % quantile of the normal distribution"""
 
@@ -86,7 +85,14 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
     z = NORMAL
     middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     reach = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    return (0.0 if share == 0 else middle - reach), (1.0 if share == 1 else middle + reach)
+
+
+def mean_under(values: Array, weights: Array) -> Array:
+    """[R] means of values [n] under weights [R, n]; NaN where all weigh nothing."""
+    total = weights.sum(axis=1)
+    mean: Array = numpy.divide(weights @ values, total, out=numpy.full(len(total), numpy.nan), where=total > 0)
+    return mean
 
 
 def student(freedom: int) -> float:

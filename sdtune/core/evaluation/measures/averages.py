@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 import numpy
 
-from sdtune.core.evaluation.intervals import Array, Weights
+from sdtune.core.evaluation.intervals import Array, Weights, mean_under
 from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
 
 
@@ -28,18 +28,11 @@ class Average(Measure):
     def replicates(self, seen: Seen, weights: Weights) -> Array:
         """[R] weighted means; NaN where a resample has none of these drawings."""
         chosen = self.chosen(seen)
-        return weighted_mean(self.each(seen, chosen), weights.units[:, chosen])
+        return mean_under(self.each(seen, chosen), weights.units[:, chosen])
 
     def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
         """Prompts of the chosen drawings."""
         return prompts(seen, self.chosen(seen))
-
-
-def weighted_mean(figures: Array, weights: Array) -> Array:
-    """[R] means of figures [k] under weights [R, k]; NaN where these are all 0."""
-    total = weights.sum(axis=1)
-    mean: Array = numpy.divide(weights @ figures, total, out=numpy.full(len(total), numpy.nan), where=total > 0)
-    return mean
 
 
 def prompts(seen: Seen, chosen: Mask) -> int:

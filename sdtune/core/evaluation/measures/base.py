@@ -75,7 +75,7 @@ class Measure(ABC):
     better: ClassVar[Literal["lower", "higher", "none"]]
     share: ClassVar[bool] = False
     """whether it is a share of things that are so, between 0 and 1"""
-    digits: ClassVar[int] = 3
+    digits: ClassVar[int] = 2
     order: ClassVar[int] = 100
     """place on the page, the most telling first"""
     source: ClassVar[str] = ""

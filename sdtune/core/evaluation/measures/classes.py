@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from sdtune.core.evaluation.intervals import Array, Weights
+from sdtune.core.evaluation.intervals import Array, Weights, mean_under
 from sdtune.core.evaluation.measures.base import Mask, Measure, Places, Seen
-from sdtune.core.evaluation.measures.manifold import harmonic, mean_under
+from sdtune.core.evaluation.measures.manifold import harmonic
 
 
 @dataclass(frozen=True)

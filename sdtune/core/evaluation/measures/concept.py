@@ -46,7 +46,8 @@ class _OfConcept(Measure):
 
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     share: ClassVar[bool] = True
-    order: ClassVar[int] = 11
+    order: ClassVar[int] = 36
+    digits: ClassVar[int] = 2
 
     def counts(self, seen: Seen) -> tuple[int, int]:
         """Drawings that ask for the concept and those that do not; references."""

@@ -83,7 +83,7 @@ class CopyScore(Measure):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     share: ClassVar[bool] = True
-    order: ClassVar[int] = 6
+    order: ClassVar[int] = 87
     source: ClassVar[str] = "Meehan et al. 2020, arXiv:2004.05675"
 
     def counts(self, seen: Seen) -> tuple[int, int]:

@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from sdtune.core.evaluation.intervals import Array, Weights
+from sdtune.core.evaluation.intervals import Array, Weights, mean_under
 from sdtune.core.evaluation.measures.base import Mask, Measure, Places, Seen
-from sdtune.core.evaluation.measures.manifold import mean_under
 
 FEWEST = 2
 

@@ -115,7 +115,7 @@ class KID(Discrepancy):
         "How far the drawings as a set are from the references, in look, variety and balance; about 0 where the two"
         " sets could be one."
     )
-    digits: ClassVar[int] = 1
+    digits: ClassVar[int] = 0
     order: ClassVar[int] = 31
     source: ClassVar[str] = "Binkowski et al. 2018, arXiv:1801.01401"
 
@@ -137,7 +137,7 @@ class CMMD(Discrepancy):
         "How far the average drawing is from the average reference, as the encoder sees them; about 0 where the two"
         " sets look alike."
     )
-    digits: ClassVar[int] = 3
+    digits: ClassVar[int] = 2
     order: ClassVar[int] = 30
     source: ClassVar[str] = "Jayasumana et al. 2024, arXiv:2401.09603"
 

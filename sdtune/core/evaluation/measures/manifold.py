@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from sdtune.core.evaluation.intervals import Array, Weights
+from sdtune.core.evaluation.intervals import Array, Weights, mean_under
 from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
 
 NEAREST = 5
@@ -79,14 +79,6 @@ def squares(x: Array, y: Array) -> Array:
 def nearest_of(references: int, drawings: int) -> int:
     """k for so many."""
     return max(1, min(NEAREST, min(references, drawings) // SHARE_OF_SET))
-
-
-def mean_under(values: Array, weights: Array) -> Array:
-    """[R] means of values [n] under weights [R, n]; NaN where all weigh nothing."""
-    total = weights.sum(1)
-    sums: Array = weights @ values
-    found: Array = numpy.divide(sums, total, out=numpy.full(len(total), numpy.nan), where=total > 0)
-    return found
 
 
 def harmonic(precision: Array, recall: Array) -> Array:

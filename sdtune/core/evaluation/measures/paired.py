@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy
 
-from sdtune.core.evaluation.intervals import Array, Weights
+from sdtune.core.evaluation.intervals import Array, Weights, mean_under
 from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
 
 
@@ -27,11 +27,7 @@ class OfPairs:
     def replicates(self, seen: Seen, weights: Weights) -> Array:
         """[R] means; NaN where no pair was drawn anew."""
         there = self._there(seen)
-        units = weights.units[:, there]
-        total = units.sum(axis=1)
-        sums = units @ seen.values[self.name][there]
-        means: Array = numpy.divide(sums, total, out=numpy.full(len(total), numpy.nan), where=total > 0)
-        return means
+        return mean_under(seen.values[self.name][there], weights.units[:, there])
 
     def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (only prompts that have a pair)
         """Prompts that have a pair."""

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from sdtune.core.evaluation.intervals import Array, Weights
+from sdtune.core.evaluation.intervals import Array, Weights, mean_under
 from sdtune.core.evaluation.measures.base import Measure, Places, Seen
-from sdtune.core.evaluation.measures.manifold import harmonic, mean_under, squares
+from sdtune.core.evaluation.measures.manifold import harmonic, squares
 
 FOLDS = 10
 RIDGE = 0.01
