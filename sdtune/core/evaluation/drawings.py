@@ -93,7 +93,7 @@ def _order(
     family = family_named(identity.family)
     for candidate, lora in zip(case.candidates, loras, strict=True):
         check_family(lora, family, candidate.path)
-    device = memory.device_for(config.memory, mps=True)
+    device = memory.device_for(config.memory)
     memory.make_deterministic(config.memory, device)
     dtype = memory.dtype_for(config.memory, device)
     settings = Sample(

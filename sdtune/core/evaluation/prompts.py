@@ -12,7 +12,7 @@ from sdtune.core.evaluation.trigger import Trigger
 from sdtune.core.sampling.prompt_lines import lines_of, name_of
 from sdtune.errors import ConfigError, DataError, cut
 
-OF_REFERENCES = 0.6
+OF_REFERENCES = 0.7
 """share of prompts as in captions that describe references, where there are as many; the others describe trained
 pictures, by which copies are found"""
 MOST = 3000

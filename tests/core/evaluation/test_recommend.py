@@ -36,6 +36,7 @@ class Made:
             for name, value in told.items()
         }
         values = {name: Value(value, value - 0.02, value + 0.02, DRAWINGS, 5) for name, value in told.items()}
+        rows["copies"] = numpy.full(201, self.astray / DRAWINGS)
         values["copies"] = Value(self.astray / DRAWINGS, 0, 1, DRAWINGS, 5)
         found = [Copy(number, 0, 0.99, 0.9, own_prompt=False) for number in range(self.astray)]
         found += [Copy(10 + number, 1, 0.99, 0.9, own_prompt=True) for number in range(self.recited)]
@@ -70,21 +71,21 @@ def test_the_closest_to_the_references_is_recommended():
     )
     assert first.cell == Cell(0, 1.0)
     assert "90%" in first.told
-    assert "no copies" in first.told
+    assert "no sign of copying" in first.told
 
 
 def test_what_copies_is_left_out_however_close_it_comes():
     (first,) = ranked(Made(0.5, 0.0), (Cell(0, 0.8), Made(0.6)), (Cell(1, 0.8), Made(0.9, astray=3)))
     assert first.cell == Cell(0, 0.8)
     assert "1 of 2 that copy trained pictures are left out" in first.told
-    assert first.alarms == ()
+    assert first.alarms == ("step 200 at strength 0.8: 3 drawings are near-copies of tree.png",)
 
 
 def test_where_all_copy_the_alarm_names_the_pictures():
     (first,) = ranked(Made(0.5, 0.0), (Cell(0, 0.8), Made(0.6, astray=3)), (Cell(1, 0.8), Made(0.5, astray=4)))
     assert first.cell == Cell(0, 0.8)
     assert "copies trained pictures" in first.told
-    assert first.alarms == ("3 drawings are near-copies of tree.png",)
+    assert first.alarms == ("step 200 at strength 0.8: 4 drawings are near-copies of tree.png",)
 
 
 def test_a_picture_that_comes_out_for_its_own_caption_is_no_alarm():
@@ -124,6 +125,19 @@ def test_trainings_are_ranked_those_that_copy_and_those_that_learned_nothing_las
         subjects=3,
     )
     assert [one.subject for one in ranking] == [2, 1, 0]
+
+
+def test_a_training_that_copies_only_where_it_is_strong_is_ranked_as_one_that_copies():
+    ranking = ranked(
+        Made(0.5, 0.0),
+        (Cell(0, 0.5), Made(0.8)),
+        (Cell(0, 1.0), Made(0.9, astray=9)),
+        (Cell(1, 1.0), Made(0.7)),
+        subjects=2,
+    )
+    assert [one.subject for one in ranking] == [1, 0]
+    assert ranking[1].cell == Cell(0, 0.5)
+    assert ranking[1].alarms == ("step 100 at strength 1: 9 drawings are near-copies of tree.png",)
 
 
 def test_without_truths_the_distribution_tells():
