@@ -21,6 +21,7 @@ from sdtune.sample_config import Sample
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SAMPLING = (ROOT / "docs" / "sampling.md").read_text()
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text()
 FEW = ["--steps", "2"]
 LINK = re.compile(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)")
 
@@ -62,8 +63,10 @@ def test_the_two_commands_run_as_written(checkout: Path) -> None:
 
 def test_the_other_commands_are_known_to_the_command_line() -> None:
     """They name models and pictures that are not here, so what is held against them is the settings alone."""
-    for _, name, *words in [*commands()[2:], *commands(SAMPLING)]:
+    for _, name, *words in [*commands()[2:], *commands(SAMPLING), *commands(EVALUATION)]:
         command = built_commands().get_command(None, name)
+        if words[0] == "compare":
+            command, name, words = built_commands().get_command(None, "eval compare"), "eval compare", words[1:]
         if name == "lora":
             command, name, words = command.get_command(None, words[0]), words[0], words[1:]
         with contextlib.suppress(Exit):  # --help
@@ -96,6 +99,11 @@ def test_make_knows_the_words_that_readme_uses() -> None:
         assert f"make {word} " in told + " "
 
 
-@pytest.mark.parametrize("link", sorted(set(LINK.findall(README)) | {f"docs/{one}" for one in LINK.findall(SAMPLING)}))
+@pytest.mark.parametrize(
+    "link",
+    sorted(
+        set(LINK.findall(README)) | {f"docs/{one}" for text in (SAMPLING, EVALUATION) for one in LINK.findall(text)}
+    ),
+)
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()

@@ -57,7 +57,7 @@ def test_a_style_is_asked_for_as_in_captions_and_with_new_things_and_not_at_all(
     assert not any(one.has_concept or "soft" in one.text for one in plain)
     assert all(one.text == f"{one.plain}, soft style" for one in (*own, *new))
     references = [one for one in own if one.held_out is not None]
-    assert (len(references), len([one for one in own if one.trained])) == (6, 4)
+    assert (len(references), len([one for one in own if one.trained])) == (7, 3)
     assert all(outside[one.held_out] == one.text for one in references if one.held_out is not None)
     assert all(captions[one.trained[1]] == one.text for one in own if one.trained)
     known = {word for text in (*captions, *filter(None, outside)) for word in contexts.content(text)}
