@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click import Context
 from typer import Exit
 
 from sdtune.cli.commands import commands as built_commands
@@ -63,10 +64,9 @@ def test_the_two_commands_run_as_written(checkout: Path) -> None:
 
 def test_the_other_commands_are_known_to_the_command_line() -> None:
     """They name models and pictures that are not here, so what is held against them is the settings alone."""
-    for _, name, *words in [*commands()[2:], *commands(SAMPLING), *commands(EVALUATION)]:
-        command = built_commands().get_command(None, name)
-        if words[0] == "compare":
-            command, name, words = built_commands().get_command(None, "eval compare"), "eval compare", words[1:]
+    app = built_commands()
+    for _, *line in [*commands()[2:], *commands(SAMPLING), *commands(EVALUATION)]:
+        name, command, words = app.resolve_command(Context(app), line)
         if name == "lora":
             command, name, words = command.get_command(None, words[0]), words[0], words[1:]
         with contextlib.suppress(Exit):  # --help
