@@ -20,7 +20,7 @@ from sdtune.core.evaluation.case import case_of
 from sdtune.core.evaluation.drawings import Drawings, draw, units_of
 from sdtune.core.evaluation.encoders import encoder_named
 from sdtune.core.evaluation.encoders.base import Encoder
-from sdtune.core.evaluation.held_out_loss import losses_of
+from sdtune.core.evaluation.reference_loss import losses_of
 from sdtune.core.evaluation.intervals import Array, Value
 from sdtune.core.evaluation.judging import Marks, difference, floor_of, marks_of
 from sdtune.core.evaluation.measures import measures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,36 @@ def sample(config: Sample) -> Telling[None]:
     order = yield from order_of(config)
     shelf = Shelf(order.config, len(order.asked))
     yield Note(f"model: {order.identity.name} ({order.family.title})" + "".join(map(_told, order.everywhere)))
-    pictures, drawn = yield from pictures_of(order, shelf)
-    yield from overviews(order.config, order.axes, pictures, shelf, drawn=drawn)
+    plan = yield from plan_of(order, shelf)
+    there, of = len(plan.finished), len(plan.jobs)
+    if there == of:
+        all_of_them = "the picture is" if of == 1 else f"all {of:,} pictures are"
+        yield Note(f"{all_of_them} there already; --overwrite draws {'it' if of == 1 else 'them'} again")
+    elif there:
+        yield Note(f"{there:,} of {of:,} pictures are there already")
+    if there < of and order.config.mask and SUFFIXES[shelf.suffix.lower()] == "jpeg":
+        yield Warned(
+            "a JPEG holds no picture to the byte: what is black in the mask changes a little, too; a PNG keeps it"
+        )
+    pictures = yield from pictures_of(order, shelf, plan)
+    yield from overviews(order.config, order.axes, pictures, shelf, drawn=of - there)
     if order.recipe and config.again:
         yield from compared(config.again, pictures[0].path, order.recipe, pictures[0].recipe)
 
 
-def pictures_of(order: Order, shelf: Shelf) -> Telling[tuple[list[Finished], int]]:
-    """All pictures of an order in its order, and how many were drawn now: those that are there already are not."""
+@dataclass(frozen=True)
+class Plan:
+    """What is to be drawn, and what is there already."""
+
+    pipe: Any
+    """the model's pipeline, as `parts.reader` has it"""
+    jobs: Sequence[Job]
+    finished: dict[int, Path]
+    """{number of a job: its picture}, more of them as they are drawn"""
+
+
+def plan_of(order: Order, shelf: Shelf) -> Telling[Plan]:
+    """The pictures of an order with their recipes, telling those that lie on the shelf already."""
     if not model.is_here(order.identity):
         yield Note("the model is fetched from the hub: some GB, kept for later")
     pipe = parts.reader(order.identity, order.dtype)
@@ -54,26 +77,23 @@ def pictures_of(order: Order, shelf: Shelf) -> Telling[tuple[list[Finished], int
     finished = {job.number: path for job in jobs if (path := shelf.there(job.recipe))}
     for number, path in finished.items():
         yield There(path, jobs[number].recipe.prompt, jobs[number].recipe.seed)
+    return Plan(pipe, jobs, finished)
+
+
+def pictures_of(order: Order, shelf: Shelf, plan: Plan) -> Telling[list[Finished]]:
+    """All pictures in the order of the jobs; what is not there yet is drawn."""
+    jobs, finished = plan.jobs, plan.finished
     missing = [job for job in jobs if job.number not in finished]
-    if not missing:
-        all_of_them = "the picture is" if len(jobs) == 1 else f"all {len(jobs):,} pictures are"
-        yield Note(f"{all_of_them} there already; --overwrite draws {'it' if len(jobs) == 1 else 'them'} again")
-    elif finished:
-        yield Note(f"{len(finished):,} of {len(jobs):,} pictures are there already")
-    if missing and order.config.mask and SUFFIXES[shelf.suffix.lower()] == "jpeg":
-        yield Warned(
-            "a JPEG holds no picture to the byte: what is black in the mask changes a little, too; a PNG keeps it"
-        )
     places = {job.number: shelf.place(job.recipe, job.words) for job in missing}
     if missing:
         with store_for(missing) as store:
-            scripts = yield from read_scripts(order, pipe, missing, store)
+            scripts = yield from read_scripts(order, plan.pipe, missing, store)
             try:
-                yield from _drawn(order, pipe, missing, scripts, places, finished)
+                yield from _drawn(order, plan.pipe, missing, scripts, places, finished)
             except KeyboardInterrupt as asked:
                 told = f"{len(finished)} of {len(jobs)} pictures are there; the same command goes on"
                 raise KeyboardInterrupt(str(asked) or told) from None
-    return [Finished(job.asked, job.recipe, finished[job.number]) for job in jobs], len(missing)
+    return [Finished(job.asked, job.recipe, finished[job.number]) for job in jobs]
 
 
 def _drawn(

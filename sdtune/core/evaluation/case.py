@@ -18,6 +18,7 @@ from sdtune.core.evaluation.candidates import (
     printable,
     refuse_strengths,
 )
+from sdtune.core.evaluation.pairs import with_pairs
 from sdtune.core.evaluation.prompts import Material, blank, given_prompts, prompts_of
 from sdtune.core.evaluation.references import Known, Pictures, references_of, subject_of
 from sdtune.core.evaluation.subject import Case, Reference, Subject
@@ -158,7 +159,7 @@ def _with_prompts(
             prompts, lines = given_prompts(config.prompts, material)
         else:
             prompts, lines = prompts_of(material)
-    return Case(
+    case = Case(
         model="",
         subjects=tuple(subjects),
         candidates=line.candidates,
@@ -170,6 +171,8 @@ def _with_prompts(
         classes=classes,
         references_are_trained=pictures.are_trained,
     )
+    wording = next((one for one in line.origins if one.run), line.origins[0])
+    return (yield from with_pairs(case, config, wording, trigger))
 
 
 def _trigger(config: Protocol, line: Lineup, captions: Sequence[str]) -> tuple[Trigger | None, tuple[str, ...]]:

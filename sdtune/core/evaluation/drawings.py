@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from sdtune.core import memory, model
 from sdtune.core.applied import Applied
@@ -13,13 +14,13 @@ from sdtune.core.blocks import Strength
 from sdtune.core.evaluation.subject import Case, Cell, Unit
 from sdtune.core.families import family_named
 from sdtune.core.lora import Lora, check_family
-from sdtune.core.reports import Drawn, Note, Progress, Telling, There
-from sdtune.core.sample import pictures_of
+from sdtune.core.reports import Drawn, Note, Telling, There, Warned
+from sdtune.core.sample import pictures_of, plan_of
 from sdtune.core.sampling.asked import MOST, Asked
 from sdtune.core.sampling.order import Order
 from sdtune.core.sampling.overviews import Finished
 from sdtune.core.sampling.shelf import Shelf
-from sdtune.errors import ConfigError
+from sdtune.errors import ConfigError, cut
 from sdtune.evaluate_config import Protocol
 from sdtune.sample_config import Sample
 
@@ -46,48 +47,55 @@ def units_of(case: Case, config: Protocol) -> tuple[Unit, ...]:
     return tuple(Unit(number, seed) for number in range(len(case.prompts)) for seed in seeds)
 
 
+def acting(case: Case, cell: Cell, loras: Sequence[Lora]) -> tuple[Applied, ...]:
+    """What acts in a cell; `loras` are those of the candidates."""
+    if cell.candidate is None:
+        return ()
+    return (Applied(case.candidates[cell.candidate].path, loras[cell.candidate], Strength(cell.strength, {})),)
+
+
 def draw(
-    config: Protocol,
-    case: Case,
-    cells: Sequence[Cell],
-    units: Sequence[Unit],
-    loras: Sequence[Lora],
-    folder: Path,
+    config: Protocol, case: Case, cells: Sequence[Cell], units: Sequence[Unit], loras: Sequence[Lora], folder: Path
 ) -> Telling[Drawings]:
-    """Draws what is not there yet; `loras` are those of the candidates."""
-    if len(cells) * len(units) > MOST:
+    """Draws what is not there yet, telling how far it has come."""
+    count = len(cells) * len(units)
+    if count > MOST:
         raise ConfigError(
             f"{len(cells):,} LoRAs and strengths of {len(units):,} pictures each: over {MOST:,} pictures; give smaller "
             "--seeds or --prompts-each"
         )
-    order = _order(config, case, cells, units, loras, folder)
-    shelf = Shelf(order.config, len(order.asked))
-    there, ready = 0, 0
-    yield Progress("drawing", 0, len(order.asked))
-    with closing(pictures_of(order, shelf)) as work:
+    order = yield from _order(config, case, cells, units, loras, folder)
+    shelf = Shelf(order.config, count)
+    plan = yield from _without_pictures(plan_of(order, shelf))
+    there = len(plan.finished)
+    if there:
+        yield Note(f"{there:,} of {count:,} pictures are there already")
+    try:
+        finished = yield from _without_pictures(pictures_of(order, shelf, plan))
+    except KeyboardInterrupt as asked:
+        told = f"{len(plan.finished):,} of {count:,} pictures are there; the same command goes on"
+        raise KeyboardInterrupt(str(asked) or told) from None
+    return Drawings(_by_cell(finished, cells, len(units)), count - there, there, order.device.type)
+
+
+Result = TypeVar("Result")
+
+
+def _without_pictures(work: Telling[Result]) -> Telling[Result]:
+    """The work without a report for each of hundreds of pictures; how far it has come is told step by step anyway."""
+    with closing(work):
         while True:
             try:
                 report = next(work)
             except StopIteration as end:
-                finished, drawn = end.value
-                break
-            match report:
-                case There():
-                    there += 1
-                    ready += 1
-                case Drawn():
-                    ready += 1
-                    yield Progress("drawing", ready, len(order.asked))
-                case Note() if "there already" in report.text:
-                    yield Note(f"{there:,} of {len(order.asked):,} pictures are there already")
-                case _:
-                    yield report
-    return Drawings(_by_cell(finished, cells, len(units)), drawn, there, order.device.type)
+                return end.value  # type: ignore[no-any-return]
+            if not isinstance(report, Drawn | There):
+                yield report
 
 
 def _order(
     config: Protocol, case: Case, cells: Sequence[Cell], units: Sequence[Unit], loras: Sequence[Lora], folder: Path
-) -> Order:
+) -> Telling[Order]:
     """What `sample` would be asked for."""
     identity = model.identify(case.model)
     family = family_named(identity.family)
@@ -96,6 +104,9 @@ def _order(
     device = memory.device_for(config.memory)
     memory.make_deterministic(config.memory, device)
     dtype = memory.dtype_for(config.memory, device)
+    attention = memory.attention_for(config.memory.attention, device, dtype)
+    if config.memory.attention not in ("auto", attention.used):
+        yield Warned(attention.told)
     settings = Sample(
         prompt=("",),
         syntax="plain",
@@ -116,21 +127,27 @@ def _order(
             steps=config.steps,
             guidance=config.guidance,
             sampler=config.sampler,
-            loras=_acting(cell, case, loras),
+            loras=acting(case, cell, loras),
             line=unit.prompt + 1,
-            where=f'the prompt "{case.prompts[unit.prompt].text}"',
+            where=f'the prompt "{cut(case.prompts[unit.prompt].text)}"',
         )
         for cell in cells
         for unit in units
     ]
-    attention = memory.attention_for(config.memory.attention, device, dtype)
-    return Order(settings, None, identity, family, device, dtype, attention, case.clip_skip, (), (), asked, None)
-
-
-def _acting(cell: Cell, case: Case, loras: Sequence[Lora]) -> tuple[Applied, ...]:
-    if cell.candidate is None:
-        return ()
-    return (Applied(case.candidates[cell.candidate].path, loras[cell.candidate], Strength(cell.strength, {})),)
+    return Order(
+        config=settings,
+        recipe=None,
+        identity=identity,
+        family=family,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        clip_skip=case.clip_skip,
+        everywhere=(),
+        axes=(),
+        asked=asked,
+        own=None,
+    )
 
 
 def _by_cell(finished: Sequence[Finished], cells: Sequence[Cell], units: int) -> dict[Cell, tuple[Path, ...]]:

@@ -80,6 +80,20 @@ def interval(replicates: Array, groups: int, *, share: bool = False) -> tuple[fl
     return wilson(estimate, float(groups))
 
 
+def of_shares(first: Value, second: Value) -> tuple[float, float]:
+    """(low, high) of a difference of two shares, out of the interval of each (Newcombe 1998, method 10)."""
+    apart = first.estimate - second.estimate
+    below = math.hypot(first.estimate - first.low, second.high - second.estimate)
+    above = math.hypot(first.high - first.estimate, second.estimate - second.low)
+    return apart - below, apart + above
+
+
+def within(ends: tuple[float, float], bounds: tuple[float, float]) -> tuple[float, float]:
+    """The same, no further than the bounds; NaN stays."""
+    low, high = ends
+    return (low if math.isnan(low) else max(low, bounds[0])), (high if math.isnan(high) else min(high, bounds[1]))
+
+
 def wilson(share: float, trials: float) -> tuple[float, float]:
     """(low, high) of a share of so many trials (Wilson 1927)."""
     z = NORMAL

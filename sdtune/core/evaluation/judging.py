@@ -1,18 +1,19 @@
-"""Judging: every measure of every cell, and what each cell differs by from the base model."""
+"""Judging: every measure of every cell, and what sets two cells apart."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy
 
 from sdtune.core.evaluation.copies import copies_of
-from sdtune.core.evaluation.intervals import Array, Refused, Value, Weights, interval, resampled
-from sdtune.core.evaluation.measures import Measure, Seen, measures
+from sdtune.core.evaluation.intervals import Refused, Value, Weights, interval, of_shares, resampled
+from sdtune.core.evaluation.measures import Seen, measures
+from sdtune.core.evaluation.measures.base import Told
 from sdtune.core.evaluation.outcome import Copy
 from sdtune.core.evaluation.subject import BASE, Cell
 from sdtune.core.reports import Progress, Telling
@@ -22,18 +23,19 @@ from sdtune.core.reports import Progress, Telling
 class Marks:
     """All that was measured of one cell."""
 
-    values: Mapping[str, Value | Refused]
-    replicates: Mapping[str, Array]
-    """[R] of the measures that are told; the same resamples in all cells"""
-    groups: Mapping[str, int]
-    """that were drawn anew for each"""
-    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    told: Mapping[str, Told | Refused]
+    details: Mapping[str, Mapping[str, Any]]
     copies: tuple[Copy, ...] = ()
 
     def __getitem__(self, name: str) -> float:
         """The figure; NaN where it is refused."""
-        value = self.values.get(name)
-        return value.estimate if isinstance(value, Value) else math.nan
+        told = self.told.get(name)
+        return told.value.estimate if isinstance(told, Told) else math.nan
+
+    @property
+    def values(self) -> dict[str, Value | Refused]:
+        """As they are told."""
+        return {name: one if isinstance(one, Refused) else one.value for name, one in self.told.items()}
 
 
 def marks_of(seen: Mapping[Cell, Seen], resamples: int, *, force: bool) -> Telling[dict[Cell, Marks]]:
@@ -48,35 +50,25 @@ def marks_of(seen: Mapping[Cell, Seen], resamples: int, *, force: bool) -> Telli
 
 
 def _marks(seen: Seen, weights: Weights, *, force: bool) -> Marks:
-    values: dict[str, Value | Refused] = {}
-    replicates, groups, details = {}, {}, {}
-    for name, measure in measures().items():
-        reason = measure.refusal(seen, force=force)
-        if reason is not None:
-            values[name] = Refused(reason)
-            continue
-        replicates[name] = measure.replicates(seen, weights)
-        groups[name] = measure.groups(seen, weights)
-        values[name] = _value(measure, seen, replicates[name], groups[name])
-        if detail := measure.detail(seen):
-            details[name] = detail
-    return Marks(values, replicates, groups, details, copies_of(seen))
-
-
-def _value(measure: Measure, seen: Seen, replicates: Array, groups: int) -> Value:
-    low, high = interval(replicates, groups, share=measure.share)
-    return Value(float(replicates[0]), low, high, *measure.counts(seen))
+    told = {name: measure.told(seen, weights, force=force) for name, measure in measures().items()}
+    details = {
+        name: detail
+        for name, measure in measures().items()
+        if isinstance(told[name], Told) and (detail := measure.detail(seen))
+    }
+    return Marks(told, details, copies_of(seen))
 
 
 def difference(first: Marks, second: Marks, name: str) -> Value | None:
     """How much the first has more of a measure than the second, with its paired interval; None where one is refused."""
-    if name not in first.replicates or name not in second.replicates:
+    one, other = first.told.get(name), second.told.get(name)
+    if not isinstance(one, Told) or not isinstance(other, Told):
         return None
-    paired = first.replicates[name] - second.replicates[name]
-    low, high = interval(paired, min(first.groups[name], second.groups[name]))
-    value = first.values[name]
-    assert isinstance(value, Value), "what has replicates has a value"
-    return Value(float(paired[0]), low, high, value.n, value.references)
+    paired = one.replicates - other.replicates
+    low, high = interval(paired, min(one.groups, other.groups))
+    if measures()[name].share and low == high:  # all of one and none of the other, in every resample
+        low, high = of_shares(one.value, other.value)
+    return Value(float(paired[0]), low, high, one.value.n, one.value.references)
 
 
 def floor_of(marks: Mapping[Cell, Marks], cells: Sequence[Cell]) -> dict[str, float]:
@@ -91,3 +83,11 @@ def floor_of(marks: Mapping[Cell, Marks], cells: Sequence[Cell]) -> dict[str, fl
         if reaches:
             found[name] = float(numpy.median(reaches))
     return found
+
+
+def is_better(name: str, apart: Value | None, floor: float = 0.0) -> bool | None:
+    """Whether a difference is for the better or for the worse; None where it says nothing."""
+    better = measures()[name].better
+    if apart is None or better == "none" or not (apart.low > 0 or apart.high < 0) or abs(apart.estimate) <= floor:
+        return None
+    return (apart.estimate > 0) == (better == "higher")

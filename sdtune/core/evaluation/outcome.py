@@ -25,6 +25,13 @@ class Copy:
     """that which none of the held-out pictures comes up to"""
     own_prompt: bool
     """whether it was drawn from that very picture's caption"""
+    asked: bool = True
+    """whether the prompt asks for what was learned"""
+
+    @property
+    def astray(self) -> bool:
+        """Whether something else that was learned was asked for: what is alarming."""
+        return self.asked and not self.own_prompt
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ class Outcome:
     """the best first"""
     sentence: str
     """the recommendation: "use step 900 at strength 0.8: ..." """
-    warnings: tuple[str, ...]
+    try_next: str
+    """a command that draws with what is recommended; empty where nothing is"""
     floor: Mapping[str, float]
     """by measure: a difference between two cells that is smaller is noise"""
     settings: Mapping[str, Any]
@@ -129,7 +137,6 @@ class Comparison:
     """the most telling measure first"""
     refused: Mapping[str, str]
     """measures that cannot be told, and why"""
-    warnings: tuple[str, ...]
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     cost: Cost

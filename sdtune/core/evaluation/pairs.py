@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from sdtune.core.evaluation.candidates import Origin
 from sdtune.core.evaluation.references import pictures_in
 from sdtune.core.evaluation.subject import Case, Prompt
-from sdtune.core.reports import Note, Telling
+from sdtune.core.evaluation.trigger import Trigger
+from sdtune.core.reports import Telling
 from sdtune.errors import DataError
 from sdtune.evaluate_config import Protocol
 
 
-def with_pairs(case: Case, config: Protocol) -> Telling[tuple[Case, dict[int, Path]]]:
-    """The case with a prompt for each picture of --pairs, and {place of the prompt: its true picture}."""
+def with_pairs(case: Case, config: Protocol, origin: Origin, trigger: Trigger | None) -> Telling[Case]:
+    """The case with a prompt for each caption of --pairs, as captions of this run are worded."""
     if config.pairs is None:
-        return case, {}
-    found, told = yield from pictures_in(
-        config.pairs, "--pairs", Origin(config.pairs), follow_links=config.follow_links
-    )
-    for line in told:
-        yield Note(line)
-    described = [one for one in found if one.caption]
-    if not described:
-        raise DataError(f"{config.pairs}: none of its pictures has a caption, which is what is drawn; write captions")
-    if len(described) < len(found):
-        yield Note(f"{config.pairs}: {len(found) - len(described)} pictures without a caption are left out")
-    places = {one.text: number for number, one in enumerate(case.prompts)}
-    prompts, pairs = list(case.prompts), {}
-    for one in described:
-        assert one.caption, "those without are left out"
-        if one.caption not in places:
-            places[one.caption] = len(prompts)
-            prompts.append(Prompt(one.caption, one.caption, "in-distribution", has_concept=True))
-        pairs[places[one.caption]] = one.path
-    return replace(case, prompts=tuple(prompts)), pairs
+        return case
+    found, told = yield from pictures_in(config.pairs, "--pairs", origin, follow_links=config.follow_links)
+    lines = list(told)
+    trained = {one.sha256 for subject in case.subjects for one in subject.trained}
+    prompts = {one.text: one for one in case.prompts}
+    blank = 0
+    for one in found:
+        if not one.caption:
+            blank += 1
+            continue
+        there = prompts.get(one.caption)
+        if there is not None and there.truth is not None:
+            lines.append(f"--pairs: {one.name} has the caption of another one, and is left out")
+            continue
+        if one.sha256 in trained:
+            lines.append(f"--pairs: {one.name} was trained, so that its figures say how well it is remembered")
+        asks = trigger is None or trigger.stands_in(one.caption)
+        plain = trigger.without(one.caption) if trigger else one.caption
+        kind = "in-distribution" if asks else "generic"
+        prompts[one.caption] = replace(there or Prompt(one.caption, plain, kind, asks), truth=one.path)
+    if blank == len(found):
+        raise DataError(
+            f"--pairs {config.pairs}: none of its pictures has a caption, which is what is drawn; write some"
+        )
+    if blank:
+        lines.append(f"--pairs: {blank} pictures without a caption are left out")
+    return replace(case, prompts=tuple(prompts.values()), told=(*case.told, *lines))

@@ -19,7 +19,7 @@ from sdtune.core.reports import Telling
 
 
 @dataclass(frozen=True)
-class _Looks:
+class _Features:
     """Features by file."""
 
     rows: Mapping[Path, int]
@@ -34,33 +34,33 @@ def see(
     case: Case,
     units: Sequence[Unit],
     pictures: Mapping[Cell, tuple[Path, ...]],
-    pairs: Mapping[int, Path],
     losses: Mapping[Cell, Array],
     encoder: Encoder,
     store: Store,
 ) -> Telling[dict[Cell, Seen]]:
-    """Every cell as measures look at it; `pairs` are the true pictures of prompts, `losses` those on references [m]."""
+    """Every cell as measures look at it; `losses` are those on references, [m]."""
     known = [one.path for subject in case.subjects for one in subject.trained]
     drawn = [path for some in pictures.values() for path in some]
-    every = list(dict.fromkeys([*(one.path for one in case.references), *known, *pairs.values(), *drawn]))
+    layout = _Layout(case, units)
+    every = list(dict.fromkeys([*(one.path for one in case.references), *known, *layout.truths_there, *drawn]))
     features = yield from features_of(every, encoder, store)
-    looks = _Looks({path: row for row, path in enumerate(every)}, features)
-    texts = texts_of([one.plain for one in case.prompts], encoder) if encoder.reads_texts else None
-    layout = _Layout(case, units, texts)
-    return {cell: _seen(layout, cell, pictures, pairs, losses.get(cell), losses.get(BASE), looks) for cell in pictures}
+    looks = _Features({path: row for row, path in enumerate(every)}, features)
+    texts = texts_of([one.plain for one in case.prompts], encoder)[layout.prompt] if encoder.reads_texts else None
+    return {cell: _seen(layout, texts, cell, pictures, losses, looks) for cell in pictures}
 
 
 class _Layout:
     """What is the same for all cells."""
 
-    def __init__(self, case: Case, units: Sequence[Unit], texts: Array | None) -> None:
+    def __init__(self, case: Case, units: Sequence[Unit]) -> None:
         self.case = case
         self.prompts = [case.prompts[unit.prompt] for unit in units]
         self.prompt = _places([unit.prompt for unit in units])
         self.kind = numpy.array([one.kind for one in self.prompts])
         self.has_concept = numpy.array([one.has_concept for one in self.prompts], dtype=bool)
         self.of_reference = _places([-1 if one.held_out is None else one.held_out for one in self.prompts])
-        self.texts = None if texts is None else texts[self.prompt]
+        self.truths = [one.truth for one in self.prompts]
+        self.truths_there = [one for one in self.truths if one is not None]
         self.of_class = _places([-1 if one.of_class is None else one.of_class for one in self.prompts])
         self.reference_classes = _places([-1 if one.of_class is None else one.of_class for one in case.references])
 
@@ -78,16 +78,15 @@ class _Layout:
 
 def _seen(
     layout: _Layout,
+    texts: Array | None,
     cell: Cell,
     pictures: Mapping[Cell, tuple[Path, ...]],
-    pairs: Mapping[int, Path],
-    losses: Array | None,
-    base_losses: Array | None,
-    looks: _Looks,
+    losses: Mapping[Cell, Array],
+    looks: _Features,
 ) -> Seen:
     case = layout.case
-    trained = trained_of(case, cell)
-    drawn, truths = looks(pictures[cell]), [pairs.get(int(number)) for number in layout.prompt]
+    trained = case.trained_of(cell)
+    drawn, truths = looks(pictures[cell]), layout.truths
     true_looks = numpy.array(
         [looks([truth])[0] if truth else numpy.full(drawn.shape[1], numpy.nan) for truth in truths]
     )
@@ -103,7 +102,7 @@ def _seen(
         has_concept=layout.has_concept,
         of_reference=layout.of_reference,
         of_trained=layout.of_trained(trained),
-        texts=layout.texts,
+        texts=texts,
         is_base=cell == BASE,
         classes=case.classes,
         of_class=layout.of_class if case.classes else None,
@@ -112,15 +111,8 @@ def _seen(
         reference_pictures=tuple(one.path for one in case.references),
         trained_pictures=tuple(one.path for one in trained),
         values=paired_values(pictures[cell], truths, drawn, true_looks),
-        losses=None if losses is None or base_losses is None else numpy.stack([losses, base_losses], axis=1),
+        losses=numpy.stack([losses[cell], losses[BASE]], axis=1) if losses else None,
     )
-
-
-def trained_of(case: Case, cell: Cell) -> tuple[Reference, ...]:
-    """The pictures that a cell may copy: those of its own training; of the base model those of all."""
-    if cell.candidate is not None:
-        return case.subjects[case.candidates[cell.candidate].subject].trained
-    return tuple(one for subject in case.subjects for one in subject.trained)
 
 
 def _places(numbers: Sequence[int]) -> Places:

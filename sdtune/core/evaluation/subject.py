@@ -64,6 +64,8 @@ class Prompt:
     """(subject, place among its trained pictures) of the picture that it describes"""
     of_class: int | None = None
     """place among the classes of the one that it names"""
+    truth: Path | None = None
+    """a picture that its drawings should equal, of --pairs"""
 
 
 @dataclass(frozen=True)
@@ -106,3 +108,10 @@ class Case:
     """names of classes, of a run that learned them"""
     references_are_trained: bool = False
     """whether too few are held out, so that trained ones stand for them"""
+
+    def trained_of(self, cell: Cell) -> tuple[Reference, ...]:
+        """The pictures that a cell may copy: those of its own training; of the base model those of all, each once."""
+        if cell.candidate is not None:
+            return self.subjects[self.candidates[cell.candidate].subject].trained
+        every = (one for subject in self.subjects for one in subject.trained)
+        return tuple({one.sha256: one for one in every}.values())

@@ -22,6 +22,7 @@ class TextAlignment(Average):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     order: ClassVar[int] = 20
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     source: ClassVar[str] = "Ruiz et al. 2022, arXiv:2208.12242; Hessel et al. 2021, arXiv:2104.08718"
 
     def chosen(self, seen: Seen) -> Mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy
 from numpy.typing import NDArray
 
-from sdtune.core.evaluation.intervals import Array, Refused, Value, Weights, interval
+from sdtune.core.evaluation.intervals import Array, Refused, Value, Weights, interval, within
 
 Mask = NDArray[numpy.bool_]
 Places = NDArray[numpy.int64]
@@ -63,6 +64,16 @@ FAIR = 4
 """prompts that describe references, from which on set measures look at these alone"""
 
 
+@dataclass(frozen=True)
+class Told:
+    """A figure of a cell, with what it is compared by."""
+
+    value: Value
+    replicates: Array  # [R] under the same resamples as those of all cells
+    groups: int
+    """that were drawn anew for it"""
+
+
 class Measure(ABC):
     """One figure of a cell. A class a measure; it is found by being in a file of this folder."""
 
@@ -75,6 +86,8 @@ class Measure(ABC):
     better: ClassVar[Literal["lower", "higher", "none"]]
     share: ClassVar[bool] = False
     """whether it is a share of things that are so, between 0 and 1"""
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    """what it can be at all: intervals end there"""
     digits: ClassVar[int] = 2
     order: ClassVar[int] = 100
     """place on the page, the most telling first"""
@@ -97,15 +110,21 @@ class Measure(ABC):
         """What belongs to it beside the figure, for report.json: a confusion matrix, a bias."""
         return {}
 
-    def value(self, seen: Seen, weights: Weights, *, force: bool = False) -> Value | Refused:
-        """The figure with its interval."""
+    def told(self, seen: Seen, weights: Weights, *, force: bool = False) -> Told | Refused:
+        """The figure with its interval, and what differences from other cells are computed from."""
         reason = self.refusal(seen, force=force)
         if reason is not None:
             return Refused(reason)
-        replicates = self.replicates(seen, weights)
+        replicates, groups = self.replicates(seen, weights), self.groups(seen, weights)
+        low, high = interval(replicates, groups, share=self.share)
         drawings, references = self.counts(seen)
-        low, high = interval(replicates, self.groups(seen, weights), share=self.share)
-        return Value(float(replicates[0]), low, high, drawings, references)
+        value = Value(float(replicates[0]), *within((low, high), self.bounds), drawings, references)
+        return Told(value, replicates, groups)
+
+    def value(self, seen: Seen, weights: Weights, *, force: bool = False) -> Value | Refused:
+        """The figure with its interval alone."""
+        told = self.told(seen, weights, force=force)
+        return told if isinstance(told, Refused) else told.value
 
     def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (for those of some drawings alone)
         """Prompts (or what else is drawn anew in resamples) that it depends on; one less are degrees of freedom."""

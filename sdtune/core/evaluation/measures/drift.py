@@ -20,6 +20,7 @@ class Drift(Average):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     order: ClassVar[int] = 25
+    bounds: ClassVar[tuple[float, float]] = (0.0, 2.0)
 
     def chosen(self, seen: Seen) -> Mask:
         """The generic ones."""

@@ -21,6 +21,7 @@ class ImageSimilarity(Measure):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     order: ClassVar[int] = 33
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     source: ClassVar[str] = "Ruiz et al. 2022, arXiv:2208.12242"
 
     def counts(self, seen: Seen) -> tuple[int, int]:
@@ -56,6 +57,7 @@ class TruthSimilarity(Average):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     order: ClassVar[int] = 12
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def chosen(self, seen: Seen) -> Mask:
         """Those whose prompts describe references."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import numpy
@@ -22,6 +23,7 @@ class ReferenceLoss(Measure):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     order: ClassVar[int] = 28
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     source: ClassVar[str] = "docs/run.md, validation"
 
     def counts(self, seen: Seen) -> tuple[int, int]:

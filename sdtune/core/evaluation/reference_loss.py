@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-from sdtune.config import TrainLora
+from sdtune.config import TrainLora, refine
 from sdtune.core import memory, model
 from sdtune.core.applied import Applied
 from sdtune.core.autoencoder import native_side
@@ -110,7 +110,8 @@ def _measured(
     store: Store,
 ) -> Telling[list[Array] | None]:
     family, device = base.family, base.device
-    training = TrainLora(model=base.identity.location, data=Data(folder=Path(".")))  # its usual loss
+    usual = TrainLora(data=Data(folder=Path(".")))
+    training = refine(usual, family.defaults)  # the loss that a training of this family takes where nothing is said
     pipe = parts.reader(base.identity, base.dtype)
     side = native_side(getattr(pipe, family.denoiser).config, pipe.vae, family.resolution)
     seen = yield from see_plainly([_example(one) for one in references], side, training.buckets)
