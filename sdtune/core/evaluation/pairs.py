@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sdtune.core.evaluation.candidates import Origin
 from sdtune.core.evaluation.references import pictures_in
-from sdtune.core.evaluation.subject import Case, Prompt
+from sdtune.core.evaluation.subject import Case, Kind, Prompt
 from sdtune.core.evaluation.trigger import Trigger
 from sdtune.core.reports import Telling
 from sdtune.errors import DataError
@@ -34,7 +34,7 @@ def with_pairs(case: Case, config: Protocol, origin: Origin, trigger: Trigger | 
             lines.append(f"--pairs: {one.name} was trained, so that its figures say how well it is remembered")
         asks = trigger is None or trigger.stands_in(one.caption)
         plain = trigger.without(one.caption) if trigger else one.caption
-        kind = "in-distribution" if asks else "generic"
+        kind: Kind = "in-distribution" if asks else "generic"
         prompts[one.caption] = replace(there or Prompt(one.caption, plain, kind, asks), truth=one.path)
     if blank == len(found):
         raise DataError(

@@ -14,8 +14,8 @@ from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
 class Closeness(Measure):
     """The mean of two likenesses: to the very picture that a prompt describes, and to all references.
 
-    The first is of drawings whose prompts describe references; the second of all that ask for what was learned. Where no
-    prompt describes a reference it is the second alone. Chosen among eight rules by how far their choice is from the
+    The first is of drawings whose prompts describe references; the second of all that ask for what was learned. Where
+    no prompt describes a reference it is the second alone. Chosen among eight rules by how far their choice is from the
     best of all on pictures that were not looked at (docs/science.md).
     """
 
