@@ -22,7 +22,6 @@ from sdtune.core.evaluation.page_frame import (
     opening,
     protocol,
     refusals,
-    warned,
     write_pieces,
 )
 from sdtune.core.evaluation_reports import Difference
@@ -45,7 +44,6 @@ def html(comparison: Comparison) -> Iterator[str]:
     yield from _cards(comparison)
     yield "<main>\n"
     yield from _copies(comparison, album)
-    yield from warned(comparison.warnings)
     yield from _table(comparison)
     refused = comparison.refused
     yield from refusals([(one.title, refused[one.name]) for one in measures if one.name in refused])

@@ -47,7 +47,6 @@ from sdtune.core.evaluation.page_frame import (
     pairs,
     protocol,
     refusals,
-    warned,
     write_pieces,
 )
 from sdtune.core.evaluation.subject import Case, Cell
@@ -77,7 +76,6 @@ def html(outcome: Outcome) -> Iterator[str]:
     yield from _cards(outcome, chosen, measures)
     yield "<main>\n"
     yield from _alarms(outcome, chosen, album)
-    yield from warned(outcome.warnings)
     yield from _ranking(outcome)
     yield from _curves(outcome, measures, best)
     yield from _table(outcome, measures, best)

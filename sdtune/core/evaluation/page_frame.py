@@ -170,14 +170,6 @@ def bullets(kind: str, lines: Sequence[str], said: str = "") -> Iterator[str]:
         yield f'<div class="{kind}">{listed}{f"<p>{text(said)}</p>" if said else ""}</div>\n'
 
 
-def warned(warnings: Sequence[str]) -> Iterator[str]:
-    """What should be known before any figure is believed."""
-    if warnings:
-        yield '<section id="warnings">\n<h2>To keep in mind</h2>\n'
-        yield from bullets("note", warnings)
-        yield "</section>\n"
-
-
 def refusals(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Measures that cannot be told, with the reason."""
     if rows:
