@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from sdtune.config import eval_settings, refine
@@ -23,7 +24,7 @@ from sdtune.core.evaluation.recommend import rank
 from sdtune.core.evaluation.record import write_record
 from sdtune.core.evaluation.subject import BASE, Case, Cell, Subject
 from sdtune.core.evaluation.thresholds import failed, thresholds_of
-from sdtune.core.evaluation.trial import Measured, Trial, measured, trial_of, versions
+from sdtune.core.evaluation.trial import Measured, Trial, measured, trial_of, versions, write
 from sdtune.core.evaluation_reports import Evaluated, Figure, Rated
 from sdtune.core.home import paths_from_home
 from sdtune.core.recommended import check_writable, write_strength
@@ -52,12 +53,12 @@ def evaluate(config: Evaluate) -> Telling[None]:
             check_writable(path)
     strengths = [one for one in config.strengths if one]
     cells = (BASE, *(Cell(place, one) for place in range(len(case.candidates)) for one in strengths))
-    trial = yield from trial_of(config, case, cells, _place(config, case))
+    trial = yield from trial_of(config, case, cells, _place(config, case), (PAGE, RECORD))
     found = yield from measured(trial)
     ranking = rank(case, found.marks)
     outcome = _outcome(trial, found, ranking, time.monotonic() - began)
-    write_page(outcome, trial.out / PAGE)
-    write_record(outcome, trial.out / RECORD)
+    write(trial.out / PAGE, partial(write_page, outcome))
+    write(trial.out / RECORD, partial(write_record, outcome))
     best = ranking[0].cell
     missed = failed(thresholds, found.marks[best].values) if best else ()
     if best is None and thresholds:
@@ -106,7 +107,7 @@ def _judged(cell: Cell, marks: Marks, found: Measured) -> Judged:
 
 
 def _curve(subject: Subject) -> list[tuple[int, float, float]]:
-    """[(step, held out, trained)] of a run's own validations, relative to the base's; none where they cannot be read."""
+    """[(step, held out, trained)] of a run's validations, relative to the base's; none where they cannot be read."""
     try:
         lines = read(RunFolder.at(subject.place).validations).decode("utf-8").splitlines()
         checks = [validated(json.loads(line)) for line in lines]

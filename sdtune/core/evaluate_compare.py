@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 from sdtune.config import eval_settings, refine
@@ -16,7 +17,7 @@ from sdtune.core.evaluation.recommend import alarms_of
 from sdtune.core.evaluation.record import write_comparison_record
 from sdtune.core.evaluation.subject import BASE, Case, Cell
 from sdtune.core.evaluation.thresholds import failed, thresholds_of
-from sdtune.core.evaluation.trial import Measured, measured, trial_of, versions
+from sdtune.core.evaluation.trial import Measured, measured, trial_of, versions, write
 from sdtune.core.evaluation_reports import Compared
 from sdtune.core.home import paths_from_home
 from sdtune.core.reports import Telling
@@ -37,7 +38,8 @@ def evaluate_compare(config: EvaluateCompare) -> Telling[None]:
     config = refine(config, eval_settings(case.model))
     cells = [Cell(place, strength) for place, strength in strengths]
     first, second, *twins = cells
-    trial = yield from trial_of(config, case, tuple(dict.fromkeys((BASE, *cells))), _place(config, case))
+    every = tuple(dict.fromkeys((BASE, *cells)))
+    trial = yield from trial_of(config, case, every, _place(config, case), (PAGE, RECORD))
     found = yield from measured(trial)
     marks = found.marks
     names = [_named(case, one) for one in (first, second)]
@@ -58,8 +60,8 @@ def evaluate_compare(config: EvaluateCompare) -> Telling[None]:
         cost=Cost(found.drawings.drawn, found.drawings.there, time.monotonic() - began, found.drawings.device),
         resize=trial.encoder.resize,
     )
-    write_comparison_page(comparison, trial.out / PAGE)
-    write_comparison_record(comparison, trial.out / RECORD)
+    write(trial.out / PAGE, partial(write_comparison_page, comparison))
+    write(trial.out / RECORD, partial(write_comparison_record, comparison))
     missed = failed(thresholds, marks[first].values)
     yield Compared(
         sentence=comparison.sentence,

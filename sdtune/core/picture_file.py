@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ def save_picture(
             with beside(place, overwrite=overwrite) as unfinished:
                 image.save(unfinished, format=kind, **notes, **HOW[kind])
         except FileExistsError:
+            if not os.path.lexists(place):  # what is there is no folder, as a link that leads nowhere
+                told = "is no folder that pictures can lie in; give another --out"
+                raise SdtuneError(f"{place.parent}: {told}") from None
             if not again and key_in(place) == key_of(recipe) and is_whole(place):
                 break
             continue

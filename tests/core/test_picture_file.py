@@ -329,3 +329,9 @@ def test_a_file_that_is_cut_is_not_whole(suffix: str, tmp_path: Path) -> None:
     notes = notes_in(path)
     assert notes is not None
     assert not notes.whole
+
+
+def test_a_folder_that_is_a_link_to_nowhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "dead").symlink_to(tmp_path / "gone" / "further")
+    with pytest.raises(SdtuneError, match="no folder that pictures can lie in"):
+        save_picture(tmp_path / "dead" / "some.png", picture(8, 8), recipe())

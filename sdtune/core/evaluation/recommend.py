@@ -68,11 +68,13 @@ def _own(case: Case, subject: int, marks: Mapping[Cell, Marks]) -> list[Cell]:
 def _mostly_copies(own: Sequence[Cell], marks: Mapping[Cell, Marks]) -> bool:
     """Whether half of its LoRAs copy, used as they were trained."""
     used = [cell for cell in own if USED[0] <= cell.strength <= USED[1]] or list(own)
-    return 2 * sum(is_copying(marks[cell]) for cell in used) >= len(used)
+    return bool(used) and 2 * sum(is_copying(marks[cell]) for cell in used) >= len(used)
 
 
 def _ranked(case: Case, subject: int, marks: Mapping[Cell, Marks]) -> Ranked:
     own = _own(case, subject, marks)
+    if not own:
+        return Ranked(subject, None, math.nan, "its LoRAs are the very ones of another that is looked at")
     honest = [cell for cell in own if not is_copying(marks[cell])]
     alarms = _worst(case, [cell for cell in own if cell not in honest], marks)
     if not isinstance(marks[BASE].told[CLOSENESS], Told):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import torch
@@ -24,7 +24,7 @@ from sdtune.core.evaluation.intervals import Array
 from sdtune.core.evaluation.subject import Reference
 from sdtune.core.families import Family, family_named
 from sdtune.core.identity import Identity
-from sdtune.core.reports import Note, Progress, Telling
+from sdtune.core.reports import Note, Progress, Telling, Warned
 from sdtune.core.sampling import parts
 from sdtune.core.sampling.fingerprint import of_model
 from sdtune.core.sampling.rack import Rack, acting_on
@@ -33,6 +33,7 @@ from sdtune.evaluate_config import Protocol as Settings
 from sdtune.tables import Data, Masking
 
 Acting = tuple[Applied, ...]
+Result = TypeVar("Result")
 LONGEST = 225  # tokens of a caption, as in training
 
 
@@ -114,7 +115,9 @@ def _measured(
     training = refine(usual, family.defaults)  # the loss that a training of this family takes where nothing is said
     pipe = parts.reader(base.identity, base.dtype)
     side = native_side(getattr(pipe, family.denoiser).config, pipe.vae, family.resolution)
-    seen = yield from see_plainly([_example(one) for one in references], side, training.buckets)
+    seen = _quietly(see_plainly([_example(one) for one in references], side, training.buckets))
+    if len(seen) < len(references):
+        yield Warned(f"the loss is not measured on {len(references) - len(seen)} references, too small for the model")
     if not seen:
         return None
     told = yield from _told(pipe, base, clip_skip, [one.example.caption for one in seen], sets)
@@ -140,6 +143,15 @@ def _measured(
         rows = yield from _counted(validator.losses(net, plain), number * passes, len(sets) * passes)
         found.append(numpy.array([rows[one.sha256].mean() for one in plain]))
     return found
+
+
+def _quietly(work: Telling[Result]) -> Result:
+    """What comes of work whose reports are about something else."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def _counted(work: Telling[Any], before: int, of: int) -> Telling[Any]:

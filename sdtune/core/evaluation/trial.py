@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sdtune.core.evaluation.subject import Case, Cell, Unit
 from sdtune.core.lora import Lora
 from sdtune.core.reports import Note, Telling
 from sdtune.core.run_folder import must_be_writable
-from sdtune.errors import OutputError
+from sdtune.errors import OutputError, cut, why
 from sdtune.evaluate_config import Protocol
 
 PICTURES = "pictures"
@@ -50,9 +50,12 @@ class Measured:
     marks: dict[Cell, Marks]
 
 
-def trial_of(config: Protocol, case: Case, cells: Sequence[Cell], out: Path) -> Telling[Trial]:
-    """Stops at a folder that cannot be written and at an encoder that cannot be had, before anything is drawn."""
-    _must_be_a_folder(out)
+def trial_of(config: Protocol, case: Case, cells: Sequence[Cell], out: Path, files: Sequence[str]) -> Telling[Trial]:
+    """Stops at a folder that cannot be written and at an encoder that cannot be had, before anything is drawn.
+
+    `files` are what will be written in the folder at the end.
+    """
+    _must_be_a_folder(out, files)
     encoder = encoder_named(config.encoder, builtin_model=case.model == "mini", machine=config.memory)
     loras = tuple(lora_file.read(one.path) for one in case.candidates)
     units = units_of(case, config)
@@ -93,12 +96,29 @@ def versions() -> dict[str, str]:
     return {"sdtune": __version__, **{name: str(one.__version__) for name, one in named.items()}}
 
 
-def _must_be_a_folder(out: Path) -> None:
-    """Or such as one can be made."""
-    if out.is_symlink() and not out.exists():
-        raise OutputError(f"{out}: a link that leads nowhere; give another folder with --out")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; give a folder with --out")
+def write(place: Path, how: Callable[[Path], object]) -> None:
+    """Write a report; OutputError says in one line why that cannot be."""
+    try:
+        how(place)
+    except OSError as error:
+        told = why(error)
+        raise OutputError(
+            f"{place}: cannot be written ({told}); all drawings are kept, and the same command goes on"
+        ) from None
+
+
+def _must_be_a_folder(out: Path, files: Sequence[str]) -> None:
+    """Or a name at which one can be made, and none of the files in it a folder."""
+    try:
+        if out.is_symlink() and not out.exists():
+            raise OutputError(f"{out}: a link that leads nowhere; give another folder with --out")
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out}: is a file; give a folder with --out")
+        for name in files:
+            if (out / name).is_dir():
+                raise OutputError(f"{out / name}: is a folder where the report should go; give another with --out")
+    except OSError as error:
+        raise OutputError(f"--out {cut(str(out))}: {why(error, 'folder')}; give another folder") from None
     must_be_writable(out)
 
 
