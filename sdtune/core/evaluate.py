@@ -27,7 +27,7 @@ from sdtune.core.evaluation.thresholds import failed, thresholds_of
 from sdtune.core.evaluation.trial import Measured, Trial, measured, trial_of, versions, write
 from sdtune.core.evaluation_reports import Evaluated, Figure, Rated
 from sdtune.core.home import paths_from_home
-from sdtune.core.recommended import check_writable, write_strength
+from sdtune.core.lora_strength import check_writable, write_strength
 from sdtune.core.reports import Telling
 from sdtune.core.run_folder import RunFolder, safe_name
 from sdtune.core.verdict import validated

@@ -21,7 +21,7 @@ from sdtune.core.header import Header, read_header
 from sdtune.core.lora_metadata import STRENGTH
 from sdtune.core.run_folder import beside
 from sdtune.core.shareable import clean
-from sdtune.errors import DISK_FULL, FULL, LoraError, OutputError, SdtuneError
+from sdtune.errors import FULL, LoraError, OutputError, SdtuneError
 
 HINT = "modelspec.usage_hint"
 EVALUATED = "sdtune.evaluated"
@@ -60,7 +60,8 @@ def write_strength(lora: Path, strength: float, evaluated: Mapping[str, str]) ->
                 raise SdtuneError(f"{lora}: another program has changed it meanwhile; run it again when that is done")
         place.chmod(stat.S_IMODE(before.st_mode))
     except OSError as problem:
-        told = DISK_FULL if problem.errno in FULL else f"cannot be written ({problem.strerror}); it is as it was"
+        full = "the disk is full, so that the strength is not in it; free some space and run it again"
+        told = full if problem.errno in FULL else f"cannot be written ({problem.strerror}); it is as it was"
         raise SdtuneError(f"{lora}: {told}") from None
 
 

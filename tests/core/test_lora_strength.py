@@ -17,13 +17,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sdtune.core import lora_file, recommended
+from sdtune.core import lora_file, lora_strength
 from sdtune.core.header import MAX_VALUE, read_header
 from sdtune.core.inspect_lora import inspect_lora
 from sdtune.core.lora import Lora
 from sdtune.core.lora_metadata import HASHES, STRENGTH
 from sdtune.core.lora_reports import Inspected
-from sdtune.core.recommended import EVALUATED, HINT, check_writable, write_strength
+from sdtune.core.lora_strength import EVALUATED, HINT, check_writable, write_strength
 from sdtune.errors import LoraError, OutputError, SdtuneError
 from sdtune.inspect_config import LoraInspect
 from tests.core.loras import trained
@@ -137,13 +137,13 @@ def test_what_cannot_be_written_is_told_in_one_line(lora: Path, monkeypatch: pyt
 
 
 def test_a_file_that_another_program_changes_is_left_to_it(lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy, read = recommended._copy, read_header(lora, LoraError)
+    copy, read = lora_strength._copy, read_header(lora, LoraError)
 
     def meanwhile(*given: object) -> None:
         copy(*given)  # type: ignore[arg-type]
         lora.write_bytes(lora.read_bytes() + b" ")
 
-    monkeypatch.setattr(recommended, "_copy", meanwhile)
+    monkeypatch.setattr(lora_strength, "_copy", meanwhile)
     with pytest.raises(SdtuneError, match="another program has changed it meanwhile"):
         write_strength(lora, 0.8, {})
     assert lora.read_bytes().endswith(b" ")
@@ -164,13 +164,13 @@ def test_killed_in_the_middle_the_file_is_as_it_was(lora: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
-from sdtune.core import recommended
-copy = recommended._copy
+from sdtune.core import lora_strength
+copy = lora_strength._copy
 def killed(*given):
     copy(*given)
     os.kill(os.getpid(), signal.SIGKILL)
-recommended._copy = killed
-recommended.write_strength(Path(sys.argv[1]), 0.8, {})
+lora_strength._copy = killed
+lora_strength.write_strength(Path(sys.argv[1]), 0.8, {})
 """
     whole = lora.read_bytes()
     ended = subprocess.run([sys.executable, "-c", script, str(lora)], capture_output=True, text=True)
