@@ -28,6 +28,8 @@ LONGEST_PROMPT = 80
 LETTERS = 200
 """of a value in a table"""
 PLAIN = "networks.lora"
+STRONGEST = 100
+_STRENGTH = re.compile(r"[0-9]{0,3}\.?[0-9]{1,20}")
 NOTHING = ("", "None", "null", "{}", "[]")
 
 
@@ -46,6 +48,13 @@ def prompt_of(trigger: str | None) -> str:
     if not trigger or not trigger.isprintable():
         return ""
     return textwrap.shorten(trigger, LONGEST_PROMPT, placeholder="", break_long_words=False).rstrip(", ")
+
+
+def strength_of(metadata: Mapping[str, str]) -> float | None:
+    """The strength at which it is best, where it says so."""
+    told = metadata.get(STRENGTH, "").strip()
+    number = float(told) if _STRENGTH.fullmatch(told) else 0.0
+    return number if 0 < number <= STRONGEST else None
 
 
 def likely_trigger(metadata: Mapping[str, str]) -> str | None:

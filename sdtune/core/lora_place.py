@@ -70,21 +70,21 @@ def lora_in(path: Path) -> Path:
     own = {file: int(told[2]) for file, told in steps.items() if told[1] == run.name}
     if own:
         return max(own, key=own.__getitem__)
-    whole = [file for file in found if file not in steps and not _is_once_more(file, found)]
+    whole = [file for file in found if file not in steps and not is_once_more(file, found)]
     finished = [file for file in whole if not file.stem.endswith(BEST)] or whole
     if len(finished) > 1:
         return _only_lora(path, finished)
     return finished[0] if finished else max(steps, key=lambda file: int(steps[file][2]))
 
 
-def _is_once_more(file: Path, found: Collection[Path]) -> bool:
+def is_once_more(file: Path, found: Collection[Path]) -> bool:
     """Whether it is another of the files in PEFT's form."""
     return file.stem.endswith(OF_PEFT) and file.with_stem(file.stem.removesuffix(OF_PEFT)) in found
 
 
 def _only_lora(folder: Path, found: Sequence[Path]) -> Path:
     """The one of several files that is a LoRA."""
-    loras = [file for file in found if _is_lora(file)]
+    loras = [file for file in found if is_lora(file)]
     if len(loras) == 1:
         return loras[0]
     if not loras:
@@ -94,7 +94,8 @@ def _only_lora(folder: Path, found: Sequence[Path]) -> Path:
     raise LoraError(f"{folder}: holds several LoRAs; give one of {named}{more}")
 
 
-def _is_lora(file: Path) -> bool:
+def is_lora(file: Path) -> bool:
+    """Whether the names of its tensors are those of a LoRA."""
     try:
         keys_of(file, read_header(file, LoraError))
     except LoraError:

@@ -54,8 +54,9 @@ class Template:
 
     def __init__(self, text: str) -> None:
         if not text.isprintable():
-            shown = "".join(one if one.isprintable() else "?" for one in text)
-            raise ConfigError(f"--name {shown}: has line ends or other letters that are not seen; leave them out")
+            raise ConfigError(
+                f"--name {printable(text)}: has line ends or other letters that are not seen; leave them out"
+            )
         self.text = text
         self.pieces = _pieces(text)
         letters = "".join(piece.letters for piece in self.pieces)
@@ -104,6 +105,11 @@ class Template:
             slug = _words(value, letters) if piece.field in ("prompt", "negative") else _plain(value, letters)
             told.append(format(slug if isinstance(value, str) else value, piece.format))
         return "".join(told)
+
+
+def printable(name: str) -> str:
+    """A name of a file with a sign in the place of what cannot be shown."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _pieces(text: str) -> tuple[Piece, ...]:

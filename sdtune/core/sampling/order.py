@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from sdtune.config import drawing_settings, refine
-from sdtune.core import memory, model
-from sdtune.core.applied import Applied, read
+from sdtune.core import memory
+from sdtune.core.applied import Applied, named, read
 from sdtune.core.families import Family, family_named
 from sdtune.core.identity import Identity
 from sdtune.core.lora import check_family
+from sdtune.core.lora_metadata import strength_of
 from sdtune.core.reports import Note, Telling, Warned
 from sdtune.core.sampling import again
 from sdtune.core.sampling.advice import advice
@@ -20,10 +21,9 @@ from sdtune.core.sampling.axes import Axis, axes_of, crossed
 from sdtune.core.sampling.named_loras import NamedLoras
 from sdtune.core.sampling.prompt_lines import is_typed
 from sdtune.core.sampling.recipe import Recipe
-from sdtune.core.sampling.run_of import RunUse, run_use
+from sdtune.core.sampling.run_of import RunUse, identified, run_use
 from sdtune.core.sampling.source import read_source
 from sdtune.core.sampling.unused import unused_settings
-from sdtune.errors import ModelError
 from sdtune.sample_config import Sample
 
 
@@ -62,17 +62,22 @@ def order_of(config: Sample) -> Telling[Order]:
         yield Note(run.told)
     if run.lora:
         given.insert(0, read(run.lora, "--run"))
+    if not recipe:
+        by_run = [(run.lora, f"--run {config.run}")] if run.lora else []
+        told = [*by_run, *((text, f"--lora {text}") for text in config.lora)]
+        for one, (text, asked_by) in zip(given, told, strict=True):
+            yield from _recommended(one, text, asked_by)
     loras = tuple(given)
     if recipe and config.again:
         loras = again.loras_of(recipe, config.again, given, config.lora_folder)
-    named = config.model or run.model or "mini"
-    identity = _identified(named, run if named == run.model != config.model else None)
+    name = config.model or run.model or "mini"
+    identity = identified(name, run if name == run.model != config.model else None)
     family = family_named(identity.family)
     axes: tuple[Axis, ...] = ()
     if recipe:
         asked = [wanted_again(recipe, loras, str(config.again))]
     else:
-        config = refine(config, drawing_settings(named))
+        config = refine(config, drawing_settings(name))
         asked, axes = yield from _asked(config, run, loras)
     for one in {str(one.path): one for each in asked for one in each.loras}.values():
         check_family(one.lora, family, one.path)
@@ -92,14 +97,11 @@ def order_of(config: Sample) -> Telling[Order]:
     return Order(config, recipe, identity, family, device, dtype, attention, clip_skip, loras, axes, asked, own)
 
 
-def _identified(named: str, of_run: RunUse | None) -> Identity:
-    """The model; what is wrong with that of a run is told of its settings."""
-    try:
-        return model.identify(named)
-    except ModelError as error:
-        if of_run is None:
-            raise
-        raise ModelError(f"{of_run.settings}: its model: {error} (--model gives another)") from None
+def _recommended(one: Applied, text: str, asked_by: str) -> Telling[None]:
+    """Tells of a LoRA that says itself how strong it is best, where no strength stands behind it in `text`."""
+    best, given = strength_of(one.lora.metadata), named(text)
+    if best is not None and best != 1 and given.usual is None and given.blocks is None:
+        yield Note(f"{one.path.name}: {best:g} is its recommended strength; {asked_by}:{best:g} uses it")
 
 
 def _asked(config: Sample, run: RunUse, loras: tuple[Applied, ...]) -> Telling[tuple[list[Asked], tuple[Axis, ...]]]:

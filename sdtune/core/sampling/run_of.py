@@ -10,17 +10,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sdtune.core import model
 from sdtune.core.applied import Applied, Named, exists, named
 from sdtune.core.data import folder
 from sdtune.core.data.wordings import wordings
 from sdtune.core.data_list import Listed, listed_in
 from sdtune.core.header import read_header
+from sdtune.core.identity import Identity
 from sdtune.core.lora_metadata import trigger_of
 from sdtune.core.lora_place import kept_in, step_of, used_of
 from sdtune.core.run_folder import UNFINISHED, RunFolder
 from sdtune.core.toml_file import toml_in
 from sdtune.earlier import RUN_SETTINGS, RUNS
-from sdtune.errors import ConfigError, LoraError, cut, why
+from sdtune.errors import ConfigError, LoraError, ModelError, cut, why
 from sdtune.tables import Captions
 
 A1111 = "a1111"
@@ -86,6 +88,16 @@ def run_use(run: Path | None, loras: Sequence[Applied], asked: str | None) -> Ru
                     break
                 raise LoraError(f"{settings}: cannot be read; say with --model what the LoRA was trained on") from None
     return RunUse()
+
+
+def identified(named: str, of_run: RunUse | None) -> Identity:
+    """The model; what is wrong with that of a run is told of its settings."""
+    try:
+        return model.identify(named)
+    except ModelError as error:
+        if of_run is None:
+            raise
+        raise ModelError(f"{of_run.settings}: its model: {error} (--model gives another)") from None
 
 
 def with_trigger(text: str, trigger: str, syntax: str = A1111) -> str:
@@ -179,14 +191,15 @@ def _table(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _kind(told: Mapping[str, Any]) -> object:
+def kind_of(told: Mapping[str, Any]) -> object:
+    """What a run's settings say that it learns: "style", "class" ..."""
     task = told.get("task")
     return task.get("kind") if isinstance(task, dict) else task
 
 
 def _trigger(told: Mapping[str, Any], lora: Path) -> str | None:
     """The word before its captions, or a new word that it has learned, or what the LoRA says of itself."""
-    if _kind(told) == "unconditional":
+    if kind_of(told) == "unconditional":
         return None
     word = _table(told, "data").get("trigger") or _table(told, "token").get("word")
     word = word or trigger_of(read_header(lora, LoraError).metadata)
@@ -201,7 +214,7 @@ def _prompts(told: Mapping[str, Any], run: RunFolder) -> tuple[str, ...] | None:
     given = _table(told, "samples").get("prompts")
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
         return tuple(given)
-    if _kind(told) == "unconditional":
+    if kind_of(told) == "unconditional":
         return ("",)
     try:
         images = listed_in(run.data) if run.data.stat().st_size <= MAX_DATA_BYTES else None
@@ -210,7 +223,7 @@ def _prompts(told: Mapping[str, Any], run: RunFolder) -> tuple[str, ...] | None:
     if images is None:
         return None
     own = [one for one in images if not one.prior and not one.held_out]
-    if _kind(told) == "class":
+    if kind_of(told) == "class":
         return tuple(sorted({text for one in own for text in one.captions}))
     held_out = [one for one in images if one.held_out]
     third = len(own) // 3
