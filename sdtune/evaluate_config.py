@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from sdtune.choices.samplers import AnySampler, DPMpp2M
 from sdtune.choices.spec import Spec, setting
@@ -14,10 +14,27 @@ from sdtune.tables import Cache, Machine
 Strength = Annotated[float, Field(ge=0, le=100)]
 MOST_STRENGTHS = 20
 """each is as many pictures for every LoRA"""
+STRONGEST = 2.0
+"""more is far over what LoRAs are used at, and 8 most likely 0.8 whose point was typed as a comma: 0 and 8"""
 OF_MINI = {"seeds": 1, "steps": 10}
 """what the built-in model needs: with it a report on five checkpoints takes under 3 minutes on 2 cores"""
 COMPARE = "compare"
 """the word behind eval that makes another command of it"""
+
+
+def _each(given: Any) -> Any:
+    """What stands between commas: "0.5,0.8" is two of them, like "0.5" and "0.8" given one after the other."""
+    if not isinstance(given, str | list | tuple):
+        return given
+    several = [given] if isinstance(given, str) else given
+    return [
+        part
+        for one in several
+        for part in (map(str.strip, one.strip(", ").split(",")) if isinstance(one, str) else [one])
+    ]
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_each)]
 
 
 class Protocol(Spec):
@@ -56,10 +73,10 @@ class Protocol(Spec):
     out: Path | None = setting(None, "--out", "-o", place=15)
     """Folder for the report and its pictures. Not given: eval/ in the run's folder, or eval/ and the LoRA's name
     here."""
-    fail_under: tuple[str, ...] = setting((), "--fail-under", metavar="MEASURE=VALUE", place=17)
-    """Leave with exit code 1 where what is recommended has less: concept_f1=0.8, or several with commas between
-    them."""
-    fail_over: tuple[str, ...] = setting((), "--fail-over", metavar="MEASURE=VALUE", place=18)
+    fail_under: Names = setting((), "--fail-under", metavar="MEASURE=VALUE", place=18)
+    """Leave with exit code 1 where what is recommended (of two, A) has less, or nothing is: concept_f1=0.8, or several
+    with commas between them."""
+    fail_over: Names = setting((), "--fail-over", metavar="MEASURE=VALUE", place=18)
     """Likewise where it has more: copies=0."""
     force: bool = setting(False, "--force", place=19)
     """Print measures that too few pictures make meaningless, with how far they are off."""
@@ -84,7 +101,9 @@ class Evaluate(Protocol):
         ..., metavar="RUN|LORA...", place=0, min_length=1, example="sdtune eval runs/cats-1"
     )
     """Run folders, of which every kept checkpoint is looked at, or LoRA files."""
-    strengths: tuple[Strength, ...] = setting((0.5, 0.8, 1.0), "--strengths", metavar="X,X...", place=1)
+    strengths: Annotated[tuple[Strength, ...], BeforeValidator(_each)] = setting(
+        (0.5, 0.8, 1.0), "--strengths", metavar="X,X...", place=1
+    )
     """Strengths at which each is drawn; the base model, 0, always is."""
     write_strength: bool = setting(False, "--write-strength", place=16)
     """Put the recommended strength into the metadata of the LoRA that is recommended; its weights stay as they are."""
@@ -101,15 +120,6 @@ class Evaluate(Protocol):
             raise ValueError(f"{told} is ./{COMPARE}")
         return subjects
 
-    @field_validator("strengths", mode="before")
-    @classmethod
-    def _apart(cls, given: Any) -> Any:
-        """0.5,0.8 is two of them."""
-        if not isinstance(given, str | list | tuple):
-            return given
-        each = [given] if isinstance(given, str) else given
-        return [part for one in each for part in (one.strip(", ").split(",") if isinstance(one, str) else [one])]
-
     @field_validator("strengths")
     @classmethod
     def _some(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
@@ -119,6 +129,9 @@ class Evaluate(Protocol):
             raise ValueError("should hold another than 0, which is the base model and always drawn, as 0.8")
         if len(kept) > MOST_STRENGTHS:
             raise ValueError(f"should be at most {MOST_STRENGTHS} strengths")
+        if (most := kept[-1]) > STRONGEST:
+            meant = f"; did you mean 0.{most:g}, with a point?" if float(most).is_integer() else ""
+            raise ValueError(f"should be at most {STRONGEST:g}, and {most:g} is far over what LoRAs are used at{meant}")
         return kept
 
 
@@ -132,7 +145,8 @@ class EvaluateCompare(Protocol):
         min_length=1,
         example="sdtune eval compare runs/cats-1 runs/cats-2",
     )
-    """Run folder, of which it is the best LoRA, or LoRA file, with a strength behind a colon where it is not 1."""
+    """Run folder, which stands for the best LoRA by its validations (without these for the last), or LoRA file; with a
+    strength behind a colon where it is not 1, as in runs/cats-1:0.8."""
     second: str = setting(
         ...,
         metavar="B[:STRENGTH]",
@@ -144,3 +158,5 @@ class EvaluateCompare(Protocol):
     twins: tuple[str, ...] = setting((), "--twin", metavar="RUN|LORA", place=1)
     """The first one trained again with another seed: differences that are no larger than between these are noise; can
     be given several times."""
+    out: Path | None = setting(None, "--out", "-o", place=15)
+    """Folder for compare.html and its pictures. Not given: eval/A-and-B here, by the names of both LoRAs."""

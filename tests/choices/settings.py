@@ -82,6 +82,8 @@ def plain(field: FieldInfo) -> st.SearchStrategy[Any]:
             exclude_max="lt" in bounds,
             allow_subnormal=False,
         )
+    if get_origin(inner) is tuple and get_args(get_args(inner)[0])[:1] == (float,):  # strengths of LoRAs
+        return st.lists(st.floats(0.125, 2), max_size=3)
     if get_origin(inner) is tuple and get_args(inner)[0] not in (str, Path):
         return st.lists(st.integers(4, 64).map(lambda number: 8 * number), max_size=3)
     if get_origin(inner) is tuple:

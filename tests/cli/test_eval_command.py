@@ -48,7 +48,7 @@ def test_one_word_and_two(told: dict[str, Any]) -> None:
     assert told.pop("evaluate_compare") == EvaluateCompare(first="runs/a:0.8", second="b", twins=("c", "d"))
     assert told == {}
     assert main(["eval", "./compare", "--fail-under", "kid=1", "--fail-under", "f1=1,recall=1"]) == 0
-    assert (told["evaluate"].subjects, told["evaluate"].fail_under) == (("./compare",), ("kid=1", "f1=1,recall=1"))
+    assert (told["evaluate"].subjects, told["evaluate"].fail_under) == (("./compare",), ("kid=1", "f1=1", "recall=1"))
 
 
 def test_the_face_of_the_library(told: dict[str, Any]) -> None:
@@ -78,6 +78,15 @@ def test_what_is_meant_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.endswith("a strength stands behind its LoRA: cats.safetensors:0.8")
 
 
+def test_a_comma_for_a_point_is_told_before_anything_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    for given, meant in (("0,8", "; did you mean 0.8, with a point?"), ("0,75", "; did you mean 0.75, with a point?")):
+        (line,) = lines(capsys, "eval", "a", "--strengths", given)
+        assert f"is far over what LoRAs are used at{meant}" in line
+    (line,) = lines(capsys, "eval", "a", "--strengths", "2.5")
+    assert "should be at most 2, and 2.5 is far over" in line
+    assert "did you mean" not in line
+
+
 def test_too_little_memory_is_told_with_what_is_smaller(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(MemoryError(), ["eval", "a"]) == 1
     assert "use --batch-size 1, or close other programs" in capsys.readouterr().err
@@ -89,6 +98,8 @@ def test_help_leads_to_the_other_command(capsys: pytest.CaptureFixture[str]) -> 
         assert "sdtune eval compare --help Tell which of two LoRAs is better, measure by measure." in out
         assert "Also:" not in shown(capsys, "eval", "compare", *words)
     out = " ".join(shown(capsys, "eval", "--help").split())
+    assert out.index("--fail-under") < out.index("--fail-over") < out.index("--force")
+    assert "--" not in out[out.index("--fail-under") + 2 : out.index("--fail-over")]
     assert "--strengths X,X... Strengths at which each is drawn; the base model, 0, always is. [0.5,0.8,1]" in out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sdtune.core.evaluation.intervals import Refused, Value
@@ -13,6 +13,8 @@ from sdtune.evaluate_config import Protocol
 
 LISTED = 12
 """names of measures, in a message"""
+NOTHING = '""'
+"""a name that is empty, as it is typed"""
 DIGITS = 12
 """after the point, at the most, of figures that differ from their bound by little"""
 
@@ -32,14 +34,14 @@ def thresholds_of(config: Protocol) -> tuple[Threshold, ...]:
     found: dict[tuple[str, bool], Threshold] = {}
     problems: list[str] = []
     for flag, under, given in (("--fail-under", True, config.fail_under), ("--fail-over", False, config.fail_over)):
-        for text in _each(given):
+        for text in given:
             try:
                 one = _read(text, under)
                 if (one.name, under) in found:
                     raise ConfigError(f"{one.name} is given twice; give it once")
                 found[one.name, under] = one
             except ConfigError as problem:
-                problems.append(f"{flag} {cut(text)}: {problem}")
+                problems.append(f"{flag} {cut(text) or NOTHING}: {problem}")
     if problems:
         raise ConfigError(*problems)
     return tuple(found.values())
@@ -48,10 +50,6 @@ def thresholds_of(config: Protocol) -> tuple[Threshold, ...]:
 def failed(thresholds: Sequence[Threshold], values: Mapping[str, Value | Refused]) -> tuple[str, ...]:
     """What is not as it was asked for, a line each; what cannot be told is not."""
     return tuple(line for one in thresholds if (line := _failure(one, values.get(one.name))))
-
-
-def _each(given: Iterable[str]) -> list[str]:
-    return [part.strip() for text in given for part in text.strip(", ").split(",")]
 
 
 def _read(text: str, under: bool) -> Threshold:
@@ -67,7 +65,8 @@ def _read(text: str, under: bool) -> Threshold:
     bound = _number(number)
     if bound is None:
         raise ConfigError(f"{cut(number)} is no number; give one, as in {name}=0.8")
-    return Threshold(name, _sensible(measures()[name], bound, under, number), under)
+    _must_be_sensible(measures()[name], bound, under, number)
+    return Threshold(name, bound, under)
 
 
 def _number(text: str) -> float | None:
@@ -78,8 +77,8 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _sensible(measure: Measure, bound: float, under: bool, given: str) -> float:
-    """The bound, unless it is one that nobody can mean."""
+def _must_be_sensible(measure: Measure, bound: float, under: bool, given: str) -> None:
+    """Stop at a bound that nobody can mean."""
     name = measure.name
     if measure.better == ("lower" if under else "higher"):
         other = "--fail-over" if under else "--fail-under"
@@ -87,7 +86,6 @@ def _sensible(measure: Measure, bound: float, under: bool, given: str) -> float:
     if measure.share and not 0 <= bound <= 1:
         remedy = f"did you mean {name}={bound / 100:g}?" if 1 < bound <= 100 else "give a number between 0 and 1"
         raise ConfigError(f"{name} is a share, from 0 to 1; {remedy}")
-    return bound
 
 
 def _failure(one: Threshold, value: Value | Refused | None) -> str | None:
