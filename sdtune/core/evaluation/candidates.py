@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 from sdtune.core import lora_file
 from sdtune.core.applied import Named, at_strengths, exists, named
 from sdtune.core.evaluation.subject import Candidate
-from sdtune.core.header import read_header
 from sdtune.core.lora import Lora
 from sdtune.core.lora_metadata import likely_trigger, trigger_of
-from sdtune.core.lora_place import MODEL_INDEX, kept_in, lora_at, step_of, used_of
+from sdtune.core.lora_place import MODEL_INDEX, is_lora, is_once_more, kept_in, lora_at, step_of, used_of
 from sdtune.core.reports import Progress, Skipped, Telling
-from sdtune.core.run_folder import OF_PEFT, RunFolder
+from sdtune.core.run_folder import RunFolder
+from sdtune.core.sampling.file_names import printable
 from sdtune.core.sampling.run_of import RunUse, run_use
 from sdtune.core.toml_file import toml_in
 from sdtune.earlier import RUN_SETTINGS, RUNS
@@ -26,6 +26,10 @@ from sdtune.errors import ConfigError, InputError, LoraError, cut, why
 
 SHOWN = 200
 """letters of what was given, in a message"""
+LONGEST = 1000
+"""letters of a name that is looked for to be told what is near it"""
+NAMED = 6
+"""runs in one message"""
 OF_RUNS = "--run "
 """before what messages about runs tell elsewhere, where a flag names them"""
 
@@ -40,11 +44,15 @@ class Origin:
     told: Mapping[str, Any] = field(default_factory=dict)
     """what run.toml says, where that can be read"""
     use: RunUse = field(default_factory=RunUse)
+    called: str = ""
+    """where its own name does not tell it from others: a/cats-1"""
 
     @property
     def name(self) -> str:
         """As people know it, in letters that can be shown."""
-        return printable(self.place.stem if self.place.is_file() else Path(os.path.abspath(self.place)).name)
+        return self.called or printable(
+            self.place.stem if self.place.is_file() else Path(os.path.abspath(self.place)).name
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,20 @@ class Opened:
     """each with the words that tell it from the others of its origin, "" where there is but one file"""
     strength: float | None = None
     """behind a colon"""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A LoRA that was read, without its weights."""
+
+    origin: Origin
+    words: str
+    path: Path
+    step: int | None
+    content: str
+    """a hash of all that it does"""
+    family: str | None
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -84,10 +106,12 @@ def opened(text: str, model: str | None, *, every: bool) -> Opened:
         raise ConfigError("an empty name is given; give a run folder or a LoRA file")
     one = named(text)
     by_name = named(str(RUNS / text))
-    if not exists(one) and (by_name.place / RUN_SETTINGS).is_file():
+    if not exists(one) and exists(by_name) and (by_name.place / RUN_SETTINGS).is_file():
         one = by_name
     strength = _strength(one, text)
     if not exists(one):
+        if len(text) > LONGEST:
+            raise LoraError(f"{cut(text, SHOWN)}: no name that a file can have; give a run folder or a LoRA file")
         lora_at(one.place)  # which says what is wrong
     if one.place.is_dir():
         return replace(_of_folder(one.place, model, every=every), strength=strength)
@@ -110,57 +134,69 @@ def refuse_strengths(text: str) -> None:
 
 def lineup(given: Sequence[Opened]) -> Telling[Lineup]:
     """Every LoRA read and checked; raises InputError with a line for each that cannot be used."""
-    origins = list(dict.fromkeys(_Key(one.origin) for one in given))
-    several = [(origins.index(_Key(one.origin)), words, path) for one in given for words, path in one.loras]
+    read = yield from _read_all(given)
+    places: dict[str, list[int]] = {}
+    for number, one in enumerate(read):
+        places.setdefault(one.content, []).append(number)
+    same = [[read[number] for number in numbers] for numbers in places.values()]
+    chosen = [next((one for one in some if one.origin.run), some[0]) for some in same]
+    told = [line for some, one in zip(same, chosen, strict=True) for line in _same_once_more(some, one)]
+    origins = list(dict.fromkeys(_Key(one.origin) for one in chosen))
     names = _names([key.origin for key in origins])
-    found: dict[str, int] = {}
-    candidates: list[Candidate] = []
-    families: list[str | None] = []
-    ends: list[str] = []
-    at, told, problems, triggers, frequent = list[int](), list[str](), list[InputError](), list[str](), None
-    for number, (origin, words, path) in enumerate(several):
+    ends = [_words(some, one) for some, one in zip(same, chosen, strict=True)]
+    called = []
+    for one, words in zip(chosen, ends, strict=True):
+        subject = origins.index(_Key(one.origin))
+        name = _called(names[subject] if len(origins) > 1 else "", words, one.step) or names[subject]
+        called.append(Candidate(subject, name, one.path, one.step))
+    at = {number: place for place, numbers in enumerate(places.values()) for number in numbers}
+    alone = [one.metadata for one in read if one.origin.run is None]
+    said = [trigger for metadata in alone if (trigger := trigger_of(metadata)) and trigger.isprintable()]
+    return Lineup(
+        origins=tuple(replace(key.origin, called=name) for key, name in zip(origins, names, strict=True)),
+        candidates=tuple(_told_apart(called)),
+        at=tuple(at[number] for number in range(len(read))),
+        families=tuple(one.family for one in chosen),
+        triggers=tuple(dict.fromkeys(said)),
+        frequent=next(filter(None, map(likely_trigger, alone)), None),
+        told=tuple(told),
+    )
+
+
+def _read_all(given: Sequence[Opened]) -> Telling[list[_Read]]:
+    """What each LoRA is, without its weights; raises InputError with a line for each that cannot be read."""
+    several = [(one.origin, words, path) for one in given for words, path in one.loras]
+    found, problems = list[_Read](), list[InputError]()
+    for number, (origin, words, path) in enumerate(several, 1):
         if len(several) > 1:
-            yield Progress("reading LoRAs", number + 1, len(several))
+            yield Progress("reading LoRAs", number, len(several))
         try:
             lora = lora_file.read(path)
         except InputError as error:
             problems.append(error)
             continue
-        if origins[origin].origin.run is None:
-            trigger = trigger_of(lora.metadata)
-            triggers += [trigger] if trigger and trigger.isprintable() else []
-            frequent = frequent or likely_trigger(lora.metadata)
-        key = _content(lora)
-        if key not in found:
-            found[key] = len(candidates)
-            step = _step(words, path, origins[origin].origin)
-            candidates.append(Candidate(origin, "", path, step))
-            families.append(lora.family)
-            ends.append(words)
-        elif candidates[found[key]].path != path:
-            first = found[key]
-            if candidates[first].subject == origin and words == "end" and not ends[first].endswith("end"):
-                ends[first] = f"{ends[first]}, end" if ends[first] == "best" else "end"
-            else:
-                told.append(f"{path}: holds the same as {candidates[first].path}, so it is looked at once")
-        at.append(found[key])
+        step = _step(words, path, origin)
+        found.append(_Read(origin, words, path, step, _content(lora), lora.family, lora.metadata))
     if problems:
         raise one_of(problems)
-    called = [
-        replace(
-            one, name=_called(names[one.subject] if len(origins) > 1 else "", words, one.step) or names[one.subject]
-        )
-        for one, words in zip(candidates, ends, strict=True)
-    ]
-    return Lineup(
-        tuple(key.origin for key in origins),
-        tuple(_told_apart(called)),
-        tuple(at),
-        tuple(families),
-        tuple(dict.fromkeys(triggers)),
-        frequent,
-        tuple(told),
-    )
+    return found
+
+
+def _same_once_more(some: Sequence[_Read], chosen: _Read) -> Iterator[str]:
+    """A line for each file that holds what another does; that a run's best LoRA is its last is no news."""
+    for path in dict.fromkeys(one.path for one in some if one.path != chosen.path):
+        if not any(one.path == path and one.words == "end" and _is_beside(one, chosen) for one in some):
+            yield f"{path}: holds the same as {chosen.path}, so it is looked at once"
+
+
+def _words(some: Sequence[_Read], chosen: _Read) -> str:
+    """ "best, end" where the best LoRA of a run is its last."""
+    ends = chosen.words != "end" and any(one.words == "end" and _is_beside(one, chosen) for one in some)
+    return chosen.words if not ends else "best, end" if chosen.words == "best" else "end"
+
+
+def _is_beside(one: _Read, other: _Read) -> bool:
+    return _Key(one.origin) == _Key(other.origin)
 
 
 def folder_notes(given: Sequence[Opened]) -> Telling[None]:
@@ -168,7 +204,7 @@ def folder_notes(given: Sequence[Opened]) -> Telling[None]:
     for one in given:
         if one.origin.run is None and one.origin.place.is_dir():
             for file in _files(one.origin.place):
-                if not _is_lora(file):
+                if not is_lora(file):
                     yield Skipped(file, "is no LoRA")
 
 
@@ -177,11 +213,6 @@ def one_of(problems: Sequence[InputError]) -> InputError:
     kinds = {type(one) for one in problems}
     lines = dict.fromkeys(line for one in problems for line in one.problems)
     return (kinds.pop() if len(kinds) == 1 else InputError)(*lines)
-
-
-def printable(name: str) -> str:
-    """A name of a file with a sign in the place of what cannot be shown."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 @dataclass(frozen=True)
@@ -213,7 +244,11 @@ def _of_folder(place: Path, model: str | None, *, every: bool) -> Opened:
         return Opened(origin, tuple(kept))
     if not every or (place / MODEL_INDEX).is_file():
         return Opened(Origin(file := lora_at(place)), (("", file),))
-    loras = [file for file in _files(place) if _is_lora(file)]
+    files = _files(place)
+    loras = [file for file in files if is_lora(file)]
+    if not files and (runs := _runs_in(place)):
+        told = ", ".join(printable(str(one)) for one in runs[:NAMED]) + (" ..." if runs[NAMED:] else "")
+        raise LoraError(f"{printable(str(place))}: a folder of {len(runs)} runs; give one of them, or several: {told}")
     if not loras:
         return Opened(Origin(file := lora_at(place)), (("", file),))  # which says what there is instead
     return Opened(Origin(place), tuple((printable(file.stem), file) for file in loras))
@@ -225,17 +260,15 @@ def _files(place: Path) -> list[Path]:
         found = sorted(file for file in place.glob("*.safetensors") if not file.name.startswith("."))
     except OSError as error:
         raise LoraError(f"{place}: cannot be read ({why(error, 'folder')}); check its permissions") from None
-    return [file for file in found if file.with_stem(file.stem.removesuffix(OF_PEFT)) not in set(found) - {file}]
+    return [file for file in found if not is_once_more(file, found)]
 
 
-def _is_lora(file: Path) -> bool:
-    from sdtune.core.lora_keys import keys_of
-
+def _runs_in(place: Path) -> list[Path]:
+    """The runs of a folder that is none itself."""
     try:
-        keys_of(file, read_header(file, LoraError))
-    except LoraError:
-        return False
-    return True
+        return sorted(one.parent for one in place.glob(f"*/{RUN_SETTINGS}") if one.is_file())
+    except OSError:
+        return []
 
 
 def _origin(run: RunFolder, model: str | None) -> Origin:
@@ -256,7 +289,10 @@ def _strength(one: Named, text: str) -> float | None:
         raise ConfigError(f"{told}; give that alone, as in runs/cats-1:0.8")
     if one.usual is None or not exists(one):
         return None
-    return at_strengths(one.place, lambda: Lora({}, None), one.usual, None, cut(text, SHOWN)).strength.usual
+    found = at_strengths(one.place, lambda: Lora({}, None), one.usual, None, cut(text, SHOWN)).strength.usual
+    if found <= 0:
+        raise ConfigError(f"{cut(text, SHOWN)}: its strength should be above 0, which is the base model itself")
+    return found
 
 
 def _step(words: str, path: Path, origin: Origin) -> int | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from sdtune.core import model
 from sdtune.core.data.captions import clean
 from sdtune.core.evaluation.candidates import (
     Lineup,
@@ -15,21 +14,22 @@ from sdtune.core.evaluation.candidates import (
     lineup,
     one_of,
     opened,
-    printable,
     refuse_strengths,
 )
 from sdtune.core.evaluation.pairs import with_pairs
-from sdtune.core.evaluation.prompts import Material, blank, given_prompts, prompts_of
-from sdtune.core.evaluation.references import Known, Pictures, references_of, subject_of
+from sdtune.core.evaluation.prompts import Material, blank, given_prompts, prompts_of, too_few
+from sdtune.core.evaluation.references import Pictures, references_of
 from sdtune.core.evaluation.subject import Case, Reference, Subject
+from sdtune.core.evaluation.trained_pictures import Known, subject_of
 from sdtune.core.evaluation.trigger import Trigger, trigger_for
 from sdtune.core.families import family_named
 from sdtune.core.identity import Identity
 from sdtune.core.model_file import MINI
 from sdtune.core.reports import Note, Telling
+from sdtune.core.sampling.file_names import printable
 from sdtune.core.sampling.prompt_lines import is_typed
-from sdtune.core.sampling.run_of import MAX_CLIP_SKIP
-from sdtune.errors import ConfigError, InputError, LoraError, ModelError, cut
+from sdtune.core.sampling.run_of import MAX_CLIP_SKIP, identified, kind_of
+from sdtune.errors import ConfigError, DataError, InputError, LoraError, ModelError, cut
 from sdtune.evaluate_config import Evaluate, EvaluateCompare, Protocol
 
 LETTERS = 60
@@ -41,16 +41,12 @@ BUILT_IN = "mini"
 
 def case_of(config: Evaluate) -> Telling[Case]:
     """What `eval` looks at: every LoRA that was kept; raises InputError, with a line for each problem."""
-    given, problems = list[Opened](), list[InputError]()
-    for text in dict.fromkeys(config.subjects):
-        try:
-            refuse_strengths(text)
-            given.append(opened(text, config.model, every=True))
-        except InputError as error:
-            problems.append(error)
-    if problems:
-        raise one_of(problems)
-    line = yield from _line_up(given)
+
+    def every(text: str) -> Opened:
+        refuse_strengths(text)
+        return opened(text, config.model, every=True)
+
+    line = yield from _line_up(_all_of(dict.fromkeys(config.subjects), every))
     return (yield from _case(config, line))
 
 
@@ -59,14 +55,8 @@ def case_of_pair(config: EvaluateCompare) -> Telling[tuple[Case, tuple[tuple[int
 
     A twin is drawn as strongly as A where it does not say otherwise.
     """
-    given, problems = list[Opened](), list[InputError]()
-    for text in (config.first, config.second, *config.twins):
-        try:
-            given.append(opened(text, config.model, every=False))
-        except InputError as error:
-            problems.append(error)
-    if problems:
-        raise one_of(problems)
+    names = (config.first, config.second, *config.twins)
+    given = _all_of(names, lambda text: opened(text, config.model, every=False))
     line = yield from _line_up(given)
     usual = 1.0 if given[0].strength is None else given[0].strength
     strengths = [usual, *(one.strength for one in given[1:])]
@@ -79,9 +69,24 @@ def case_of_pair(config: EvaluateCompare) -> Telling[tuple[Case, tuple[tuple[int
             f"{cut(config.first)} and {cut(config.second)} are the same LoRA at the same strength; give another"
         )
     for text, (place, _) in zip(config.twins, drawn[2:], strict=True):
-        if place == drawn[0][0]:
-            raise ConfigError(f"--twin {cut(text)}: is A itself; give the run that was trained with another --seed")
-    return (yield from _case(config, line)), tuple(drawn)
+        for (other, _), name in zip(drawn, "AB", strict=False):
+            if place == other:
+                told = f"--twin {cut(text)}: is {name} itself"
+                raise ConfigError(f"{told}; give the run that was trained as A with another --seed")
+    return (yield from _case(config, line)), tuple(dict.fromkeys(drawn))
+
+
+def _all_of(names: Iterable[str], open_one: Callable[[str], Opened]) -> list[Opened]:
+    """Each opened; raises InputError with a line for each that cannot be."""
+    given, problems = list[Opened](), list[InputError]()
+    for text in names:
+        try:
+            given.append(open_one(text))
+        except InputError as error:
+            problems.append(error)
+    if problems:
+        raise one_of(problems)
+    return given
 
 
 def _line_up(given: Sequence[Opened]) -> Telling[Lineup]:
@@ -92,45 +97,67 @@ def _line_up(given: Sequence[Opened]) -> Telling[Lineup]:
 def _case(config: Protocol, line: Lineup) -> Telling[Case]:
     """The same of whatever LoRAs."""
     origins = line.origins
-    told = list(line.told)
     _must_draw_whole_pictures(origins)
     named = config.model or _model_of(origins)
-    identity = _identified(named, next((one for one in origins if one.use.model == named != config.model), None))
+    of_run = next((one.use for one in origins if one.use.model == named != config.model), None)
+    identity = identified(named, of_run)
     _must_fit(line, identity)
     clip_skip, differs = _clip_skip(origins)
-    told += differs
-    known, reasons = list[Known](), list[InputError]()
-    for origin in origins:
-        try:
-            known.append((yield from subject_of(origin, config.trained, follow_links=config.follow_links)))
-            told += known[-1].told
-        except InputError as error:
-            reasons.append(error)
-    try:
-        wording = next((one for one in origins if one.run), origins[0])
-        found = [one.subject for one in known]
-        pictures = yield from references_of(found, wording, config.reference, follow_links=config.follow_links)
-    except InputError as error:
-        raise one_of([*reasons, error]) from None
-    if reasons:
-        raise one_of(reasons)
-    told += pictures.told
-    unknown = [subject.name for subject in found if not subject.trained]
-    if unknown:
-        of = "" if len(found) == 1 else f" of {', '.join(unknown[:3])}{' and others' if unknown[3:] else ''}"
-        told.append(f"the trained pictures{of} are not known, so copies cannot be found; --trained FOLDER tells them")
-    case = yield from _with_prompts(config, line, known, pictures, identity)
-    case = replace(case, model=named, clip_skip=clip_skip, told=tuple(dict.fromkeys((*told, *case.told))))
+    known, pictures = yield from _known_pictures(config, origins)
+    case = yield from _with_prompts(config, line, known, pictures, identity, named, clip_skip)
+    told = (*line.told, *differs, *(text for one in known for text in one.told), *pictures.told, *_unknown(known))
+    case = replace(case, told=tuple(dict.fromkeys((*told, *case.told))))
     for text in case.told:
         yield Note(text)
     return case
 
 
+def _known_pictures(config: Protocol, origins: Sequence[Origin]) -> Telling[tuple[list[Known], Pictures]]:
+    """What LoRAs were trained on, and what drawings are laid beside; raises InputError with a line for each problem."""
+    known, problems = list[Known](), list[InputError]()
+    for origin in origins:
+        try:
+            known.append((yield from subject_of(origin, config.trained, follow_links=config.follow_links)))
+        except InputError as error:
+            problems.append(error)
+    try:
+        found = [one.subject for one in known]
+        pictures = yield from references_of(
+            found, _wording(origins), config.reference, follow_links=config.follow_links
+        )
+    except InputError as error:
+        lost = [DataError(text) for one in known for text in one.told] if config.reference is None else []
+        raise one_of([*problems, *lost, error]) from None
+    if problems:
+        raise one_of(problems)
+    return known, pictures
+
+
+def _unknown(known: Sequence[Known]) -> tuple[str, ...]:
+    """A line where nobody knows what was trained."""
+    names = [one.subject.name for one in known if not one.subject.trained]
+    if not names:
+        return ()
+    of = "" if len(known) == 1 else f" of {', '.join(names[:3])}{' and others' if names[3:] else ''}"
+    return (f"the trained pictures{of} are not known, so copies cannot be found; --trained FOLDER tells them",)
+
+
+def _wording(origins: Sequence[Origin]) -> Origin:
+    """By whose settings captions are read."""
+    return next((one for one in origins if one.run), origins[0])
+
+
 def _with_prompts(
-    config: Protocol, line: Lineup, known: Sequence[Known], pictures: Pictures, identity: Identity
+    config: Protocol,
+    line: Lineup,
+    known: Sequence[Known],
+    pictures: Pictures,
+    identity: Identity,
+    named: str,
+    clip_skip: int | None,
 ) -> Telling[Case]:
     """The case with its prompts, and what is told of these."""
-    kinds = {_kind(one) for one in line.origins}
+    kinds = {kind_of(one.told) for one in line.origins}
     subjects = [one.subject for one in known]
     more = [text for one in known for text in one.captions if text]
     classes = _classes(subjects, more) if "class" in kinds else ()
@@ -159,25 +186,26 @@ def _with_prompts(
             prompts, lines = given_prompts(config.prompts, material)
         else:
             prompts, lines = prompts_of(material)
+        if not classes:
+            lines = (*lines, *too_few(prompts, own=config.prompts is not None))
     case = Case(
-        model="",
+        model=named,
         subjects=tuple(subjects),
         candidates=line.candidates,
         references=references,
         prompts=prompts,
         trigger=trigger.phrase if trigger else None,
-        clip_skip=None,
+        clip_skip=clip_skip,
         told=(*told, *lines),
         classes=classes,
         references_are_trained=pictures.are_trained,
     )
-    wording = next((one for one in line.origins if one.run), line.origins[0])
-    return (yield from with_pairs(case, config, wording, trigger))
+    return (yield from with_pairs(case, config, _wording(line.origins), trigger))
 
 
 def _trigger(config: Protocol, line: Lineup, captions: Sequence[str]) -> tuple[Trigger | None, tuple[str, ...]]:
     """(the trigger, how it is known or why not): as given, of the run, of the LoRA, or what captions share."""
-    style = any(_kind(one) == "style" for one in line.origins)
+    style = any(kind_of(one.told) == "style" for one in line.origins)
     if given := clean(config.trigger or ""):
         trigger = trigger_for(captions, given, style=style)
         if trigger and captions and not any(map(trigger.stands_in, captions)):
@@ -209,7 +237,7 @@ def _must_draw_whole_pictures(origins: Sequence[Origin]) -> None:
         f"{one.name}: was trained to paint into masks, and eval draws whole pictures; look at it with "
         f"sdtune sample --run {printable(str(one.place))} --init PICTURE --mask MASK"
         for one in origins
-        if _kind(one) == "inpainting"
+        if kind_of(one.told) == "inpainting"
     ]
     if problems:
         raise ConfigError(*problems)
@@ -220,7 +248,7 @@ def _model_of(origins: Sequence[Origin]) -> str:
     known = {one.use.model: one for one in reversed(origins) if one.use.model}
     places = {}
     for name, origin in known.items():
-        places[_identified(name, origin).location] = name
+        places[identified(name, origin.use).location] = name
     if len(places) > 1:
         each = ", ".join(f"{one.name} {cut(name, LETTERS)}" for name, one in reversed(known.items()))
         raise ConfigError(
@@ -228,16 +256,6 @@ def _model_of(origins: Sequence[Origin]) -> str:
             "evaluate them one by one, or give one model for all with --model"
         )
     return next(iter(reversed(known)), BUILT_IN)
-
-
-def _identified(named: str, origin: Origin | None) -> Identity:
-    """The model; what is wrong with that of a run is told of its settings."""
-    try:
-        return model.identify(named)
-    except ModelError as error:
-        if origin is None:
-            raise
-        raise ModelError(f"{origin.use.settings}: its model: {error} (--model gives another)") from None
 
 
 def _must_fit(line: Lineup, identity: Identity) -> None:
@@ -270,11 +288,6 @@ def _clip_skip(origins: Sequence[Origin]) -> tuple[int | None, list[str]]:
         return first, []
     each = ", ".join(f"{name} {'none' if skip is None else skip}" for skip, name in found.items())
     return first, [f"the runs read captions with different clip_skip ({each}); all prompts are read with the first"]
-
-
-def _kind(origin: Origin) -> object:
-    task = origin.told.get("task")
-    return task.get("kind") if isinstance(task, dict) else task
 
 
 def _captions(subjects: Sequence[Subject], references: Sequence[Reference]) -> list[str]:

@@ -17,7 +17,7 @@ from sdtune.core.data.images import decode
 from sdtune.core.evaluation.encoders.base import Encoder
 from sdtune.core.evaluation.intervals import Array
 from sdtune.core.reports import Progress, Telling
-from sdtune.errors import DataError
+from sdtune.errors import DataError, SdtuneError
 
 PHASE = "looking at pictures"
 NAME = "features"
@@ -33,7 +33,7 @@ def features_of(pictures: Sequence[Path], encoder: Encoder, store: Store) -> Tel
     found: dict[str, Array] = {}
     waiting: dict[str, tuple[Path, bytes]] = {}
     for number, picture in enumerate(pictures, 1):
-        data = contents(picture, str(picture))
+        data = _read(picture)
         key = key_of("features", hashlib.sha256(data).hexdigest(), encoder.fingerprint)
         keys.append(key)
         if key not in found:
@@ -57,6 +57,15 @@ def texts_of(texts: Sequence[str], encoder: Encoder) -> Array:
     rows = encoder.texts(different)
     places = {text: place for place, text in enumerate(different)}
     return rows[[places[text] for text in texts]]
+
+
+def _read(picture: Path) -> bytes:
+    try:
+        return contents(picture, str(picture))
+    except DataError:
+        if picture.exists() or picture.is_symlink():
+            raise
+        raise SdtuneError(f"{picture}: is gone, though it was there; put it back, or run it again") from None
 
 
 def _kept(key: str, encoder: Encoder, store: Store) -> Array | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from sdtune.core.evaluation import contexts
 from sdtune.core.evaluation.subject import Kind, Prompt, Reference, Subject
 from sdtune.core.evaluation.trigger import Trigger
+from sdtune.core.sampling.grammar import LONGEST
 from sdtune.core.sampling.prompt_lines import lines_of, name_of
 from sdtune.errors import ConfigError, DataError, cut
 
@@ -21,6 +23,9 @@ LETTERS = 60
 """of a prompt in a message"""
 ENOUGH = 3
 """prompts of a kind, below which that is told to be few"""
+DESCRIBED = 5
+"""prompts that describe references, below which likeness to these is a guess"""
+_FLAG = re.compile(r"(?:(?<=\s)|^)--[A-Za-z][\w-]*")
 
 
 @dataclass(frozen=True)
@@ -77,29 +82,16 @@ def prompts_of(material: Material) -> tuple[tuple[Prompt, ...], tuple[str, ...]]
 
 def given_prompts(file: Path, material: Material) -> tuple[tuple[Prompt, ...], tuple[str, ...]]:
     """The user's own, one a line; without a trigger all of them are taken to ask for what was learned."""
-    lines = lines_of((), file)
-    name = name_of(file)
-    problems = [
-        f"{line.where}: has flags of its own, while eval draws all prompts alike; leave them out"
-        for line in lines
-        if any((line.negative, line.width, line.height, line.guidance, line.steps)) or line.seed is not None
-    ]
-    if problems:
-        raise ConfigError(*problems[:10], *([f"and {len(problems) - 10} more like these"] if problems[10:] else []))
-    texts = list(dict.fromkeys(line.text for line in lines))
-    if len(texts) > MOST:
-        raise ConfigError(
-            f"--prompts {name}: holds {len(texts):,} prompts, and eval draws at most {MOST:,}; give fewer"
-        )
-    trigger = material.trigger
+    texts = _texts_of(file)
+    name, trigger = name_of(file), material.trigger
     pictures = _pictures(material)
     found = []
     for text in texts:
         asks = trigger is None or trigger.stands_in(text)
-        held_out, trained, of_class = pictures.get(_same(text, trigger), (None, None, None))
+        shown = pictures.get(_same(text, trigger), _NOWHERE)
         kind: Kind = "in-distribution" if asks else "generic"
-        where = (held_out, trained) if asks else (None, None)
-        found.append(Prompt(text, _plain(text, trigger), kind, asks, *where, of_class=of_class))
+        where = (shown.held_out, shown.trained) if asks else (None, None)
+        found.append(Prompt(text, plain_of(text, trigger), kind, asks, *where, of_class=shown.of_class))
     told = []
     if trigger is None:
         told.append(f"{name}: no trigger is known, so that all prompts are taken to ask for what was learned")
@@ -111,6 +103,18 @@ def given_prompts(file: Path, material: Material) -> tuple[tuple[Prompt, ...], t
     elif all(one.has_concept for one in found):
         told.append(f"{name}: all prompts hold the trigger, so that nothing tells what is drawn without it")
     return tuple(found), tuple(told)
+
+
+def too_few(prompts: Sequence[Prompt], *, own: bool) -> tuple[str, ...]:
+    """A line where hardly any prompt describes a reference, by which LoRAs are told apart best; `own`: of --prompts."""
+    count = sum(one.has_concept and one.held_out is not None for one in prompts)
+    if count >= DESCRIBED:
+        return ()
+    few = "no prompt describes" if not count else "only 1 prompt describes" if count == 1 else f"only {count} describe"
+    remedy = "--prompts with captions of references" if own else "a higher --prompts-each, or references with captions"
+    return (
+        f"{few} a reference, so that how close drawings come to what was to be learned is a guess; {remedy}, says more",
+    )
 
 
 def blank() -> tuple[tuple[Prompt, ...], tuple[str, ...]]:
@@ -125,40 +129,43 @@ def _described(material: Material) -> list[Prompt]:
     """Prompts that describe pictures: references first, then trained ones, of each subject its share."""
     if material.classes:
         return _of_classes(material)
-    trigger = material.trigger
+    first = _once(_of_references(material))
+    texts = {one.text for one in first}
+    second = [one for one in _once([*_of_trained(material), *_of_gone(material)]) if one.text not in texts]
+    count = max(round(OF_REFERENCES * material.each), material.each - len(second))
+    chosen = first[:count]
+    return [*chosen, *second[: material.each - len(chosen)]]
+
+
+def _of_references(material: Material) -> list[Prompt]:
+    """One for each that has a caption."""
     of_trained = {
         one.sha256: (number, place)
         for number, subject in reversed(list(enumerate(material.subjects)))
         for place, one in enumerate(subject.trained)
     }
-    held_out = [
-        _prompt(material, one, place, of_trained.get(one.sha256)) for place, one in enumerate(material.references)
-    ]
-    trained = [
-        [_prompt(material, one, None, (number, place)) for place, one in enumerate(subject.trained)]
-        for number, subject in enumerate(material.subjects)
-    ]
-    shas = {one.sha256 for one in material.references}
-    first = _sorted(held_out, [one.sha256 for one in material.references], trigger)
-    rows = [
-        _sorted(prompts, [picture.sha256 for picture in subject.trained], trigger)
-        for prompts, subject in zip(trained, material.subjects, strict=True)
-    ]
-    second = [
-        one
-        for one in _in_turn(rows)
-        if one.trained and material.subjects[one.trained[0]].trained[one.trained[1]].sha256 not in shas
-    ]
-    first = _once(first)
-    texts = {one.text for one in first}
-    gone = [
-        Prompt(text, _plain(text, trigger), "in-distribution", trigger is None or trigger.stands_in(text))
+    found = [_prompt(material, one, place, of_trained.get(one.sha256)) for place, one in enumerate(material.references)]
+    return _sorted(found, material.references, material.trigger)
+
+
+def _of_trained(material: Material) -> list[Prompt]:
+    """One for each trained picture that has a caption and is no reference, of each subject in turn."""
+    references = {one.sha256 for one in material.references}
+    rows = []
+    for number, subject in enumerate(material.subjects):
+        pictures = [(place, one) for place, one in enumerate(subject.trained) if one.sha256 not in references]
+        found = [_prompt(material, one, None, (number, place)) for place, one in pictures]
+        rows.append(_sorted(found, [one for _, one in pictures], material.trigger))
+    return _in_turn(rows)
+
+
+def _of_gone(material: Material) -> list[Prompt]:
+    """One for each caption whose picture is nowhere."""
+    trigger = material.trigger
+    return [
+        Prompt(text, plain_of(text, trigger), "in-distribution", trigger is None or trigger.stands_in(text))
         for text in sorted(material.more)
     ]
-    second = [one for one in _once([*second, *gone]) if one.text not in texts]
-    count = max(round(OF_REFERENCES * material.each), material.each - len(second))
-    chosen = first[:count]
-    return [*chosen, *second[: material.each - len(chosen)]]
 
 
 def _prompt(
@@ -171,12 +178,16 @@ def _prompt(
     lacks = held_out is not None and material.given and trigger is not None
     text = trigger.asking(picture.caption) if lacks and trigger else picture.caption
     asks = trigger is None or trigger.stands_in(text)
-    return Prompt(text, _plain(text, trigger), "in-distribution", asks, held_out, trained)
+    return Prompt(text, plain_of(text, trigger), "in-distribution", asks, held_out, trained)
 
 
-def _sorted(prompts: Sequence[Prompt | None], shas: Sequence[str], trigger: Trigger | None) -> list[Prompt]:
+def _sorted(prompts: Sequence[Prompt | None], pictures: Sequence[Reference], trigger: Trigger | None) -> list[Prompt]:
     """By the contents of the pictures, those that ask for what was learned first."""
-    both = [(not one.has_concept, sha, one) for one, sha in zip(prompts, shas, strict=True) if one is not None]
+    both = [
+        (not one.has_concept, picture.sha256, one)
+        for one, picture in zip(prompts, pictures, strict=True)
+        if one is not None
+    ]
     return [one for *_, one in sorted(both, key=lambda row: (trigger is not None and row[0], row[1]))]
 
 
@@ -191,27 +202,59 @@ def _of_classes(material: Material) -> list[Prompt]:
     pictures = _pictures(material)
     found = []
     for number, text in enumerate(material.classes):
-        held_out, trained, _ = pictures.get(text.lower(), (None, None, None))
-        found.append(Prompt(text, text, "in-distribution", True, held_out, trained, number))
+        shown = pictures.get(text.lower(), _NOWHERE)
+        found.append(Prompt(text, text, "in-distribution", True, shown.held_out, shown.trained, number))
     return found
 
 
-def _pictures(material: Material) -> dict[str, tuple[int | None, tuple[int, int] | None, int | None]]:
-    """{caption as it is compared: places of the pictures that it is of}."""
-    found: dict[str, tuple[int | None, tuple[int, int] | None, int | None]] = {}
+@dataclass(frozen=True)
+class _Shown:
+    """The pictures that a caption is of."""
+
+    held_out: int | None = None
+    trained: tuple[int, int] | None = None
+    of_class: int | None = None
+
+
+_NOWHERE = _Shown()
+
+
+def _pictures(material: Material) -> dict[str, _Shown]:
+    """By the caption as it is compared."""
+    found: dict[str, _Shown] = {}
     for number, subject in enumerate(material.subjects):
         for place, one in enumerate(subject.trained):
             if one.caption:
-                found.setdefault(_same(one.caption, material.trigger), (None, (number, place), one.of_class))
+                found.setdefault(_same(one.caption, material.trigger), _Shown(None, (number, place), one.of_class))
     for place, one in reversed(list(enumerate(material.references))):
         if one.caption:
             key = _same(one.caption, material.trigger)
-            found[key] = (place, found.get(key, (None, None, None))[1], one.of_class)
+            found[key] = _Shown(place, found.get(key, _NOWHERE).trained, one.of_class)
     return found
 
 
+def _texts_of(file: Path) -> list[str]:
+    """The lines of a file, each once; raises ConfigError with a line for each problem."""
+    lines, name = lines_of((), file, flags=False), name_of(file)
+    problems = [
+        f"{line.where}: has a flag of its own ({flag[0]}), while eval draws all prompts alike; leave it out"
+        if (flag := _FLAG.search(line.text))
+        else f"{line.where}: a prompt of {len(line.text):,} characters, and {LONGEST:,} are the most; shorten it"
+        for line in lines
+        if _FLAG.search(line.text) or len(line.text) > LONGEST
+    ]
+    if problems:
+        raise ConfigError(*problems[:10], *([f"and {len(problems) - 10} more like these"] if problems[10:] else []))
+    texts = list(dict.fromkeys(line.text for line in lines))
+    if len(texts) > MOST:
+        raise ConfigError(
+            f"--prompts {name}: holds {len(texts):,} prompts, and eval draws at most {MOST:,}; give fewer"
+        )
+    return texts
+
+
 def _same(text: str, trigger: Trigger | None) -> str:
-    return _plain(text, trigger).lower()
+    return plain_of(text, trigger).lower()
 
 
 def _filled(material: Material, described: Sequence[Prompt]) -> list[Prompt]:
@@ -229,7 +272,7 @@ def _filled(material: Material, described: Sequence[Prompt]) -> list[Prompt]:
         ]
     there = {one.text.lower() for one in described}
     return [
-        Prompt(text, _plain(text, trigger), "in-distribution", has_concept=True)
+        Prompt(text, plain_of(text, trigger), "in-distribution", has_concept=True)
         for text in texts
         if text.lower() not in there
     ][:missing]
@@ -251,11 +294,12 @@ def _new(material: Material, known: Sequence[str]) -> list[Prompt]:
     every = contexts.things if trigger.is_style else contexts.places
     found = contexts.fresh(every(emoji=material.emoji), known, material.each)
     return [
-        Prompt(text, _plain(text, trigger), "new context", has_concept=True) for text in (ask(one) for one in found)
+        Prompt(text, plain_of(text, trigger), "new context", has_concept=True) for text in (ask(one) for one in found)
     ]
 
 
-def _plain(text: str, trigger: Trigger | None) -> str:
+def plain_of(text: str, trigger: Trigger | None) -> str:
+    """A prompt in words that are nobody's own."""
     return trigger.without(text) if trigger else text
 
 

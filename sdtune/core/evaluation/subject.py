@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["in-distribution", "new context", "generic"]
+Kind = Literal["in-distribution", "new context", "generic", "pair"]
+"""as in captions, what was learned in new contexts, anything without it; and what --pairs adds, which measures of sets
+and means leave out"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Subject:
     """A training, or a LoRA of which no more is known."""
 
     name: str
-    """of the run's folder, or of the file or folder of files"""
+    """of the run's folder, or of the file or folder of files, with folders before it where others have the same"""
     place: Path
     """the run's folder, or the file or folder of files"""
     trained: tuple[Reference, ...] = ()
@@ -57,7 +59,7 @@ class Prompt:
     """without the words that call up what was learned, as an encoder of texts may know it"""
     kind: Kind
     has_concept: bool
-    """whether it asks for what was learned"""
+    """whether it asks for what was learned, and is judged by that: pairs are by their true pictures alone"""
     held_out: int | None = None
     """place among the references of the picture that it describes"""
     trained: tuple[int, int] | None = None

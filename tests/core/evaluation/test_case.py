@@ -95,10 +95,14 @@ def test_a_lora_alone_needs_references_and_says_its_trigger_itself() -> None:
     pictures(Path("new"), [None] * 6, first=20)
     found = case("alone.safetensors", reference="new")
     assert (found.trigger, found.model, len(found.references)) == ("sks cat", "mini", 6)
-    assert found.told == ("the trained pictures are not known, so copies cannot be found; --trained FOLDER tells them",)
+    assert found.told[0] == (
+        "the trained pictures are not known, so copies cannot be found; --trained FOLDER tells them"
+    )
+    assert found.told[1].startswith("no prompt describes a reference")
     pictures(Path("old"), [None] * 3, first=40)
     assert len(case("alone.safetensors", reference="new", trained="old").subjects[0].trained) == 3
-    assert case("alone.safetensors", reference="new", trained="old").told == ()
+    pictures(Path("told"), CAPTIONS[:6], first=50)
+    assert case("alone.safetensors", reference="told", trained="old").told == ()
 
 
 def test_captions_of_pictures_that_are_gone_still_say_what_to_draw() -> None:
@@ -126,9 +130,47 @@ def test_all_that_is_wrong_is_told_in_a_line_each() -> None:
         case("runs/cats-1:0.8", "nowhere", "nothing.safetensors")
     assert [line.split(":")[0] for line in caught.value.problems] == ["runs/cats-1", "nowhere", "nothing.safetensors"]
     assert all("\n" not in line for line in caught.value.problems)
+    Path("cats").rename("moved")
     with pytest.raises(DataError) as both:
-        case("runs/cats-1", reference="none", trained="neither") if Path("cats").rename("moved") else None
+        case("runs/cats-1", reference="none", trained="neither")
     assert [line.split(":")[0] for line in both.value.problems] == ["--trained neither", "--reference none"]
+
+
+def test_why_no_pictures_are_known_is_told_with_it() -> None:
+    cats()
+    Path("cats").rename("moved")
+    with pytest.raises(DataError) as caught:
+        case("runs/cats-1")
+    assert [line.split(" (")[0] for line in caught.value.problems[:3]] == [
+        "cats-1: its data folder cats is not there",
+        "cats-1: 5 of 5 trained pictures are not where they were, or were changed",
+        "cats-1: 5 of 5 held-out pictures are not where they were, or were changed",
+    ]
+    assert caught.value.problems[3].startswith("no pictures to lay drawings beside are known")
+    Path("runs/cats-1/data.json").write_text("{")
+    with pytest.raises(DataError, match=r"data\.json: cannot be read") as caught:
+        case("runs/cats-1")
+    assert len(caught.value.problems) == 2
+
+
+def test_trainings_of_one_name_are_told_apart_everywhere() -> None:
+    for number, parent in enumerate(("a", "b"), 1):
+        cats(f"{parent}/cats-1", value=float(number))
+    Path("cats/07.png").unlink()
+    found = case("a/cats-1", "b/cats-1")
+    assert [one.name for one in found.subjects] == ["a/cats-1", "b/cats-1"]
+    assert [line.split(":")[0] for line in found.told if "not where they were" in line] == ["a/cats-1", "b/cats-1"]
+
+
+def test_two_files_that_are_the_same_are_one_training() -> None:
+    cats()
+    Path("runs/cats-1").rename("cats-run")
+    for name in ("one.safetensors", "two.safetensors"):
+        Path(name).write_bytes(Path("cats-run/cats.safetensors").read_bytes())
+    pictures(Path("new"), CAPTIONS[:6], first=50)
+    found = case("one.safetensors", "two.safetensors", reference="new")
+    assert [one.name for one in found.subjects] == ["one"]
+    assert {one.subject for one in found.candidates} == {0}
 
 
 def test_runs_on_different_models_are_not_compared_but_by_one_that_is_given(tiny_models: Mapping[str, Path]) -> None:
@@ -216,6 +258,15 @@ def test_what_is_the_same_is_not_compared() -> None:
         pair("runs/cats-1", "runs/cats-1/cats-best.safetensors:1")
     with pytest.raises(ConfigError, match=r"--twin runs/cats-1: is A itself"):
         pair("runs/cats-1", "runs/cats-2", twins=["runs/cats-1"])
+    with pytest.raises(ConfigError, match=r"--twin runs/cats-2:0.5: is B itself"):
+        pair("runs/cats-1", "runs/cats-2", twins=["runs/cats-2:0.5"])
+    cats("runs/cats-3", value=3.0)
+    assert pair("runs/cats-1", "runs/cats-2", twins=["runs/cats-3", "cats-3", "runs/cats-3:0.5"])[1] == (
+        (0, 1.0),
+        (1, 1.0),
+        (2, 1.0),
+        (2, 0.5),
+    )
     with pytest.raises(InputError) as caught:
         pair("runs/cuts-1:0.5", "runs/cats-2:mid_block=1")
     assert len(caught.value.problems) == 2

@@ -17,7 +17,7 @@ from sdtune.core.evaluation.encoders.base import Encoder
 from sdtune.core.evaluation.features import features_of, texts_of
 from sdtune.core.evaluation.intervals import Array
 from sdtune.core.reports import Progress, Report
-from sdtune.errors import DataError
+from sdtune.errors import DataError, SdtuneError
 from sdtune.tables import Machine
 
 ROOM = 2**20
@@ -160,7 +160,6 @@ def test_unreadable_files_are_told_in_one_line(pictures: list[Path], mini: Encod
         "small.png": "too small",
         "pipe.png": "is not a file",
         "folder.png": "is not a file",
-        "nowhere.png": "removed meanwhile",
     }
     for name, reason in told.items():
         with pytest.raises(DataError) as error:
@@ -168,6 +167,12 @@ def test_unreadable_files_are_told_in_one_line(pictures: list[Path], mini: Encod
         assert str(error.value).startswith(f"{tmp_path / name}: ")
         assert reason in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_pictures_that_are_gone_meanwhile_are_no_mistake_of_what_was_given(mini: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(SdtuneError, match="is gone, though it was there; put it back, or run it again") as error:
+        followed([tmp_path / "nowhere.png"], mini, Store(None, ROOM))
+    assert error.value.exit_code == 1
 
 
 def test_texts_are_read_once_each(mini: Encoder) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sdtune.core.evaluation import contexts
-from sdtune.core.evaluation.prompts import Material, blank, given_prompts, prompts_of
+from sdtune.core.evaluation.prompts import Material, blank, given_prompts, prompts_of, too_few
 from sdtune.core.evaluation.subject import Prompt, Reference, Subject
 from sdtune.core.evaluation.trigger import trigger_for
 from sdtune.core.model_file import MINI
@@ -168,8 +168,9 @@ def test_own_prompts_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: p
     for text, told in {
         "": "holds no prompt",
         "a boat": "none of its 1 prompts holds the trigger",
-        "a boat --w 64": "line 1: has flags of its own",
-        "a boat --what 1": "no flag of a prompt",
+        "a boat --w 64": "line 1: has a flag of its own (--w)",
+        "soft\na boat --seed 1": "line 2: has a flag of its own (--seed), while eval draws all prompts alike",
+        f"soft\n{'soft ' * 5000}": "line 2: a prompt of 25,000 characters, and 20,000 are the most; shorten it",
         "\0": "not text",
         "\n".join(f"soft {number}" for number in range(3001)): "holds 3,001 prompts",
     }.items():
@@ -182,6 +183,20 @@ def test_own_prompts_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: p
     prompts, told_of = given_prompts(STDIN, STYLE)
     assert [one.text for one in prompts] == ["a soft style"]
     assert "nothing tells what is drawn without it" in told_of[0]
+
+
+def test_few_prompts_that_describe_references_are_told() -> None:
+    def told(references: int, *, own: bool = False) -> tuple[str, ...]:
+        outside = [f"a {one}, soft style" for one in ("jar", "axe", "pin", "lid", "net")[:references]]
+        made = material([f"a {thing}, soft style" for thing in THINGS], list(outside))
+        return too_few(prompts_of(made)[0], own=own)
+
+    assert told(5) == ()
+    assert told(4)[0].startswith("only 4 describe a reference, so that how close")
+    assert told(1)[0].startswith("only 1 prompt describes a reference")
+    assert told(0)[0].startswith("no prompt describes a reference")
+    assert "a higher --prompts-each" in told(4)[0]
+    assert "--prompts with captions of references" in told(4, own=True)[0]
 
 
 def test_as_many_prompts_are_made_as_are_asked_for() -> None:

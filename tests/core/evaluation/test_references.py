@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from sdtune.core.evaluation.candidates import opened
-from sdtune.core.evaluation.references import Known, Pictures, references_of, subject_of
+from sdtune.core.evaluation.references import Pictures, references_of
 from sdtune.core.evaluation.subject import Subject
+from sdtune.core.evaluation.trained_pictures import Known, subject_of
 from sdtune.errors import DataError
 from tests.core.evaluation.runs import heard, lora, picture, pictures, run
 
@@ -158,6 +159,21 @@ def test_references_that_cannot_be_read_are_told_and_left_out_and_one_is_too_few
     (folder / "20.png").unlink()
     with pytest.raises(DataError, match="none of its 2 pictures can be read"):
         beside(subject()[0], folder="new")
+
+
+def test_captions_that_cannot_be_read_are_told() -> None:
+    run(Path("runs/cats-1"), Path("cats"), CAPTIONS)
+    folder = pictures(Path("new"), ["a bell", "a ball", "a cake"], first=20)
+    (folder / "20.txt").write_bytes(b"caf\xe9\0")
+    (folder / "21.txt").unlink()
+    os.mkfifo(folder / "21.txt")
+    found, _ = beside(subject()[0], folder="new")
+    assert [one.caption for one in found.references] == [None, None, "a cake"]
+    assert [line.split(":")[0] for line in found.told[:2]] == ["new/20.txt", "new/21.txt"]
+    pictures(Path("old"), ["x"], first=40)
+    lora(Path("alone.safetensors"))
+    (Path("old") / "40.txt").write_bytes(b"\xff\xfe\0")
+    assert "old/40.txt" in subject("alone.safetensors", trained="old")[1][0]
 
 
 def test_nothing_to_lay_beside_is_an_error_that_says_what_helps() -> None:

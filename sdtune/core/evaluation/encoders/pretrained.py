@@ -33,7 +33,7 @@ class Pretrained(Tower):
         self.label = f"{self.title} ({_shown(model)})"
         self.image_processor = load_image_processor(folder)
         if self.reads_texts:
-            self.tokenizer = load_tokenizer(folder)
+            self.tokenizer = _tokenizer(folder)
             self.tokenizer.padding_side = "right"
         self.model = load_model(self.kinds[model_type], folder, CPU, torch.float32)
         with trying(folder):
@@ -56,6 +56,17 @@ class Pretrained(Tower):
         if any(one.shape != high[name].shape for name, one in wide.items()):
             file = folder / "preprocessor_config.json"
             raise ModelError(f"{file}: does not make pictures of one size; download the model again")
+
+
+def _tokenizer(folder: Path) -> Any:
+    """What makes numbers of texts; some need a library that sdtune does without, as those of SigLIP 1."""
+    try:
+        return load_tokenizer(folder)
+    except ImportError as problem:
+        needed = next((one for one in ("sentencepiece", "tiktoken", "protobuf") if one in str(problem).lower()), None)
+        remedy = f"pip install {needed}" if needed else "install the library that it names"
+        told = f"its tokenizer needs {needed or 'a library'}, which is not installed"
+        raise ModelError(f"{folder}: {told}; {remedy}, or use --encoder siglip2 or clip") from None
 
 
 def _middle(image: Image.Image) -> Image.Image:

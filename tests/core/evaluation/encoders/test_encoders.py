@@ -88,6 +88,15 @@ def test_batches_of_a_card_are_filled_up(name: str, models: dict[str, Path], ima
     assert sizes == [3, 3]
 
 
+def test_a_tokenizer_whose_library_is_not_there_is_told(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models["siglip"], tmp_path / "siglip"))
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))
+    (folder / "tokenizer.json").rename(folder / "spiece.model")
+    with pytest.raises(ModelError, match=r"needs sentencepiece, which is not installed; pip install sentencepiece, or"):
+        loaded(str(folder), models)
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_texts_lie_in_the_space_of_pictures(name: str, models: dict[str, Path]) -> None:
     encoder = loaded(name, models)
