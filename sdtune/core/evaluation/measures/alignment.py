@@ -15,10 +15,10 @@ class TextAlignment(Average):
     """Mean cosine of drawings and their prompts' plain words (CLIP-T of Ruiz et al. 2022)."""
 
     name: ClassVar[str] = "text_alignment"
-    title: ClassVar[str] = "text alignment"
+    title: ClassVar[str] = "Text alignment"
     says: ClassVar[str] = (
-        "How well drawings from captions and in new contexts fit the words of their prompts, trigger left out, as the "
-        "encoder reads them."
+        "How well drawings show what their prompts say, the trigger left out, as the encoder reads the words; it falls "
+        "where a LoRA draws what it learned whatever is asked for."
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     order: ClassVar[int] = 20

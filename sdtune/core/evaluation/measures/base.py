@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy
 from numpy.typing import NDArray
@@ -16,6 +17,20 @@ from sdtune.core.evaluation.intervals import Array, Refused, Value, Weights, int
 
 Mask = NDArray[numpy.bool_]
 Places = NDArray[numpy.int64]
+Found = TypeVar("Found")
+
+
+def once(find: Callable[[Seen], Found]) -> Callable[[Seen], Found]:
+    """What is found out of a cell; several measures ask for it, and it is looked up but once."""
+
+    @wraps(find)
+    def known(seen: Seen) -> Found:
+        if known not in seen.known:
+            seen.known[known] = find(seen)
+        found: Found = seen.known[known]
+        return found
+
+    return known
 
 
 @dataclass(frozen=True)
@@ -49,8 +64,11 @@ class Seen:
     values: Mapping[str, Array] = field(default_factory=dict)
     """[n] each: of drawings, what was measured on pixels (psnr, ssim, perceptual), NaN where that does not apply"""
     losses: Array | None = None  # [m', 2] of references: the loss with the LoRA, and that of the base
+    known: dict[Callable[[Seen], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """what was found out of it by functions that are `once`"""
 
     @property
+    @once
     def fair(self) -> Mask:
         """[n] in-distribution drawings whose prompts describe references, where there are enough; else all of them.
 

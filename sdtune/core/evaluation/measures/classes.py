@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from sdtune.core.evaluation.intervals import Array, Weights, mean_under
-from sdtune.core.evaluation.measures.base import Mask, Measure, Places, Seen
+from sdtune.core.evaluation.intervals import Array
+from sdtune.core.evaluation.measures.averages import Average
+from sdtune.core.evaluation.measures.base import Mask, Places, Seen
 from sdtune.core.evaluation.measures.manifold import harmonic
 
 
@@ -50,7 +51,7 @@ def macro(matrix: Places) -> tuple[float, float, float]:
     return float(precision[known].mean()), float(recall[known].mean()), float(f1[known].mean())
 
 
-class ClassAccuracy(Measure):
+class ClassAccuracy(Average):
     """The share of drawings that name a class and are nearest to its mean reference.
 
     Where a class has no reference, all are told by the words of their prompts instead (zero-shot): what is near to a
@@ -62,9 +63,18 @@ class ClassAccuracy(Measure):
     says: ClassVar[str] = "The share of drawings that show the class that was asked for, rather than another one."
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     share: ClassVar[bool] = True
-    digits: ClassVar[int] = 2
     order: ClassVar[int] = 15
     source: ClassVar[str] = "Ravuri & Vinyals 2019, arXiv:1905.10887, by class means"
+
+    def chosen(self, seen: Seen) -> Mask:
+        """Those that name a class."""
+        return _named(seen)
+
+    def each(self, seen: Seen, chosen: Mask) -> Array:  # noqa: ARG002 (the same as are classified)
+        """1 where the class that is named is shown."""
+        true, guess, _ = _classified(seen)
+        found: Array = (true == guess).astype(numpy.float64)
+        return found
 
     def counts(self, seen: Seen) -> tuple[int, int]:
         """Drawings that name a class, and references of which one is known, where these tell."""
@@ -72,19 +82,10 @@ class ClassAccuracy(Measure):
         by_references = isinstance(probe, Probe) and probe.by == "references"
         return int(_named(seen).sum()), int((_reference_classes(seen) >= 0).sum()) if by_references else 0
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (prompts of these drawings alone)
-        """Prompts that name a class."""
-        return len(numpy.unique(seen.prompt[_named(seen)]))
-
     def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (without classes there is no figure)
         """Where there are no classes, or nothing tells them apart."""
         probe = _probe(seen)
         return probe if isinstance(probe, str) else None
-
-    def replicates(self, seen: Seen, weights: Weights) -> Array:
-        """[R] shares."""
-        true, guess, _ = _classified(seen)
-        return mean_under((true == guess).astype(numpy.float64), weights.units[:, _named(seen)])
 
     def detail(self, seen: Seen) -> dict[str, Any]:
         """The confusion matrix (rows: asked for; columns: shown), its means over classes, and what chance would be.

@@ -18,7 +18,7 @@ import numpy
 
 from sdtune.core.evaluation.intervals import Array, Weights
 from sdtune.core.evaluation.measures.averages import prompts
-from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
+from sdtune.core.evaluation.measures.base import Mask, Measure, Seen, once
 
 FEWEST = 3
 """references"""
@@ -47,7 +47,6 @@ class _OfConcept(Measure):
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     share: ClassVar[bool] = True
     order: ClassVar[int] = 36
-    digits: ClassVar[int] = 2
 
     def counts(self, seen: Seen) -> tuple[int, int]:
         """Drawings that ask for the concept and those that do not; references."""
@@ -60,14 +59,35 @@ class _OfConcept(Measure):
         if not _without(seen).any():
             return "every prompt asks for what was learned; give --prompts with some that have no trigger"
         if len(seen.references) < FEWEST:
-            return f"{len(seen.references)} of at least {FEWEST} references; give --reference FOLDER with more"
+            return f"it takes {FEWEST} references, and there are {len(seen.references)}; give more by --reference"
         found = detect(seen)
         if found.way <= 0 or (found.recognised < TOLD_APART and not force):
             return (
-                f"of the references {found.recognised:.0%} are told from what the base model draws anyway; another "
-                "--encoder may see what was learned"
+                f"the encoder tells only {found.recognised:.0%} of the references from what the model draws without "
+                "the LoRA, so it cannot see what was learned; another --encoder may"
             )
         return None
+
+    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
+        """Prompts of both kinds."""
+        return prompts(seen, seen.has_concept | _without(seen))
+
+
+class ConceptF1(_OfConcept):
+    """The harmonic mean of precision and recall."""
+
+    name: ClassVar[str] = "concept_f1"
+    title: ClassVar[str] = "Concept F1"
+    says: ClassVar[str] = (
+        "Whether drawings show what was learned where the prompt asks for it, and not where it does not; 1: always so, "
+        "0: never, as without the LoRA."
+    )
+    order: ClassVar[int] = 10
+
+    def replicates(self, seen: Seen, weights: Weights) -> Array:
+        """[R] 2 TP / (2 TP + FP + FN)."""
+        true, false, missed, _ = _confusion(seen, weights.units)
+        return _share(2 * true, 2 * true + false + missed)
 
     def detail(self, seen: Seen) -> dict[str, Any]:
         """Counts, and how well the detector knows references and base drawings."""
@@ -85,32 +105,12 @@ class _OfConcept(Measure):
             "from_base_to_references": found.way,
         }
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
-        """Prompts of both kinds."""
-        return prompts(seen, seen.has_concept | _without(seen))
-
-
-class ConceptF1(_OfConcept):
-    """The harmonic mean of precision and recall."""
-
-    name: ClassVar[str] = "concept_f1"
-    title: ClassVar[str] = "concept F1"
-    says: ClassVar[str] = (
-        "Whether drawings show what was learned where the prompt asks for it and not where it does not; 1: always so."
-    )
-    order: ClassVar[int] = 10
-
-    def replicates(self, seen: Seen, weights: Weights) -> Array:
-        """[R] 2 TP / (2 TP + FP + FN)."""
-        true, false, missed, _ = _confusion(seen, weights.units)
-        return _share(2 * true, 2 * true + false + missed)
-
 
 class ConceptPrecision(_OfConcept):
     """Of the drawings that show the concept, how many were asked to."""
 
     name: ClassVar[str] = "concept_precision"
-    title: ClassVar[str] = "concept precision"
+    title: ClassVar[str] = "Concept precision"
     says: ClassVar[str] = (
         "Of the drawings that show what was learned, the share whose prompt asks for it; low: it bleeds into others."
     )
@@ -129,7 +129,7 @@ class ConceptRecall(_OfConcept):
     """Of the drawings that should show the concept, how many do."""
 
     name: ClassVar[str] = "concept_recall"
-    title: ClassVar[str] = "concept recall"
+    title: ClassVar[str] = "Concept recall"
     says: ClassVar[str] = "Of the drawings whose prompt asks for what was learned, the share that show it."
 
     def replicates(self, seen: Seen, weights: Weights) -> Array:
@@ -146,7 +146,7 @@ class ConceptAccuracy(_OfConcept):
     """How many drawings are as they should be."""
 
     name: ClassVar[str] = "concept_accuracy"
-    title: ClassVar[str] = "concept accuracy"
+    title: ClassVar[str] = "Concept accuracy"
     says: ClassVar[str] = "The share of drawings that show what was learned just where the prompt asks for it."
 
     def replicates(self, seen: Seen, weights: Weights) -> Array:
@@ -155,6 +155,7 @@ class ConceptAccuracy(_OfConcept):
         return _share(true + kept, true + false + missed + kept)
 
 
+@once
 def detect(seen: Seen) -> Detected:
     """Which drawings show the concept: all base drawings and references are known, no label of a drawing is used."""
     alike = seen.trained @ seen.references.T

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy
 
 from sdtune.core.evaluation.intervals import Array, Weights, mean_under
+from sdtune.core.evaluation.measures.averages import prompts as prompts_of
 from sdtune.core.evaluation.measures.base import Mask, Measure, Places, Seen
 
 FEWEST = 2
@@ -22,17 +24,17 @@ def vendi(features: Array) -> float:
 
 
 class OfConcept(Measure):
-    """Of all drawings that ask for what was learned; neither high nor low is good of itself."""
+    """Of drawings from captions and in new contexts; neither high nor low is good of itself."""
 
     better: ClassVar[Literal["lower", "higher", "none"]] = "none"
 
     def counts(self, seen: Seen) -> tuple[int, int]:
-        """All drawings of what was learned, beside nothing."""
+        """These, beside nothing."""
         return int(_concept(seen).sum()), 0
 
     def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (prompts of these drawings alone)
         """Their prompts."""
-        return len(numpy.unique(seen.prompt[_concept(seen)]))
+        return prompts_of(seen, _concept(seen))
 
     def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (one picture has no diversity)
         """Of one picture."""
@@ -57,11 +59,11 @@ class Vendi(OfConcept):
     name: ClassVar[str] = "vendi"
     title: ClassVar[str] = "Vendi score"
     says: ClassVar[str] = (
-        "How many entirely different pictures the drawings are worth: near 1 they are all alike, far below the base"
-        " model's they have collapsed; noise raises it, too, so higher is not of itself better."
+        "How many entirely different pictures the drawings are worth: near 1 they are all alike; far below what it is"
+        " without the LoRA, they have become alike. Noise raises it, too, so higher is not of itself better."
     )
-    digits: ClassVar[int] = 2
     order: ClassVar[int] = 50
+    bounds: ClassVar[tuple[float, float]] = (1.0, math.inf)
     source: ClassVar[str] = "Friedman & Dieng 2022, arXiv:2210.02410"
 
     def replicates(self, seen: Seen, weights: Weights) -> Array:
@@ -87,9 +89,10 @@ class Diversity(OfConcept):
     title: ClassVar[str] = "Diversity"
     says: ClassVar[str] = (
         "How different two drawings of the same prompt are (of different prompts where each is drawn once): 0 is the"
-        " same picture, far below the base model's means they have collapsed; noise raises it, too."
+        " same picture; far below what it is without the LoRA, they have become alike. Noise raises it, too."
     )
     order: ClassVar[int] = 51
+    bounds: ClassVar[tuple[float, float]] = (0.0, 2.0)
 
     def replicates(self, seen: Seen, weights: Weights) -> Array:
         """[R] means over pairs, none of which is of a prompt that a resample has twice."""

@@ -13,10 +13,10 @@ class Drift(Average):
     """Mean cosine distance between generic drawings and the base model's from the same noise."""
 
     name: ClassVar[str] = "drift"
-    title: ClassVar[str] = "drift"
+    title: ClassVar[str] = "Drift"
     says: ClassVar[str] = (
-        "How far drawings of everyday prompts without the trigger move from what the base model draws from the same "
-        "noise; 0: not at all."
+        "How far the LoRA changes drawings of everyday prompts that do not ask for what was learned; 0: not at all, as "
+        "it should be."
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     order: ClassVar[int] = 25

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal
 import numpy
 
 from sdtune.core.evaluation.intervals import Array, Weights
-from sdtune.core.evaluation.measures.base import Measure, Seen
+from sdtune.core.evaluation.measures.base import Seen
+from sdtune.core.evaluation.measures.sets import OfSets, Slopes
 
 ENOUGH = 256
 """drawings and references; papers take 5000 and more, and of fewer its bias always is to be seen beside it"""
@@ -52,7 +53,7 @@ def _short(rows: Array) -> tuple[Array, Array]:
     return numpy.linalg.qr(rows) if len(rows) > rows.shape[1] else (numpy.eye(len(rows)), rows)
 
 
-class FID(Measure):
+class FID(OfSets):
     """The Frechet distance of Heusel et al. 2017 (arXiv:1706.08500), here of unit features of the encoder at hand.
 
     So it is not to be laid beside figures of papers, which are of Inception's features as they are. Resamples take its
@@ -68,15 +69,8 @@ class FID(Measure):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     order: ClassVar[int] = 90
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     source: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500"
-
-    def counts(self, seen: Seen) -> tuple[int, int]:
-        """Fair drawings, and all references."""
-        return int(seen.fair.sum()), len(seen.references)
-
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (as they are resampled, all count once)
-        """Prompts or references, whichever are fewer."""
-        return min(len(numpy.unique(seen.prompt[seen.fair])), len(seen.references))
 
     def refusal(self, seen: Seen, *, force: bool) -> str | None:
         """Too few for it not to be bias, or for a covariance."""
@@ -94,14 +88,10 @@ class FID(Measure):
         return None
 
     def replicates(self, seen: Seen, weights: Weights) -> Array:
-        """FD^2 under each row, to the first order."""
-        fair = seen.fair
-        distance = frechet(seen.drawn[fair], seen.references)
-        units, others = weights.units[:, fair], weights.references
-        # Drawings of some prompts alone: how many they are varies, which is no change of their mix.
-        units = units * (fair.sum() / numpy.maximum(units.sum(1, keepdims=True), 1))
-        changes: Array = (units - 1) @ distance.of_x + (others - 1) @ distance.of_y
-        return distance.squared + changes
+        """[R] FD^2, to the first order."""
+        found = frechet(seen.drawn[seen.fair], seen.references)
+        centred = (one - one.mean() for one in (found.of_x, found.of_y))
+        return Slopes(found.squared, *centred).under(seen, weights)
 
     def detail(self, seen: Seen) -> dict[str, Any]:
         """What FID is of two random halves of the references, which should be 0 apart."""

@@ -7,15 +7,16 @@ from typing import ClassVar, Literal
 import numpy
 
 from sdtune.core.evaluation.intervals import Array, Weights
-from sdtune.core.evaluation.measures.averages import Average, prompts
-from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
+from sdtune.core.evaluation.measures.averages import Average
+from sdtune.core.evaluation.measures.base import Mask, Seen
+from sdtune.core.evaluation.measures.sets import OfSets, mean_of_pairs
 
 
-class ImageSimilarity(Measure):
+class ImageSimilarity(OfSets):
     """Mean cosine of drawings and all references (CLIP-I and DINO of Ruiz et al. 2022)."""
 
     name: ClassVar[str] = "image_similarity"
-    title: ClassVar[str] = "image similarity"
+    title: ClassVar[str] = "Image similarity"
     says: ClassVar[str] = (
         "How much drawings are like the references on average; copying raises it, so read it beside the copies."
     )
@@ -24,10 +25,6 @@ class ImageSimilarity(Measure):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     source: ClassVar[str] = "Ruiz et al. 2022, arXiv:2208.12242"
 
-    def counts(self, seen: Seen) -> tuple[int, int]:
-        """Fair drawings, all references."""
-        return int(seen.fair.sum()), len(seen.references)
-
     def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (nothing to be forced)
         """Nothing to compare."""
         if not len(seen.references):
@@ -35,25 +32,19 @@ class ImageSimilarity(Measure):
         return None if seen.fair.any() else "no prompt is from a caption; give --reference FOLDER with captions"
 
     def replicates(self, seen: Seen, weights: Weights) -> Array:
-        """[R] weighted means over all pairs: the product of the weighted means of both sides."""
-        units = weights.units[:, seen.fair]
-        total = units.sum(axis=1) * weights.references.sum(axis=1)
-        sums = ((units @ (seen.drawn[seen.fair] @ seen.references.T)) * weights.references).sum(axis=1)
-        mean: Array = numpy.divide(sums, total, out=numpy.full(len(sums), numpy.nan), where=total > 0)
-        return mean
-
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
-        """Prompts or references, whichever are fewer: of one alone nothing tells how others would do."""
-        return min(prompts(seen, seen.fair), len(seen.references))
+        """[R] means over all pairs, to the first order."""
+        cosines = seen.drawn[seen.fair] @ seen.references.T
+        return mean_of_pairs(cosines, numpy.ones(cosines.shape, dtype=numpy.bool_)).under(seen, weights)
 
 
 class TruthSimilarity(Average):
     """Mean cosine of a drawing and the very picture that its prompt describes."""
 
     name: ClassVar[str] = "truth_similarity"
-    title: ClassVar[str] = "likeness to the true picture"
+    title: ClassVar[str] = "Likeness to the true picture"
     says: ClassVar[str] = (
-        "How much a drawing from the caption of a picture that was never trained is like that very picture."
+        "How much a drawing from the caption of a reference is like that very picture, which was never trained; 1: the "
+        "same."
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     order: ClassVar[int] = 12

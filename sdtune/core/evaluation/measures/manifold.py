@@ -9,6 +9,7 @@ drawings, and that of F1, which is made of both, is given the balls.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -16,7 +17,9 @@ from typing import Any, ClassVar, Literal
 import numpy
 
 from sdtune.core.evaluation.intervals import Array, Weights, mean_under
-from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
+from sdtune.core.evaluation.measures.averages import prompts
+from sdtune.core.evaluation.measures.base import Mask, Seen, once
+from sdtune.core.evaluation.measures.sets import OfSets
 
 NEAREST = 5
 """k of Naeem et al. 2020, sec. 4"""
@@ -87,15 +90,10 @@ def harmonic(precision: Array, recall: Array) -> Array:
     return numpy.divide(2 * precision * recall, total, out=numpy.zeros_like(total), where=total != 0)
 
 
-class OfManifolds(Measure):
+class OfManifolds(OfSets):
     """What is read off the manifolds of in-distribution drawings and references."""
 
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
-    digits: ClassVar[int] = 2
-
-    def counts(self, seen: Seen) -> tuple[int, int]:
-        """Drawings that are laid beside references, and these."""
-        return int(seen.fair.sum()), len(seen.references)
 
     def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (of fewer there are no balls)
         """Of fewer than three there are no balls."""
@@ -117,17 +115,13 @@ class OfManifolds(Measure):
     def under(self, found: Manifolds, units: Array, references: Array) -> Array:
         """[R] under weights of drawings [R, n] and of references [R, m]."""
 
-    def detail(self, seen: Seen) -> dict[str, Any]:
-        """How many pictures a ball reaches to."""
-        return {"k": nearest_of(len(seen.references), int(seen.fair.sum()))}
-
 
 class OfDrawings(OfManifolds):
     """What is so of drawings: resampled by prompts."""
 
     def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (prompts of these drawings alone)
         """Prompts of these drawings."""
-        return len(numpy.unique(seen.prompt[seen.fair]))
+        return prompts(seen, seen.fair)
 
 
 class OfReferences(OfManifolds):
@@ -151,13 +145,13 @@ class F1(OfManifolds):
     order: ClassVar[int] = 40
     source: ClassVar[str] = "Kynkaanniemi et al. 2019, arXiv:1904.06991"
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it is as uncertain as the smaller side)
-        """Of the smaller side, which makes it uncertain."""
-        return min(len(numpy.unique(seen.prompt[seen.fair])), len(seen.references))
-
     def under(self, found: Manifolds, units: Array, references: Array) -> Array:
         """[R] of means."""
         return harmonic(mean_under(found.precise(), units), mean_under(found.recalled(), references))
+
+    def detail(self, seen: Seen) -> dict[str, Any]:
+        """How many pictures a ball reaches to."""
+        return {"k": nearest_of(len(seen.references), int(seen.fair.sum()))}
 
 
 class Precision(OfDrawings):
@@ -203,6 +197,7 @@ class Density(OfDrawings):
         " no different, more where they are the most usual ones."
     )
     order: ClassVar[int] = 43
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     source: ClassVar[str] = "Naeem et al. 2020, arXiv:2002.09797"
 
     def under(self, found: Manifolds, units: Array, references: Array) -> Array:  # noqa: ARG002
@@ -237,6 +232,7 @@ def expected_coverage(references: int, drawings: int, k: int) -> float:
     return 1 - float(numpy.prod([(others - one) / (others + drawings - one) for one in range(k)]))
 
 
+@once
 def _manifolds(seen: Seen) -> Manifolds:
     drawings = seen.drawn[seen.fair]
     return manifolds(seen.references, drawings, nearest_of(len(seen.references), len(drawings)))

@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 import numpy
 
-from sdtune.core.evaluation.intervals import Array, Weights, mean_under
-from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
+from sdtune.core.evaluation.intervals import Array
+from sdtune.core.evaluation.measures.averages import Average, prompts
+from sdtune.core.evaluation.measures.base import Mask, Seen
 
 
 class OfPairs:
@@ -15,31 +16,27 @@ class OfPairs:
 
     name: ClassVar[str]
 
-    def counts(self, seen: Seen) -> tuple[int, int]:
-        """Drawings that have a pair, and as many true pictures as they have prompts."""
-        there = self._there(seen)
-        return int(there.sum()), len(numpy.unique(seen.prompt[there]))
-
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (there is nothing to force)
-        """Where nothing is paired."""
-        return None if self._there(seen).any() else "no pairs; give --pairs"
-
-    def replicates(self, seen: Seen, weights: Weights) -> Array:
-        """[R] means; NaN where no pair was drawn anew."""
-        there = self._there(seen)
-        return mean_under(seen.values[self.name][there], weights.units[:, there])
-
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (only prompts that have a pair)
-        """Prompts that have a pair."""
-        return len(numpy.unique(seen.prompt[self._there(seen)]))
-
-    def _there(self, seen: Seen) -> Mask:
+    def chosen(self, seen: Seen) -> Mask:
+        """Those that have a pair."""
         missing = numpy.full(len(seen.prompt), numpy.nan)
         there: Mask = numpy.isfinite(seen.values.get(self.name, missing))
         return there
 
+    def each(self, seen: Seen, chosen: Mask) -> Array:
+        """What was measured."""
+        return seen.values[self.name][chosen]
 
-class PSNR(OfPairs, Measure):
+    def counts(self, seen: Seen) -> tuple[int, int]:
+        """Drawings that have a pair, and as many true pictures as they have prompts."""
+        there = self.chosen(seen)
+        return int(there.sum()), prompts(seen, there)
+
+    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (there is nothing to force)
+        """Where nothing is paired."""
+        return None if self.chosen(seen).any() else "no pairs; give --pairs"
+
+
+class PSNR(OfPairs, Average):
     """Peak signal-to-noise ratio, 10 log10(255^2 / MSE)."""
 
     name: ClassVar[str] = "psnr"
@@ -52,7 +49,7 @@ class PSNR(OfPairs, Measure):
     order: ClassVar[int] = 80
 
 
-class SSIM(OfPairs, Measure):
+class SSIM(OfPairs, Average):
     """Structural similarity with a Gaussian window of 11 pixels, sigma 1.5."""
 
     name: ClassVar[str] = "ssim"
@@ -62,10 +59,11 @@ class SSIM(OfPairs, Measure):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     order: ClassVar[int] = 81
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     source: ClassVar[str] = "Wang et al. 2004, doi:10.1109/TIP.2003.819861"
 
 
-class Perceptual(OfPairs, Measure):
+class Perceptual(OfPairs, Average):
     """1 - cosine of the encoder's features; LPIPS (Zhang et al. 2018, arXiv:1801.03924) has weights of its own."""
 
     name: ClassVar[str] = "perceptual"
@@ -75,3 +73,4 @@ class Perceptual(OfPairs, Measure):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     order: ClassVar[int] = 82
+    bounds: ClassVar[tuple[float, float]] = (0.0, 2.0)

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal
 import numpy
 
 from sdtune.core.evaluation.intervals import Array, Weights, mean_under
-from sdtune.core.evaluation.measures.base import Measure, Places, Seen
+from sdtune.core.evaluation.measures.averages import prompts
+from sdtune.core.evaluation.measures.base import Places, Seen, once
 from sdtune.core.evaluation.measures.manifold import harmonic, squares
+from sdtune.core.evaluation.measures.sets import OfSets
 
 FOLDS = 10
 RIDGE = 0.01
@@ -61,7 +63,7 @@ def nearest_neighbour(drawings: Array, references: Array, prompt: Places) -> Gue
     return Guesses(_nearer(among, across.T), _nearer(across, apart), len(drawings) + len(references))
 
 
-class TwoSample(Measure):
+class TwoSample(OfSets):
     """The accuracy of a classifier of real and drawn pictures, each set counting half (Lopez-Paz & Oquab 2017).
 
     In resamples the guesses stay those of the sample as it is. That other pictures would have taught other classifiers,
@@ -78,26 +80,17 @@ class TwoSample(Measure):
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     share: ClassVar[bool] = True
-    digits: ClassVar[int] = 2
     order: ClassVar[int] = 60
     source: ClassVar[str] = "Lopez-Paz & Oquab 2017, arXiv:1610.06545"
 
-    def counts(self, seen: Seen) -> tuple[int, int]:
-        """Drawings that are laid beside references, and these."""
-        return int(seen.fair.sum()), len(seen.references)
-
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it is as uncertain as the smaller side)
-        """Of the smaller side, which makes it uncertain."""
-        return min(len(numpy.unique(seen.prompt[seen.fair])), len(seen.references))
-
     def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (of fewer nothing can be learned)
         """Of so few that nothing is left to learn from."""
-        prompts, references = len(numpy.unique(seen.prompt[seen.fair])), len(seen.references)
+        count, references = prompts(seen, seen.fair), len(seen.references)
         if references < FEWEST:
             return f"a classifier takes {FEWEST} references, and there are {references}; give more by --reference"
-        if prompts < FEWEST:
+        if count < FEWEST:
             return (
-                f"a classifier takes drawings of {FEWEST} prompts from captions, and there are {prompts}; raise"
+                f"a classifier takes drawings of {FEWEST} prompts from captions, and there are {count}; raise"
                 " --prompts-each"
             )
         return None
@@ -129,6 +122,7 @@ class TwoSample(Measure):
         }
 
 
+@once
 def _guesses(seen: Seen) -> Guesses:
     fair = seen.fair
     return cross_validated(seen.drawn[fair], seen.references, seen.prompt[fair], seen.of_reference[fair])

@@ -91,11 +91,11 @@ def test_without_a_covariance_force_does_not_help() -> None:
     assert "bias" not in FID().detail(seen(drawn, drawn))
 
 
-def test_how_many_prompts_of_other_kinds_a_resample_has_changes_nothing() -> None:
+def test_how_many_fair_drawings_a_resample_has_changes_nothing() -> None:
     random = numpy.random.default_rng(7)
     drawn, references = cloud(random, 30), cloud(random, 20)
     cell = seen(drawn, references, in_distribution=numpy.arange(30) < 15)
     weights = resampled(cell.prompt.tolist(), 20, 50)
-    doubled = weights.units * 2
+    more = weights.units + 1
     once = FID().replicates(cell, weights)
-    assert FID().replicates(cell, type(weights)(doubled, weights.references, 30)) == pytest.approx(once)
+    assert FID().replicates(cell, type(weights)(more, weights.references, 30)) == pytest.approx(once)

@@ -56,7 +56,7 @@ def test_oracle_of_a_cell() -> None:
     oracle = compute_prdc(references, drawn[:16], 4)
     oracle["f1"] = 2 * oracle["precision"] * oracle["recall"] / (oracle["precision"] + oracle["recall"])
     assert figures(case) == pytest.approx(oracle, abs=1e-6)
-    assert measures()["precision"].detail(case) == {"k": 4}
+    assert measures()["f1"].detail(case) == {"k": 4}
     value = measures()["recall"].value(case, resampled([int(one) for one in case.prompt], 12, 100))
     assert isinstance(value, Value)
     assert (value.n, value.references) == (16, 12)
