@@ -123,18 +123,18 @@ class Terminal:
         else:
             put(line)
 
-    def _say(self, text: str, *, warning: bool = False) -> None:
-        """A line on standard error, above a bar."""
-        line = plain(text)
+    def _say(self, text: str, *, warning: bool = False, sentences: bool = False) -> None:
+        """A line on standard error, above a bar; sentences are folded between words where a terminal is narrower."""
+        line = _folded(plain(text)) if sentences else plain(text)
         if warning and _in_colour():
             line = f"\x1b[33m{line}\x1b[0m"
         print(line, file=sys.stderr, flush=True)
 
     def _show_note(self, report: Any) -> None:
-        self._say(report.text)
+        self._say(report.text, sentences=True)
 
     def _show_warned(self, report: Any) -> None:
-        self._say(f"warning: {report.text}", warning=True)
+        self._say(f"warning: {report.text}", warning=True, sentences=True)
 
     def _show_skipped(self, report: Any) -> None:
         self._say(f"skipped {report.path}: {report.reason}", warning=True)
@@ -330,6 +330,17 @@ def _value(value: Any) -> Any:
 
 def _is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _folded(text: str) -> str:
+    """On as many lines as the terminal needs, if standard error is one."""
+    from sdtune.cli.summaries import folded
+
+    columns = 0
+    if _is_terminal():
+        with contextlib.suppress(OSError, ValueError):
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    return "\n".join(folded(text, columns)) if columns else text
 
 
 def _one_terminal() -> bool:

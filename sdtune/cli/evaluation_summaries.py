@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sdtune.cli.lora_summaries import table
-from sdtune.cli.summaries import counted, line
+from sdtune.cli.summaries import counted, folded, line
 
 WIDEST = 100
 """letters of a line of a table, or those of a narrower terminal; of paths and commands none are cut off"""
@@ -19,6 +18,8 @@ ROWS = 24
 """of a table; of more checkpoints the strength that is recommended alone is shown, and of still more every so many"""
 Column = tuple[str, str, int, str]
 """(name, title, digits, better) of a measure"""
+BASE = "base model"
+"""how the first row is named, as on the page"""
 COPIES = "copies"
 """the measure that makes a column of how many there are needless"""
 LISTED = 6
@@ -56,12 +57,10 @@ def compared(report: Any) -> Iterator[str]:
     yield line("B", report.second)
     yield ""
     yield from _differences(report.differences)
-    wins = [sum(one.winner == name for one in report.differences) for name in ("A", "B")]
-    ties = sum(not one.winner and one.better != "none" for one in report.differences)
-    yield from _wrapped(f"A is better in {counted(wins[0], 'measure')}, B in {wins[1]}; in {ties} neither is")
-    yield from _wrapped(f"± and (from..to): intervals of 95 % of the difference; {_of(report)}")
+    yield from _wrapped("± and (from..to): intervals of 95 % of the difference; neither: it may be chance")
     if any(one.floor is not None for one in report.differences):
-        yield from _wrapped("noise: how far apart the same LoRA is from itself, trained with another seed")
+        yield from _wrapped("noise: how far A is from itself, trained with another seed")
+    yield from _wrapped(_of(report))
     yield ""
     yield from _ending(report)
 
@@ -88,13 +87,13 @@ def _legend(columns: Sequence[Column], rows: Sequence[Any]) -> Iterator[str]:
         yield "; ".join(signs)
     by = {better: [title for _, title, _, one in columns if one == better] for better in ("lower", "higher")}
     if told := "; ".join(f"{better} is better: {', '.join(titles)}" for better, titles in by.items() if titles):
-        yield told
+        yield f"{told}; the report says what each means"
 
 
 def _of(report: Any) -> str:
-    """ "20 drawings of each LoRA, 6 references, by CLIP of mini"."""
-    references = f", {counted(report.references, 'reference')}" if report.references else ""
-    return f"{counted(report.drawings, 'drawing')} of each{references}, by {report.encoder}"
+    """ "20 drawings of each, beside 6 references, as CLIP of mini sees them"."""
+    references = f", beside {counted(report.references, 'reference')}" if report.references else ""
+    return f"{counted(report.drawings, 'drawing')} of each{references}, as {report.encoder} sees them"
 
 
 def _some(rows: Sequence[Any]) -> list[Any]:
@@ -120,14 +119,15 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
 
 
 def _cells(columns: Sequence[Column], rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
-    """(heading, rows) of the table; copies have a column where there are any."""
+    """(heading, rows) of the table; near-copies that nobody asked for have a column where there are any."""
     shown = {name: _shown([row.figures.get(name) for row in rows], digits) for name, _, digits, _ in columns}
     with_copies = any(row.copies for row in rows) and COPIES not in shown
     heading = ["", "strength", *(title for _, title, _, _ in columns), *(["copies"] if with_copies else [])]
     cells: list[list[str]] = []
     above = None
     for place, row in enumerate(rows):
-        name = "" if row.name == above and not row.recommended else cut_in_the_middle(row.name, NAMED)
+        told = row.name if row.strength else BASE
+        name = "" if row.name == above and not row.recommended else cut_in_the_middle(told, NAMED)
         first = f"{'>' if row.recommended else ' '} {name}"
         strength = f"{row.strength:g}" if row.strength else "-"
         figures = [shown[column][place] for column, *_ in columns]
@@ -188,7 +188,7 @@ def cut_in_the_middle(text: str, letters: int) -> str:
 def _wrapped(text: str, label: str | None = None) -> Iterator[str]:
     """A sentence on as many lines as it takes, behind a label or without one."""
     begin, rest = (line(label, ""), " " * LABEL) if label is not None else ("", "")
-    yield from textwrap.wrap(text, _room(), initial_indent=begin, subsequent_indent=rest, break_long_words=False)
+    yield from folded(text, _room(), begin, rest)
 
 
 def _room() -> int:

@@ -90,8 +90,9 @@ def _ending(error: BaseException, given: Sequence[str]) -> tuple[int, list[str]]
     if isinstance(error, OSError) and error.errno in FULL:
         place = f"{error.filename}: " if error.filename else ""
         return 1, [f"{place}{DISK_FULL}"]
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return 1, [f"{error.filename}: {error.strerror}; check that place and run it again"]
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: {error.strerror}" if error.filename else f"a file cannot be used: {error.strerror}"
+        return 1, [f"{place}; check that place and run it again"]
     told = f"{type(error).__name__}: {_first_line(error)}".rstrip(": ")
     return 1, [f"unexpected: {told}; this is a bug in sdtune; SDTUNE_DEBUG=1 shows the traceback to report"]
 

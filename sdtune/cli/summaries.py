@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ def prepared(report: Any) -> Iterator[str]:
     place = f" in {report.out}" if report.out else ", if it were no dry run"
     more = [f"{report.held_out} of them held out"] if report.held_out else []
     more += [f"and {report.priors} for regularisation"] if report.priors else []
-    yield line("data set", ", ".join([f"{_images(report.images)}{place}", *more]))
+    yield line("data set", ", ".join([f"{counted(report.images, 'image')}{place}", *more]))
     if report.set_aside:
         kinds = ", ".join(f"{kind} {count}" for kind, count in report.set_aside.items())
         yield line("set aside", f"{sum(report.set_aside.values())}: {kinds}")
@@ -39,7 +40,7 @@ def bucketed(report: Any) -> Iterator[str]:
     """Of sdtune.core.reports.Bucketed; one bucket without a loss needs no table."""
     (first, *rest) = report.buckets
     if not rest and not first.enlarged and first.cropped_most < 0.005:
-        yield f"buckets: {_images(first.images)}, all at {_size(first.size)}"
+        yield f"buckets: {counted(first.images, 'image')}, all at {_size(first.size)}"
         return
     yield "  bucket       images  cropped (most)  enlarged (most)"
     for one in report.buckets:
@@ -121,7 +122,8 @@ def validated(report: Any) -> str:
     """Of sdtune.core.reports.Validated."""
     took = f"({report.seconds:.1f} s)"
     if not report.step:
-        return f"held out: {_images(report.held_out.images)}, loss {report.held_out.loss:.4f} with the base {took}"
+        images = counted(report.held_out.images, "image")
+        return f"held out: {images}, loss {report.held_out.loss:.4f} with the base {took}"
     held_out, trained = per_cent(report.held_out.relative, 1), per_cent(report.trained.relative, 1)
     best = "the best so far" if report.best == report.step else f"best at step {report.best}"
     return f"step {report.step}: held out {held_out}, trained {trained}; {best} {took}"
@@ -160,12 +162,15 @@ def line(label: str, text: str) -> str:
     return f"{label:<11} {text}"
 
 
+def folded(text: str, letters: int, begin: str = "", rest: str = "") -> list[str]:
+    """A sentence on as many lines as it takes, none of its words cut: neither a path nor --prompts-each."""
+    return textwrap.wrap(
+        text, letters, initial_indent=begin, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
-
-
-def _images(count: int) -> str:
-    return f"{count} image" if count == 1 else f"{count} images"
 
 
 def planned(report: Any) -> Iterator[str]:
@@ -191,7 +196,7 @@ def planned(report: Any) -> Iterator[str]:
         yield line("captions", f"{lengths}; {found}" + (f", which this shows: {report.look}" if report.look else ""))
     rising = f"; the rate rises over {report.warmup}" if report.warmup > 1 else ""
     passes = f"{report.passes:.1f}" if report.passes < 10 else f"{report.passes:,.0f}"
-    each = _images(report.images_a_step)
+    each = counted(report.images_a_step, "image")
     yield line("steps", f"{report.steps:,} of {each}, {passes} passes over the images{rising}")
     if report.validations:
         every = f"every {counted(report.validation_every, 'step')}, {counted(report.validations, 'time')}"

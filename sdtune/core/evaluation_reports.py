@@ -26,6 +26,7 @@ class Rated:
     figures: dict[str, Figure]
     """by measure; those that cannot be told are left out"""
     copies: int
+    """drawings that are nearly a trained picture though another was asked for"""
     recommended: bool
 
 

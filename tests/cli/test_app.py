@@ -322,6 +322,7 @@ def test_several_problems_stand_on_a_line_each(capsys: pytest.CaptureFixture[str
         (OSError(errno.ENOSPC, "No space left on device"), 1, ["the disk is full"]),
         (OSError(errno.ENOSPC, "No space left on device", "a.png"), 1, ["a.png: the disk is full"]),
         (PermissionError(errno.EACCES, "Permission denied", "a.png"), 1, ["a.png: Permission denied"]),
+        (OSError(errno.EFBIG, "File too large"), 1, ["a file cannot be used: File too large; check that place"]),
         (ZeroDivisionError("by\nzero"), 1, ["unexpected: ZeroDivisionError: by zero", "SDTUNE_DEBUG=1"]),
         (RuntimeError(), 1, ["unexpected: RuntimeError;"]),
         (AssertionError("a sentence"), 1, ["unexpected: AssertionError: a sentence"]),

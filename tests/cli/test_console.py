@@ -147,3 +147,25 @@ def test_the_progress_line_fits_the_terminal(columns: int) -> None:
         assert any("━━━━━━" in line for line in bars)
         assert sum(line.startswith("step 70") for line in drawn) == 3  # each of them
     assert written.count(b"\x1b[?25l") == written.count(b"\x1b[?25h") >= 4  # a bar at a time, and the cursor is back
+
+
+SENTENCES = """
+from sdtune.cli.following import follow
+from sdtune.core.reports import Note, Warned
+def work():
+    yield Note("3 LoRAs and strengths and the base model (mini), 9 pictures each (39 in all), as CLIP of mini sees")
+    yield Warned("a place that is named is whole: " + "runs/" * 20 + " and --prompts-each is, too")
+follow(work(), False)
+"""
+
+
+def test_sentences_are_folded_between_words_in_a_narrow_terminal_alone() -> None:
+    _, narrow = terminal.shown(40, SENTENCES)
+    assert narrow[:3] == [
+        "3 LoRAs and strengths and the base model",
+        "(mini), 9 pictures each (39 in all), as",
+        "CLIP of mini sees",
+    ]
+    assert "runs/" * 20 in narrow
+    _, wide = terminal.shown(120, SENTENCES)
+    assert wide[0].endswith("as CLIP of mini sees")

@@ -90,14 +90,14 @@ def test_one_lora_at_three_strengths() -> None:
     assert list(evaluated(report())) == [
         "result      Use step 100 at strength 0.8: it is good.",
         "",
-        "            strength         concept F1           KID    similarity     Vendi",
-        "  base             -  0.90 (0.60..1.00)  0.500 ±0.100  0.500 ±0.100  0.5 ±0.1",
-        "  step 100       0.5  0.90 (0.60..1.00)  0.500 ±0.100  0.500 ±0.100  0.5 ±0.1",
-        "> step 100       0.8  0.90 (0.60..1.00)  0.500 ±0.100  0.500 ±0.100  0.5 ±0.1",
-        "                   1  0.90 (0.60..1.00)  0.500 ±0.100  0.500 ±0.100  0.5 ±0.1",
+        "              strength         concept F1           KID    similarity     Vendi",
+        "  base model         -  0.90 (0.60..1.00)  0.500 ±0.100  0.500 ±0.100  0.5 ±0.1",
+        "  step 100         0.5  0.90 (0.60..1.00)  0.500 ±0.100  0.500 ±0.100  0.5 ±0.1",
+        "> step 100         0.8  0.90 (0.60..1.00)  0.500 ±0.100  0.500 ±0.100  0.5 ±0.1",
+        "                     1  0.90 (0.60..1.00)  0.500 ±0.100  0.500 ±0.100  0.5 ±0.1",
         "> is recommended; ± and (from..to): intervals of 95 %",
-        "lower is better: KID; higher is better: concept F1, Vendi",
-        "30 drawings of each, 1 reference, by CLIP of mini",
+        "lower is better: KID; higher is better: concept F1, Vendi; the report says what each means",
+        "30 drawings of each, beside 1 reference, as CLIP of mini sees them",
         "",
         "report      eval/report.html",
         "try next    sdtune sample --lora cats.safetensors:0.8",
@@ -106,10 +106,11 @@ def test_one_lora_at_three_strengths() -> None:
 
 def test_without_intervals_and_without_a_recommendation_no_sign_is_explained() -> None:
     told = "\n".join(evaluated(report(interval=False, best=0, references=0)))
-    assert "  step 100       0.5        0.50  0.500       0.500    0.5\n" in told
+    assert "  step 100         0.5        0.50  0.500       0.500    0.5\n" in told
     assert not {">", "±", "(", "reference,"} & set(told.replace("\n", " ").split(" "))
     assert "± and" not in told
-    assert "30 drawings of each, by CLIP of mini" in told
+    assert "is recommended" not in told
+    assert "30 drawings of each, as CLIP of mini sees them" in told
 
 
 def test_what_is_not_known_is_a_dash_and_a_column_that_none_has_is_left_out() -> None:
@@ -117,7 +118,7 @@ def test_what_is_not_known_is_a_dash_and_a_column_that_none_has_is_left_out() ->
     base, *rest = report().rows
     rows = (dataclasses.replace(base, figures=short), *(dataclasses.replace(one, figures={}) for one in rest))
     told = list(evaluated(report(rows=rows)))
-    assert told[2:4] == ["            strength  concept F1", "  base             -           -"]
+    assert told[2:4] == ["              strength  concept F1", "  base model         -           -"]
 
 
 def test_alarms_failures_and_what_was_written() -> None:
@@ -144,11 +145,11 @@ def test_of_many_checkpoints_those_at_the_best_strength_are_shown() -> None:
         rows = [line for line in told if "±0.100" in line]
         assert len(rows) == 1201 - left if checkpoints == 400 else 23
         assert f"and {left} more on the page" in told
-        assert rows[0].startswith("  base ")
+        assert rows[0].startswith("  base model ")
         assert sum(line.startswith("> step 1400 ") for line in rows) == (best > 0)
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+@pytest.mark.parametrize("columns", [42, 60, 80, 100, 200])
 def test_lines_fit_into_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     sentence = "Use step 100 at strength 0.8: it is nearest to the references and brings the concept. " * 3
@@ -176,7 +177,8 @@ def test_two_loras_by_twelve_measures() -> None:
     ]
     assert told[8] == "measure 2   0.100  0.300  -0.200 ±0.100      -        B"
     assert told[17] == "measure 11  0.100  0.300  -0.200 ±0.100      -        -"
-    assert told[18] == "A is better in 2 measures, B in 1; in 8 neither is"
+    assert [line.split()[-1] for line in told[6:18]] == ["A", "A", "B", *["neither"] * 8, "-"]
+    assert told[18].startswith("± and (from..to): intervals")
     assert any(line.startswith("noise: ") for line in told)
     assert told[-1] == "report      eval/report.html"
     alone = dataclasses.replace(COMPARED, differences=COMPARED.differences[2:3])
