@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sdtune.core.evaluation.charts import beside_nought
-from sdtune.core.evaluation.contact import Album, Column, cut, example, rows_of, sheets, true_column, truth
-from sdtune.core.evaluation.copies_shown import alarming, copies
-from sdtune.core.evaluation.figures import DIRECTIONS, between, counted, meanings_of, number, strength_of, told
+from sdtune.core.evaluation.contact import Album, Column, escaped, example, rows_of, sheets, true_column, truth
+from sdtune.core.evaluation.copies_shown import Found, copies
+from sdtune.core.evaluation.differences import DECISIVE
+from sdtune.core.evaluation.figures import DIRECTIONS, begun, between, counted, number, shown, strength_of, told
 from sdtune.core.evaluation.outcome import Comparison, Side
 from sdtune.core.evaluation.page_frame import (
     POLICY,
@@ -18,9 +19,9 @@ from sdtune.core.evaluation.page_frame import (
     listed,
     looked_at,
     looks,
-    meant,
     opening,
     protocol,
+    reading,
     refusals,
     write_pieces,
 )
@@ -38,18 +39,19 @@ def write_comparison_page(comparison: Comparison, out: Path) -> None:
 def html(comparison: Comparison) -> Iterator[str]:
     """The page in pieces; the same for the same comparison."""
     album = Album()
-    measures = meanings_of([*(one.name for one in comparison.differences), *comparison.refused])
+    measures = shown([*(one.name for one in comparison.differences), *comparison.refused])
     yield head(comparison.title, POLICY, STYLE)
     yield from _verdict(comparison, album)
     yield from _cards(comparison)
     yield "<main>\n"
+    yield from _pictures(comparison, album)
     yield from _copies(comparison, album)
     yield from _table(comparison)
-    refused = comparison.refused
-    yield from refusals([(one.title, refused[one.name]) for one in measures if one.name in refused])
-    yield from _contact(comparison, album)
+    yield from refusals(
+        [(begun(one.title), comparison.refused[one.name]) for one in measures if one.name in comparison.refused]
+    )
     floor = {one.name: one.floor for one in comparison.differences if one.floor is not None}
-    yield from meant(measures, floor)
+    yield from reading(comparison.case, measures, floor)
     yield from protocol(comparison.case, comparison.units, comparison.encoder, comparison.resize)
     yield from listed("Settings", comparison.settings)
     yield from listed("Versions", comparison.versions)
@@ -63,55 +65,65 @@ def _name(letter: str, side: Side) -> str:
 
 def _verdict(comparison: Comparison, album: Album) -> Iterator[str]:
     case, units = comparison.case, comparison.units
-    yield '<header class="verdict">\n'
-    yield from opening(
-        comparison.title,
-        comparison.sentence,
-        f"{cut(_name('A', comparison.first))}; {cut(_name('B', comparison.second))}. "
-        f"{looked_at(len(units), 'each', len(case.references), comparison.encoder)}",
-    )
+    headline, _, rest = comparison.sentence.partition(": ")
+    yield '<header class="verdict">\n<div>\n'
+    yield from opening(comparison.title, headline, (rest,) if rest else ())
+    yield f'<p class="soft">{escaped(_name("A", comparison.first))}; {escaped(_name("B", comparison.second))}.</p>\n'
+    yield f'<p class="soft">{looked_at(len(units), "each", len(case.references), comparison.encoder)}.</p>\n</div>\n'
     place = example(case, units)
     if place is not None:
-        wins = [one.winner for one in comparison.differences]
-        better = wins.count("A") - wins.count("B")
-        shown = [
-            ("base", comparison.base[place], False),
-            ("A", comparison.first.pictures[place], better > 0),
-            ("B", comparison.second.pictures[place], better < 0),
+        better = _better(comparison.differences)
+        figures = [
+            ("base model", comparison.base[place], False),
+            ("A", comparison.first.pictures[place], better == "A"),
+            ("B", comparison.second.pictures[place], better == "B"),
         ]
-        beside = truth(case, units[place], None)
-        shown += [(beside[0], beside[1].path, False)] if beside is not None else []
-        yield from looks(album, shown, case.prompts[units[place].prompt].text)
+        beside = truth(case, units[place])
+        figures += [(*beside, False)] if beside is not None else []
+        yield from looks(album, figures, case.prompts[units[place].prompt].text)
     yield "</header>\n"
 
 
+def _judged(differences: Sequence[Difference]) -> list[Difference]:
+    """Those of measures that can be better."""
+    return [one for one in differences if one.better != "none"]
+
+
+def _better(differences: Sequence[Difference]) -> str:
+    """A, B, or "" where neither is: by the first that tells them apart of what counts most."""
+    winners = {one.name: one.winner for one in _judged(differences)}
+    return next((winners[name] for name in DECISIVE if winners.get(name)), "")
+
+
 def _cards(comparison: Comparison) -> Iterator[str]:
-    wins = [one.winner for one in comparison.differences]
+    wins = [one.winner for one in _judged(comparison.differences)]
     yield '<div class="cards">\n'
     for letter, side in (("A", comparison.first), ("B", comparison.second)):
         yield f'<div><span>{letter} is better in</span><span class="figure">{wins.count(letter):,}</span>'
-        yield f'<small dir="auto">of {counted(len(wins), "measure")}; {cut(side.name)}</small></div>\n'
-    yield f'<div><span>no clear difference in</span><span class="figure">{wins.count(""):,}</span>'
+        yield f'<small dir="auto">of {counted(len(wins), "measure")}; {escaped(side.name)}</small></div>\n'
+    yield f'<div><span>No clear difference in</span><span class="figure">{wins.count(""):,}</span>'
     yield f"<small>of {counted(len(wins), 'measure')}</small></div>\n"
-    counts = [len(alarming(side.copies)) for side in (comparison.first, comparison.second)]
-    yield f'<div><span>near-copies of A and B</span><span class="figure">{counts[0]:,} and {counts[1]:,}</span>'
+    counts = [sum(copy.astray for copy in side.copies) for side in (comparison.first, comparison.second)]
+    yield f'<div><span>Near-copies of A and B</span><span class="figure">{counts[0]:,} and {counts[1]:,}</span>'
     yield f"<small>of {counted(len(comparison.units), 'drawing')} each</small></div>\n</div>\n"
 
 
 def _copies(comparison: Comparison, album: Album) -> Iterator[str]:
+    case = comparison.case
     found = [
-        (side.subject, letter, False, copy, side.pictures[copy.unit])
+        Found(letter, False, copy, case.subjects[side.subject].trained[copy.trained], side.pictures[copy.unit])
         for letter, side in (("A", comparison.first), ("B", comparison.second))
         for copy in side.copies
     ]
-    yield from copies(album, comparison.case, comparison.units, found, (), "")
+    yield from copies(album, case, comparison.units, found, (), "")
 
 
 def _table(comparison: Comparison) -> Iterator[str]:
     if not comparison.differences:
         return
     yield '<section id="figures">\n<h2>Measure by measure</h2>\n'
-    yield '<p class="soft">Each with its interval of 95&nbsp;%. A dot right of the line speaks for A (where '
+    yield '<p class="soft">Below each figure: where it lies with a certainty of 95&nbsp;%. A dot right '
+    yield "of the line speaks for A (where "
     yield "neither way is better, it tells that A has more). Where its interval crosses that line, or it lies within "
     yield "the grey of noise, there is no clear difference.</p>\n"
     yield '<div class="scroll" tabindex="0"><table class="figures">\n<thead><tr><td></td><th scope="col">A</th>'
@@ -138,13 +150,13 @@ def _row(one: Difference) -> str:
     )
     shade = ' class="good"' if one.winner else ""
     return (
-        f'<tr><th scope="row">{text(one.title)}<small>{DIRECTIONS.get(one.better, "")}</small></th>{figures}'
+        f'<tr><th scope="row">{text(begun(one.title))}<small>{DIRECTIONS.get(one.better, "")}</small></th>{figures}'
         f'<td>{by}<small>{interval}</small></td><td class="nought s0">{picture}</td>'
         f"<td><b{shade}>{WINNERS.get(one.winner, '')}</b>{noise}</td></tr>\n"
     )
 
 
-def _contact(comparison: Comparison, album: Album) -> Iterator[str]:
+def _pictures(comparison: Comparison, album: Album) -> Iterator[str]:
     case, units = comparison.case, comparison.units
     if not units:
         return
@@ -152,12 +164,12 @@ def _contact(comparison: Comparison, album: Album) -> Iterator[str]:
     columns = [
         Column(label, [pictures[place] for place in first])
         for label, pictures in (
-            ("base", comparison.base),
+            ("base model", comparison.base),
             (_name("A", comparison.first), comparison.first.pictures),
             (_name("B", comparison.second), comparison.second.pictures),
         )
     ]
-    yield f'<section id="pictures">\n<h2>Pictures</h2>\n<p class="soft">Seed {units[0].seed}, the same noise in every '
-    yield "column.</p>\n"
+    yield '<section id="pictures">\n<h2>Pictures</h2>\n<p class="soft">In a row all is drawn '
+    yield f"from the same noise (seed {units[0].seed}), so that columns differ by the LoRA alone.</p>\n"
     yield from sheets(album, rows_of(case, units, first), [*columns, *true_column(case, units, first)])
     yield "</section>\n"

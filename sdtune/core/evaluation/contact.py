@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from sdtune.core.data.images import open_image
-from sdtune.core.evaluation.subject import Case, Reference, Unit
+from sdtune.core.evaluation.subject import Case, Kind, Unit
 from sdtune.core.html_page import text
 from sdtune.errors import DataError
 
@@ -21,10 +21,17 @@ QUALITY = 78
 LETTERS = 300  # of a prompt
 NAME = 80  # letters of a name
 CHOSEN = ' class="chosen"'
-ROWS = 4  # of each kind that are shown at once
+TRAINED, REAL = "trained picture", "real picture"
+ROWS = 3  # of each kind that are shown at once
+KINDS: dict[Kind, str] = {
+    "in-distribution": "Prompts like the captions",
+    "new context": "What was learned, somewhere new",
+    "generic": "Everyday prompts, which should stay as they were",
+    "pair": "Prompts with a true picture",
+}
 
 
-def cut(told: str, most: int = LETTERS) -> str:
+def escaped(told: str, most: int = LETTERS) -> str:
     """Text of others, as nothing but letters, and not too many."""
     more = len(told) - most
     return text(told) if more <= 0 else f"{text(told[:most])}... and {more:,} letters more"
@@ -52,7 +59,7 @@ class Album:
         data, (width, height) = made
         self.left -= len(data)
         return (
-            f'<img src="data:image/webp;base64,{data}" alt="{cut(alt)}" width="{width}" height="{height}"'
+            f'<img src="data:image/webp;base64,{data}" alt="{escaped(alt)}" width="{width}" height="{height}"'
             ' decoding="async">'
         )
 
@@ -92,27 +99,29 @@ class Row:
     """A prompt of a contact sheet."""
 
     label: str
-    kind: str
+    kind: Kind
 
 
 def sheets(album: Album, rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[str]:
     """A sheet for each kind of prompts, the first rows open and the others behind a click."""
-    kinds = dict.fromkeys(row.kind for row in rows)
-    for kind in kinds:
+    yield '<div class="sheets">\n'
+    for kind in dict.fromkeys(row.kind for row in rows):
         places = [place for place, row in enumerate(rows) if row.kind == kind]
-        yield f"<h3>{text(kind[:1].upper() + kind[1:])} <small>{len(places):,}</small></h3>\n"
+        yield f"<div><h3>{text(KINDS[kind])} <small>{len(places):,}</small></h3>\n"
         yield from sheet(album, rows, columns, places[:ROWS])
         if places[ROWS:]:
             yield f"<details><summary>{len(places) - ROWS:,} more</summary>\n"
             yield from sheet(album, rows, columns, places[ROWS:])
             yield "</details>\n"
+        yield "</div>\n"
+    yield "</div>\n"
 
 
 def sheet(album: Album, rows: Sequence[Row], columns: Sequence[Column], places: Sequence[int]) -> Iterator[str]:
     """One table of pictures; once the page is full, how many prompts are left out."""
     columns = [one for one in columns if any(one.pictures[place] for place in places)]
     heads = "".join(
-        f'<th scope="col" dir="auto"{CHOSEN if one.chosen else ""}>{cut(one.label, NAME)}</th>' for one in columns
+        f'<th scope="col" dir="auto"{CHOSEN if one.chosen else ""}>{escaped(one.label, NAME)}</th>' for one in columns
     )
     yield (
         f'<div class="scroll" tabindex="0"><table class="contact">\n<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n'
@@ -125,7 +134,7 @@ def sheet(album: Album, rows: Sequence[Row], columns: Sequence[Column], places: 
             )
             break
         row = rows[place]
-        yield f'<tr><th scope="row" dir="auto">{cut(row.label)}</th>'
+        yield f'<tr><th scope="row" dir="auto">{escaped(row.label)}</th>'
         for column in columns:
             yield f"<td>{album.picture(column.pictures[place], f'{column.label}: {row.label}')}</td>"
         yield "</tr>\n"
@@ -133,30 +142,32 @@ def sheet(album: Album, rows: Sequence[Row], columns: Sequence[Column], places: 
 
 
 def example(case: Case, units: Sequence[Unit]) -> int | None:
-    """The unit that shows best what was learned: the first whose prompt describes a reference."""
+    """The unit that shows best what was learned: the first whose prompt describes a picture that was not trained."""
 
     def telling(place: int) -> tuple[bool, bool]:
         prompt = case.prompts[units[place].prompt]
-        return prompt.held_out is None, not prompt.has_concept
+        return prompt.held_out is None and prompt.truth is None, not prompt.has_concept
 
     return min(range(len(units)), key=telling, default=None)
 
 
-def truth(case: Case, unit: Unit, subject: int | None) -> tuple[str, Reference] | None:
+def truth(case: Case, unit: Unit) -> tuple[str, Path] | None:
     """(what it is, the picture) that the prompt of a unit describes."""
     prompt = case.prompts[unit.prompt]
+    if prompt.truth is not None:
+        return "true picture", prompt.truth
     if prompt.held_out is not None:
-        return "reference", case.references[prompt.held_out]
-    if prompt.trained is not None and (subject is None or prompt.trained[0] == subject):
-        return "trained picture", case.subjects[prompt.trained[0]].trained[prompt.trained[1]]
+        return TRAINED if case.references_are_trained else REAL, case.references[prompt.held_out].path
+    if prompt.trained is not None:
+        return TRAINED, case.subjects[prompt.trained[0]].trained[prompt.trained[1]].path
     return None
 
 
 def true_column(case: Case, units: Sequence[Unit], places: Sequence[int]) -> list[Column]:
     """The pictures that prompts describe, where any does."""
-    found = [truth(case, units[place], None) for place in places]
+    found = [truth(case, units[place]) for place in places]
     kinds = sorted({one[0] for one in found if one is not None})
-    return [Column(" or ".join(kinds), [one[1].path if one is not None else None for one in found])] if kinds else []
+    return [Column(" or ".join(kinds), [one[1] if one is not None else None for one in found])] if kinds else []
 
 
 def rows_of(case: Case, units: Sequence[Unit], places: Sequence[int]) -> list[Row]:

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sdtune.core.evaluation.charts import Chart, Line, Point
-from sdtune.core.evaluation.figures import DIRECTIONS, Meaning, cell_name, strength_of, told
+from sdtune.core.evaluation.figures import DIRECTIONS, begun, cell_name, strength_of, told
 from sdtune.core.evaluation.intervals import Value
+from sdtune.core.evaluation.measures import Measure
 from sdtune.core.evaluation.outcome import Judged, Outcome
 from sdtune.core.evaluation.subject import Case, Cell
 
 LETTERS = 24  # of a name under a place
+RISEN = 3.0  # points of per cent past its least, from which on a loss has risen
 
 
 @dataclass(frozen=True)
@@ -53,28 +55,28 @@ def strengths_of(cells: Sequence[Judged]) -> tuple[float, ...]:
     return tuple(sorted({one.cell.strength for one in cells if one.cell.candidate is not None}))
 
 
-def charts(outcome: Outcome, measures: Sequence[Meaning], chosen: Cell | None) -> Iterator[tuple[Meaning, Chart]]:
+def charts(outcome: Outcome, measures: Sequence[Measure], chosen: Cell | None) -> Iterator[tuple[Measure, Chart]]:
     """A chart for each measure that any LoRA has."""
-    for meaning in measures:
+    for measure in measures:
         if any(
-            isinstance(one.values.get(meaning.name), Value) for one in outcome.cells if one.cell.candidate is not None
+            isinstance(one.values.get(measure.name), Value) for one in outcome.cells if one.cell.candidate is not None
         ):
-            yield meaning, _chart(outcome, meaning, chosen)
+            yield measure, _chart(outcome, measure, chosen)
 
 
-def _chart(outcome: Outcome, meaning: Meaning, chosen: Cell | None) -> Chart:
+def _chart(outcome: Outcome, measure: Measure, chosen: Cell | None) -> Chart:
     places = places_of(outcome.case)
     points: dict[tuple[int, float], Point] = {}
     level = None
     for one in outcome.cells:
-        value = one.values.get(meaning.name)
+        value = one.values.get(measure.name)
         if not isinstance(value, Value):
             continue
         if one.cell.candidate is None:
             level = value.estimate
             continue
         x = one.cell.strength if places.by_strength else places.of_candidate[one.cell.candidate]
-        said = f"{cell_name(outcome.case, one.cell)}: {told(value, meaning.digits)}"
+        said = f"{cell_name(outcome.case, one.cell)}: {told(value, measure.digits)}"
         points[one.cell.candidate, one.cell.strength] = Point(
             x, value.estimate, value.low, value.high, said, one.cell == chosen
         )
@@ -90,12 +92,12 @@ def _chart(outcome: Outcome, meaning: Meaning, chosen: Cell | None) -> Chart:
         )
         ticks = places.ticks
     return Chart(
-        f"{meaning.title}, {DIRECTIONS[meaning.better]}, over {places.across}",
+        f"{begun(measure.title)}, {DIRECTIONS[measure.better]}, over {places.across}",
         lines,
         ticks,
         places.across,
         level,
-        (0.0, 1.0) if meaning.share else (-math.inf, math.inf),
+        (0.0, 1.0) if measure.share else measure.bounds,
     )
 
 
@@ -111,8 +113,8 @@ def _stretches(case: Case, points: dict[tuple[int, float], Point], strength: flo
             yield tuple(sorted(of, key=lambda point: point.x))
 
 
-def loss_charts(outcome: Outcome, chosen: Cell | None) -> Iterator[tuple[str, Chart]]:
-    """(name of the subject, losses of its run against the base's, in per cent); held out first, then trained."""
+def loss_charts(outcome: Outcome, chosen: Cell | None) -> Iterator[tuple[str, str, Chart]]:
+    """(name of the subject, what its losses say, these against the base's in per cent: held out, then trained)."""
     for number, subject in enumerate(outcome.case.subjects):
         rows = [
             (float(step), 100 * (held_out - 1), 100 * (trained - 1))
@@ -145,6 +147,7 @@ def loss_charts(outcome: Outcome, chosen: Cell | None) -> Iterator[tuple[str, Ch
             marked = float(candidate.step) if candidate.step is not None and candidate.subject == number else None
         yield (
             subject.name,
+            _told(rows),
             Chart(
                 f"loss of {subject.name} against the base's, lower is better, over steps",
                 lines,
@@ -154,3 +157,16 @@ def loss_charts(outcome: Outcome, chosen: Cell | None) -> Iterator[tuple[str, Ch
                 upright=marked,
             ),
         )
+
+
+def _told(rows: Sequence[tuple[float, float, float]]) -> str:
+    """Whether the loss of what was held out has risen again, which is what over-fitting is."""
+    known = [(step, held_out) for step, held_out, _ in rows if math.isfinite(held_out)]
+    if not known:
+        return "nothing was held out, so that this cannot tell over-fitting"
+    step, least = min(known, key=lambda one: one[1])
+    last, end = known[-1]
+    if end - least < RISEN:
+        return f"held out ends at its least, or nearly: not over-fitted ({end:+.0f} %)"
+    risen = f"and rose to {end:+.0f} % at step {last:.0f}"
+    return f"held out was least at step {step:.0f} ({least:+.0f} %) {risen}: over-fitted"

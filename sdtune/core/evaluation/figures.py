@@ -1,53 +1,37 @@
-"""Figures as pages say them: with sensible digits, their interval, and what it says against the base."""
+"""Figures as pages say them: with sensible digits, their interval, and what they say against the base model's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from sdtune.core.evaluation.intervals import Refused, Value
-from sdtune.core.evaluation.measures import measures
+from sdtune.core.evaluation.intervals import Value
+from sdtune.core.evaluation.judging import is_better
+from sdtune.core.evaluation.measures import Measure, measures
 from sdtune.core.evaluation.subject import Case, Cell
 from sdtune.core.evaluation_reports import Figure
 
+FIRST = ("closeness", "copies", "class_accuracy", "concept_f1", "text_alignment", "drift", "loss")
+"""measures that tell the most, in their order on a page"""
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "none": "neither way is better"}
-
+SCALE_ENDS = ("copies", "concept_f1", "concept_precision", "concept_recall", "concept_accuracy", "drift")
+"""measures whose scale begins at the base model, so that being apart from it is neither good nor bad"""
+BY_CONSTRUCTION = (*SCALE_ENDS, "loss")
+"""measures of which the base model's figure is given, whatever it draws"""
 
 Interval = Value | Figure
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """How a measure is told to people."""
-
-    name: str
-    title: str
-    says: str = ""
-    better: str = "none"
-    digits: int = 3
-    source: str = ""
-    share: bool = False
+def shown(names: Iterable[str]) -> tuple[Measure, ...]:
+    """The measures of these names, the most telling first."""
+    wanted, known = set(names), measures()
+    ordered = dict.fromkeys((*FIRST, *known))
+    return tuple(known[name] for name in ordered if name in wanted)
 
 
-def meanings(found: Sequence[Mapping[str, Value | Refused]]) -> tuple[Meaning, ...]:
-    """Of every measure that any cell has, the most telling first."""
-    return meanings_of([name for values in found for name in values])
-
-
-def meanings_of(names: Sequence[str]) -> tuple[Meaning, ...]:
-    """Of these measures, the most telling first; one that is not known is told by its name."""
-    known = measures()
-    ordered = [
-        *(name for name in known if name in names),
-        *(name for name in dict.fromkeys(names) if name not in known),
-    ]
-    return tuple(
-        Meaning(name, one.title, one.says, one.better, one.digits, one.source, one.share)
-        if (one := known.get(name))
-        else Meaning(name, name.replace("_", " "))
-        for name in ordered
-    )
+def begun(told: str) -> str:
+    """With a capital letter, as sentences and headings begin."""
+    return f"{told[:1].upper()}{told[1:]}"
 
 
 def number(value: float, digits: int, *, signed: bool = False) -> str:
@@ -69,16 +53,10 @@ def told(one: Interval, digits: int, *, signed: bool = False) -> str:
     return f"{number(one.estimate, digits, signed=signed)} ({between(one, digits, signed=signed)})"
 
 
-def against(change: Interval, better: str, floor: float | None) -> str:
-    """What a paired difference says: better, worse, higher, lower; "" where it says nothing."""
-    if not (math.isfinite(change.low) and math.isfinite(change.high)) or change.low <= 0 <= change.high:
-        return ""
-    if floor is not None and abs(change.estimate) <= floor:
-        return ""
-    higher = change.estimate > 0
-    if better == "none":
-        return "higher" if higher else "lower"
-    return "better" if higher == (better == "higher") else "worse"
+def against_base(measure: Measure, change: Value | None, floor: float | None) -> str:
+    """What a paired difference from the base model says: "better", "worse"; "" where it says nothing."""
+    better = None if measure.name in SCALE_ENDS else is_better(measure.name, change, floor or 0.0)
+    return "" if better is None else "better" if better else "worse"
 
 
 def strength_of(strength: float) -> str:
@@ -87,9 +65,9 @@ def strength_of(strength: float) -> str:
 
 
 def cell_name(case: Case, cell: Cell) -> str:
-    """ "step 900 at strength 0.8", "base" """
+    """ "step 900 at strength 0.8", "base model" """
     if cell.candidate is None:
-        return "base"
+        return "base model"
     return f"{case.candidates[cell.candidate].name} at strength {strength_of(cell.strength)}"
 
 

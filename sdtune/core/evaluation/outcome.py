@@ -18,7 +18,7 @@ class Copy:
 
     unit: int
     trained: int
-    """place among the trained pictures of the cell's own training"""
+    """place among Case.trained_of the cell"""
     likeness: float
     """cosine of the features"""
     usual: float
@@ -59,7 +59,9 @@ class Ranked:
     told: str
     """one sentence, in words: why"""
     alarms: tuple[str, ...] = ()
-    """ "3 drawings are near-copies of img_07.png" """
+    """ "step 900 at strength 1: 3 drawings are near-copies of img_07.png" """
+    reasons: tuple[str, ...] = ()
+    """what `told` says, piece by piece, the weightiest first; empty where it is one piece"""
 
 
 @dataclass(frozen=True)

@@ -2,62 +2,67 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sdtune.core.evaluation import charts
-from sdtune.core.evaluation.comparison_page import write_comparison_page
 from sdtune.core.evaluation.contact import (
     CHOSEN,
+    NAME,
     Album,
     Column,
-    cut,
+    escaped,
     example,
     rows_of,
-    sheet,
     sheets,
     true_column,
     truth,
 )
-from sdtune.core.evaluation.copies_shown import alarming, copies
+from sdtune.core.evaluation.copies_shown import Found, copies
 from sdtune.core.evaluation.curves import charts as curves
 from sdtune.core.evaluation.curves import loss_charts, places_of, strengths_of
+from sdtune.core.evaluation.details import details
 from sdtune.core.evaluation.figures import (
+    BY_CONSTRUCTION,
     DIRECTIONS,
-    Meaning,
-    against,
+    SCALE_ENDS,
+    against_base,
+    begun,
     between,
     cell_name,
     counted,
-    meanings,
     number,
+    shown,
     strength_of,
 )
 from sdtune.core.evaluation.intervals import Refused, Value
+from sdtune.core.evaluation.measures import Measure
+from sdtune.core.evaluation.measures.closeness import Closeness
+from sdtune.core.evaluation.measures.copying import CopyShare
 from sdtune.core.evaluation.outcome import Judged, Outcome
 from sdtune.core.evaluation.page_frame import (
     POLICY,
+    SENTENCE,
     STYLE,
     cost,
     listed,
     looked_at,
     looks,
-    meant,
     opening,
-    pairs,
     protocol,
+    reading,
     refusals,
     write_pieces,
 )
-from sdtune.core.evaluation.subject import Case, Cell
+from sdtune.core.evaluation.subject import BASE, Cell
 from sdtune.core.html_page import head, text
 
-__all__ = ["write_comparison_page", "write_page"]
-
-EACH = "each LoRA at each strength"
+EACH = "each LoRA at each strength and of the base model"
 CARDS = 3  # measures that are told large, beside copies
-CHARTS = 6  # that are seen at once
+CHARTS = 6  # measures that are seen at once
 COLUMNS = 9  # LoRAs beside each other in a contact sheet
+COMMAND = 3000  # letters
 
 
 def write_page(outcome: Outcome, out: Path) -> None:
@@ -69,19 +74,21 @@ def html(outcome: Outcome) -> Iterator[str]:
     """The page in pieces; the same for the same outcome."""
     album = Album()
     best = outcome.ranking[0].cell if outcome.ranking else None
-    chosen = next((one for one in outcome.cells if best is not None and one.cell == best), None)
-    measures = meanings([one.values for one in outcome.cells])
+    looked = _looked_at(outcome, best)
+    measures = shown(name for one in outcome.cells for name in one.values)
     yield head(outcome.title, POLICY, STYLE)
-    yield from _verdict(outcome, chosen, album)
-    yield from _cards(outcome, chosen, measures)
+    yield from _verdict(outcome, looked, best, album)
+    yield from _cards(outcome, looked, best, measures)
     yield "<main>\n"
-    yield from _alarms(outcome, chosen, album)
+    yield from _pictures(outcome, looked, best, album)
+    yield from _copies(outcome, best, album)
     yield from _ranking(outcome)
     yield from _curves(outcome, measures, best)
     yield from _table(outcome, measures, best)
-    yield from _details(chosen, measures)
-    yield from _contact(outcome, best, album)
-    yield from meant(measures, outcome.floor)
+    yield from reading(outcome.case, measures, outcome.floor)
+    if found := "".join(details(looked.details, measures)):
+        name = escaped(cell_name(outcome.case, looked.cell), NAME)
+        yield f'<details class="more"><summary>More figures of {name}</summary>\n{found}</details>\n'
     yield from protocol(outcome.case, outcome.units, outcome.encoder, outcome.resize)
     yield from listed("Settings", outcome.settings)
     yield from listed("Versions", outcome.versions)
@@ -89,102 +96,122 @@ def html(outcome: Outcome) -> Iterator[str]:
     yield "</main>\n</body>\n</html>\n"
 
 
-def _verdict(outcome: Outcome, chosen: Judged | None, album: Album) -> Iterator[str]:
-    case = outcome.case
-    yield '<header class="verdict">\n'
-    below = looked_at(len(outcome.units), EACH, len(case.references), outcome.encoder)
-    yield from opening(outcome.title, outcome.sentence, below)
-    place = example(case, outcome.units)
+def _looked_at(outcome: Outcome, best: Cell | None) -> Judged:
+    """What is shown large: what is recommended; where nothing is, the closest, so that this can be seen."""
+
+    def telling(one: Judged) -> tuple[bool, bool, float]:
+        closeness = one.values.get(Closeness.name)
+        known = closeness.estimate if isinstance(closeness, Value) else math.nan
+        return one.cell == best, one.cell != BASE, known if math.isfinite(known) else -math.inf
+
+    return max(reversed(outcome.cells), key=telling)
+
+
+def _verdict(outcome: Outcome, looked: Judged, best: Cell | None, album: Album) -> Iterator[str]:
+    case, units = outcome.case, outcome.units
+    headline, _, rest = outcome.sentence.partition(": ")
+    reasons = outcome.ranking[0].reasons if outcome.ranking else ()
+    yield '<header class="verdict">\n<div>\n'
+    yield from opening(outcome.title, headline, reasons or ((rest,) if rest else ()))
+    if best is not None and best.candidate is not None and outcome.try_next:
+        name = escaped(case.candidates[best.candidate].path.name)
+        yield f'<p class="do">Use the file <code>{name}</code>, for example:</p>\n'
+        yield f'<code class="command">{escaped(outcome.try_next, COMMAND)}</code>\n'
+    yield f'<p class="soft">{looked_at(len(units), EACH, len(case.references), outcome.encoder)}.</p>\n</div>\n'
+    place = example(case, units)
     if place is not None:
-        prompt = case.prompts[outcome.units[place].prompt].text
-        shown = [("base", outcome.cells[0].pictures[place], False)] if outcome.cells else []
-        if chosen is not None and chosen.cell.candidate is not None:
-            shown.append((cell_name(case, chosen.cell), chosen.pictures[place], True))
-        beside = truth(case, outcome.units[place], _subject(case, chosen))
+        figures = [("base model", outcome.cells[0].pictures[place], False)]
+        if looked.cell != BASE:
+            figures.append((cell_name(case, looked.cell), looked.pictures[place], looked.cell == best))
+        beside = truth(case, units[place])
         if beside is not None:
-            shown.append((beside[0], beside[1].path, False))
-        yield from looks(album, shown, prompt)
+            figures.append((*beside, False))
+        yield from looks(album, figures, case.prompts[units[place].prompt].text)
     yield "</header>\n"
 
 
-def _subject(case: Case, one: Judged | None) -> int | None:
-    return None if one is None or one.cell.candidate is None else case.candidates[one.cell.candidate].subject
-
-
-def _cards(outcome: Outcome, chosen: Judged | None, measures: Sequence[Meaning]) -> Iterator[str]:
-    one = chosen or (outcome.cells[0] if outcome.cells else None)
-    if one is None:
-        return
+def _cards(outcome: Outcome, looked: Judged, best: Cell | None, measures: Sequence[Measure]) -> Iterator[str]:
+    if looked.cell != best:
+        name = escaped(cell_name(outcome.case, looked.cell), NAME)
+        yield f'<p class="soft of" dir="auto">Nothing is recommended. The figures of {name}:</p>\n'
     yield '<div class="cards">\n'
-    shown = [meaning for meaning in measures if isinstance(one.values.get(meaning.name), Value)]
-    for meaning in [meaning for meaning in shown if meaning.name != "copies"][:CARDS]:
-        value = one.values[meaning.name]
-        assert isinstance(value, Value)
-        yield f"<div><span>{text(meaning.title)}</span>"
-        yield f'<span class="figure">{number(value.estimate, meaning.digits)}</span>'
-        yield f"<small>{between(value, meaning.digits)}, {DIRECTIONS[meaning.better]}</small>"
-        yield f"{_against_base(one, meaning, outcome.floor)}</div>\n"
-    yield f"{_copies_card(outcome, one)}</div>\n"
+    known = [one for one in measures if isinstance(looked.values.get(one.name), Value) and one.name != CopyShare.name]
+    for measure in known[:CARDS]:
+        value = looked.values[measure.name]
+        assert isinstance(value, Value), "others are not known"
+        yield f"<div><span>{text(begun(measure.title))}</span>"
+        yield f'<span class="figure">{number(value.estimate, measure.digits)}</span>'
+        yield f"<small>{between(value, measure.digits)}, {DIRECTIONS[measure.better]}</small>"
+        yield f'{_beside_base(outcome, looked, measure)}<small class="says">{text(measure.says)}</small></div>\n'
+    yield f"{_copies_card(looked)}</div>\n"
 
 
-def _against_base(one: Judged, meaning: Meaning, floor: Mapping[str, float]) -> str:
-    change = one.change.get(meaning.name)
-    if change is None:
+def _beside_base(outcome: Outcome, one: Judged, measure: Measure) -> str:
+    change, base = one.change.get(measure.name), outcome.cells[0].values.get(measure.name)
+    if change is None or not isinstance(base, Value):
         return ""
-    word = against(change, meaning.better, floor.get(meaning.name))
-    said = f"{word} than the base" if word else "no clear difference from the base"
-    by = number(change.estimate, meaning.digits, signed=True)
-    return f'<em class="{_shade(word)}"><b>{said}</b> ({by})</em>'
+    figure = number(base.estimate, measure.digits)
+    if measure.name in SCALE_ENDS:
+        return f"<em>base model: {figure} by construction</em>"
+    word = against_base(measure, change, outcome.floor.get(measure.name))
+    said = f"{word} than the base model" if word else "no clear difference from the base model"
+    return f'<em class="{_shade(word)}"><b>{said}</b> ({figure})</em>'
 
 
 def _shade(word: str) -> str:
     return {"better": "good", "worse": "worse"}.get(word, "soft")
 
 
-def _copies_card(outcome: Outcome, one: Judged) -> str:
-    subject = _subject(outcome.case, one)
-    count = len(alarming(one.copies))
-    if subject is None or not outcome.case.subjects[subject].trained:
-        figure, said = "not known", "<small>which pictures were trained is not known; give them by --trained</small>"
-        figure, said = ("none", "<small>the base has seen none of them</small>") if subject is None else (figure, said)
-    else:
-        figure = f"{count:,} of {len(outcome.units):,}"
-        words = (
-            ("no drawing is nearly a trained picture", "good") if not count else ("look at the pairs below", "worse")
-        )
-        said = f'<small>drawings, lower is better</small><em class="{words[1]}"><b>{words[0]}</b></em>'
-    return f'<div><span>near-copies</span><span class="figure">{figure}</span>{said}</div>'
+def _copies_card(one: Judged) -> str:
+    """Copies as they are counted: of how many drawings, and how many captions are recited."""
+    measured = one.values.get(CopyShare.name)
+    title = f"<span>{CopyShare.title}</span>"
+    if not isinstance(measured, Value):
+        reason = measured.reason if isinstance(measured, Refused) else "not looked for"
+        return f'<div>{title}<span class="figure">not known</span><small>{escaped(reason)}</small></div>'
+    count = sum(copy.astray for copy in one.copies)
+    word, shade = ("look at the pairs below", "worse") if count else ("no sign of copying", "good")
+    recited = sum(copy.own_prompt for copy in one.copies)
+    captions = one.details.get(CopyShare.name, {}).get("of_trained_captions", 0)
+    recites = f"<small>recites {recited:,} of {counted(captions, 'trained caption')}</small>" if captions else ""
+    return (
+        f'<div>{title}<span class="figure">{count:,} of {measured.n:,}</span><small>drawings, lower is better</small>'
+        f'<em class="{shade}"><b>{word}</b></em>{recites}<small class="says">{text(CopyShare.says)}</small></div>'
+    )
 
 
-def _alarms(outcome: Outcome, chosen: Judged | None, album: Album) -> Iterator[str]:
+def _copies(outcome: Outcome, best: Cell | None, album: Album) -> Iterator[str]:
     case = outcome.case
     found = [
-        (_subject(case, one) or 0, cell_name(case, one.cell), one is chosen, copy, one.pictures[copy.unit])
+        Found(
+            cell_name(case, one.cell),
+            one.cell == best,
+            copy,
+            case.trained_of(one.cell)[copy.trained],
+            one.pictures[copy.unit],
+        )
         for one in outcome.cells
         for copy in one.copies
     ]
-    lines = [
-        f"{case.subjects[one.subject].name}: {line}" if len(case.subjects) > 1 else line
-        for one in outcome.ranking
-        for line in one.alarms
-    ]
-    yield from copies(album, case, outcome.units, found, lines, "what is recommended")
+    lines = [line for one in outcome.ranking for line in one.alarms]
+    recommended = "" if best is None else cell_name(case, best)
+    yield from copies(album, case, outcome.units, found, lines, recommended)
 
 
 def _ranking(outcome: Outcome) -> Iterator[str]:
-    if len(outcome.case.subjects) < 2:
+    if len(outcome.ranking) < 2 or all(one.cell is None for one in outcome.ranking):
         return
     yield '<section id="ranking">\n<h2>Ranking</h2>\n<ol>\n'
     for one in outcome.ranking:
         name = outcome.case.subjects[one.subject].name
-        best = cell_name(outcome.case, one.cell) if one.cell is not None else "no better than the base"
-        yield f'<li dir="auto"><b>{cut(name)}</b>, {cut(best)}: {cut(one.told)}</li>\n'
+        best = cell_name(outcome.case, one.cell) if one.cell is not None else "none of its LoRAs"
+        yield f'<li dir="auto"><b>{escaped(name)}</b>, {escaped(best)}: {escaped(one.told, SENTENCE)}</li>\n'
     yield "</ol>\n</section>\n"
 
 
-def _curves(outcome: Outcome, measures: Sequence[Meaning], chosen: Cell | None) -> Iterator[str]:
-    shown = list(curves(outcome, measures, chosen))
-    if not shown:
+def _curves(outcome: Outcome, measures: Sequence[Measure], chosen: Cell | None) -> Iterator[str]:
+    drawn = list(curves(outcome, measures, chosen))
+    if not drawn:
         return
     across = places_of(outcome.case)
     yield f'<section id="curves">\n<h2>Over {"strengths" if across.by_strength else "checkpoints and strengths"}</h2>\n'
@@ -192,14 +219,14 @@ def _curves(outcome: Outcome, measures: Sequence[Meaning], chosen: Cell | None) 
     if not across.by_strength:
         for kind, strength in enumerate(strengths_of(outcome.cells)):
             yield f"<span>{charts.swatch(kind)}strength {strength_of(strength)}</span>"
-    yield f"<span>{charts.swatch(None)}base</span>"
+    yield f"<span>{charts.swatch(None)}base model</span>"
     if chosen is not None:
         yield f"<span>{charts.swatch(None, ring=True)}recommended</span>"
-    yield "<span>whiskers and bands: intervals of 95&nbsp;%</span></div>\n"
+    yield "<span>upright lines and pale bands: where a figure lies with a certainty of 95&nbsp;%</span></div>\n"
     figures = [
-        f'<div class="chart"><h3>{text(meaning.title)}</h3><p class="soft">{DIRECTIONS[meaning.better]}</p>\n'
+        f'<div class="chart"><h3>{text(begun(measure.title))}</h3><p class="soft">{DIRECTIONS[measure.better]}</p>\n'
         f"{''.join(charts.drawn(chart))}</div>\n"
-        for meaning, chart in shown
+        for measure, chart in drawn
     ]
     yield f'<div class="charts">\n{"".join(figures[:CHARTS])}</div>\n'
     if figures[CHARTS:]:
@@ -207,165 +234,140 @@ def _curves(outcome: Outcome, measures: Sequence[Meaning], chosen: Cell | None) 
         yield f'<div class="charts">\n{"".join(figures[CHARTS:])}</div>\n</details>\n'
     losses = list(loss_charts(outcome, chosen))
     if losses:
-        yield "<h3>Loss of the run against the base, %</h3>\n"
+        yield "<h3>Over-fitted? The loss while it was trained, against the base model's, %</h3>\n"
         kinds = f"<span>{charts.swatch(0)}held out</span><span>{charts.swatch(1)}trained</span>"
-        yield f'<div class="legend">{kinds}</div>\n'
-        yield '<div class="charts">\n'
-        for name, chart in losses:
-            yield f'<div class="chart"><h3 dir="auto">{cut(name)}</h3><p class="soft">lower is better; where held out '
-            yield f"rises and trained falls, it is over-fitted</p>\n{''.join(charts.drawn(chart))}</div>\n"
+        marked = "<span>dotted, upright: recommended</span>" if chosen is not None else ""
+        yield f'<div class="legend">{kinds}{marked}</div>\n<div class="charts">\n'
+        for name, said, chart in losses:
+            yield f'<div class="chart"><h3 dir="auto">{escaped(name)}</h3><p class="soft">{text(said)}</p>\n'
+            yield f"{''.join(charts.drawn(chart))}</div>\n"
         yield "</div>\n"
     yield "</section>\n"
 
 
-def _table(outcome: Outcome, measures: Sequence[Meaning], chosen: Cell | None) -> Iterator[str]:
-    columns = [
-        meaning for meaning in measures if any(isinstance(one.values.get(meaning.name), Value) for one in outcome.cells)
-    ]
+def _table(outcome: Outcome, measures: Sequence[Measure], chosen: Cell | None) -> Iterator[str]:
+    """The first measures, and those of all others behind a click: every LoRA at every strength a row."""
+    known = [one for one in measures if any(isinstance(cell.values.get(one.name), Value) for cell in outcome.cells)]
     yield '<section id="figures">\n<h2>All figures</h2>\n'
-    if columns:
-        seen = looked_at(len(outcome.units), EACH, len(outcome.case.references), outcome.encoder)
-        yield f'<p class="soft">{seen}. Below each figure is its interval of 95&nbsp;%; better and worse are against '
-        yield "the base, drawing by drawing.</p>\n"
-        yield '<div class="scroll" tabindex="0"><table class="figures">\n<thead><tr><td></td>'
-        for meaning in columns:
-            yield f'<th scope="col">{text(meaning.title)}<small>{_of(outcome, meaning)}</small></th>'
-        yield '<th scope="col">near-copies<small>and recited</small></th></tr></thead>\n<tbody>\n'
-        for one in outcome.cells:
-            yield _row(outcome, one, columns, is_chosen=chosen is not None and one.cell == chosen)
-        yield "</tbody>\n</table></div>\n"
+    if known:
+        yield '<p class="soft">Below each figure: where it lies with a certainty of 95&nbsp;%. Better and worse are '
+        yield "against the base model, drawing by drawing. Wide tables scroll sideways.</p>\n"
+        yield from _rows(outcome, known[:CHARTS], chosen)
+    if known[CHARTS:]:
+        yield f"<details><summary>{counted(len(known) - CHARTS, 'more measure')}</summary>\n"
+        yield from _rows(outcome, known[CHARTS:], chosen)
+        yield "</details>\n"
     yield from _refused(outcome, measures)
     yield "</section>\n"
 
 
-def _of(outcome: Outcome, meaning: Meaning) -> str:
-    """ "lower is better; 20 drawings, 12 references", as far as all cells have the same."""
-    values = [value for one in outcome.cells if isinstance(value := one.values.get(meaning.name), Value)]
-    counts = [sorted({value.n for value in values}), sorted({value.references for value in values})]
-    drawings, references = (f"{ones[0]:,}" if len(ones) == 1 else f"{ones[0]:,} to {ones[-1]:,}" for ones in counts)
-    beside = f", {references} ref." if any(counts[1]) else ""
-    return f"{DIRECTIONS[meaning.better].removesuffix(' is better')} &middot; n {drawings}{beside}"
-
-
-def _row(outcome: Outcome, one: Judged, columns: Sequence[Meaning], *, is_chosen: bool) -> str:
-    if one.cell.candidate is None:
-        label = "base"
-    else:
-        name = cut(outcome.case.candidates[one.cell.candidate].name)
-        badge = ' <span class="badge">recommended</span>' if is_chosen else ""
-        label = f"{name}<small>strength {strength_of(one.cell.strength)}{badge}</small>"
-    cells = "".join(f"<td>{_figure(one, meaning, outcome.floor)}</td>" for meaning in columns)
-    sharp = len(alarming(one.copies))
-    mild = len(one.copies) - sharp
-    shade = ' class="worse"' if sharp else ""
-    count = (
-        f"<td{shade}>{sharp:,}<small>{mild:,} recited</small></td>" if one.cell.candidate is not None else "<td></td>"
-    )
-    return f'<tr{CHOSEN if is_chosen else ""}><th scope="row" dir="auto">{label}</th>{cells}{count}</tr>\n'
-
-
-def _figure(one: Judged, meaning: Meaning, floor: Mapping[str, float]) -> str:
-    value = one.values.get(meaning.name)
-    if value is None:
-        return ""
-    if isinstance(value, Refused):
-        return "<small>refused, see below</small>"
-    change = one.change.get(meaning.name)
-    word = against(change, meaning.better, floor.get(meaning.name)) if change is not None else ""
-    said = f' <em class="{_shade(word)}">{word}</em>' if word else ""
-    return f"{number(value.estimate, meaning.digits)}{said}<small>{between(value, meaning.digits)}</small>"
-
-
-def _refused(outcome: Outcome, measures: Sequence[Meaning]) -> Iterator[str]:
-    reasons: dict[tuple[str, str], list[Cell]] = {}
-    for meaning in measures:
-        for one in outcome.cells:
-            value = one.values.get(meaning.name)
-            if isinstance(value, Refused):
-                reasons.setdefault((meaning.title, value.reason), []).append(one.cell)
-    rows = []
-    for (title, reason), cells in reasons.items():
-        some = (
-            ""
-            if len(cells) == len(outcome.cells)
-            else f" ({', '.join(cell_name(outcome.case, cell) for cell in cells)})"
-        )
-        rows.append((title, f"{reason}{some}"))
-    yield from refusals(rows)
-
-
-def _details(chosen: Judged | None, measures: Sequence[Meaning]) -> Iterator[str]:
-    """What belongs to the figures of what is recommended: what of them was taken for what, and further figures."""
-    known = [(one, chosen.details[one.name]) for one in measures if chosen is not None and chosen.details.get(one.name)]
-    if not known:
-        return
-    yield '<details class="more"><summary>More of what is recommended</summary>\n'
-    for one, found in known:
-        yield f"<h3>{text(one.title)}</h3>\n"
-        classes, confusion = found.get("classes"), found.get("confusion")
-        rest = {name: value for name, value in found.items() if name not in ("classes", "confusion")}
-        if classes and confusion:
-            yield from _confusion(classes, confusion)
-        yield from pairs(rest)
-    yield "</details>\n"
-
-
-def _confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Iterator[str]:
-    heads = "".join(f'<th scope="col" dir="auto">{cut(name)}</th>' for name in classes)
-    yield '<p class="soft">Rows: what was asked for; columns: what was taken to be shown.</p>\n'
-    yield '<div class="scroll" tabindex="0"><table class="figures">\n'
-    yield f"<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n"
-    for place, (name, row) in enumerate(zip(classes, confusion, strict=True)):
-        cells = "".join(
-            f"<td><b>{count:,}</b></td>" if place == column else f"<td>{count:,}</td>"
-            for column, count in enumerate(row)
-        )
-        yield f'<tr><th scope="row" dir="auto">{cut(name)}</th>{cells}</tr>\n'
+def _rows(outcome: Outcome, columns: Sequence[Measure], chosen: Cell | None) -> Iterator[str]:
+    yield '<div class="scroll" tabindex="0"><table class="figures">\n<thead><tr><td></td>'
+    for measure in columns:
+        yield f'<th scope="col">{text(begun(measure.title))}<small>{_of(outcome, measure)}</small></th>'
+    yield "</tr></thead>\n<tbody>\n"
+    for one in outcome.cells:
+        yield _row(outcome, one, columns, is_chosen=one.cell == chosen)
     yield "</tbody>\n</table></div>\n"
 
 
-def _contact(outcome: Outcome, chosen: Cell | None, album: Album) -> Iterator[str]:
-    case = outcome.case
-    if not outcome.cells or not outcome.units:
+def _of(outcome: Outcome, measure: Measure) -> str:
+    """ "lower is better; 20 drawings, 12 references", as far as all cells have the same."""
+    values = [value for one in outcome.cells if isinstance(value := one.values.get(measure.name), Value)]
+    counts = [sorted({value.n for value in values}), sorted({value.references for value in values})]
+    drawings, references = (f"{ones[0]:,}" if len(ones) == 1 else f"{ones[0]:,} to {ones[-1]:,}" for ones in counts)
+    of = [f"n {drawings}"] if any(counts[0]) else []
+    beside = [f"{references} ref."] if any(counts[1]) else []
+    return f"{DIRECTIONS[measure.better].removesuffix(' is better')}<br>{', '.join([*of, *beside])}"
+
+
+def _row(outcome: Outcome, one: Judged, columns: Sequence[Measure], *, is_chosen: bool) -> str:
+    if one.cell.candidate is None:
+        label = "base model"
+    else:
+        name = escaped(outcome.case.candidates[one.cell.candidate].name)
+        badge = ' <span class="badge">recommended</span>' if is_chosen else ""
+        label = f"{name}<small>strength {strength_of(one.cell.strength)}{badge}</small>"
+    cells = "".join(f"<td>{_figure(one, measure, outcome.floor)}</td>" for measure in columns)
+    return f'<tr{CHOSEN if is_chosen else ""}><th scope="row" dir="auto">{label}</th>{cells}</tr>\n'
+
+
+def _figure(one: Judged, measure: Measure, floor: Mapping[str, float]) -> str:
+    value = one.values.get(measure.name)
+    if value is None:
+        return ""
+    if isinstance(value, Refused):
+        return "<small>not measured, see below</small>"
+    figure = number(value.estimate, measure.digits)
+    if one.cell == BASE and measure.name in BY_CONSTRUCTION:
+        return f"{figure}<small>by construction</small>"
+    word = against_base(measure, one.change.get(measure.name), floor.get(measure.name))
+    said = f' <em class="{_shade(word)}">{word}</em>' if word else ""
+    if measure.name == CopyShare.name:
+        astray, recited = sum(copy.astray for copy in one.copies), sum(copy.own_prompt for copy in one.copies)
+        said = f" <small>{counted(astray, 'copy', 'copies')}, {recited:,} recited</small>"
+    return f"{figure}{said}<small>{between(value, measure.digits)}</small>"
+
+
+def _refused(outcome: Outcome, measures: Sequence[Measure]) -> Iterator[str]:
+    """What could not be measured: of each measure one reason, and those of the same reason together."""
+    reasons: dict[tuple[str, int], list[str]] = {}
+    for measure in measures:
+        found = [value.reason for one in outcome.cells if isinstance(value := one.values.get(measure.name), Refused)]
+        if found:
+            reasons.setdefault((found[-1], len(found)), []).append(begun(measure.title))
+    rows = []
+    for (reason, count), titles in reasons.items():
+        some = "" if count == len(outcome.cells) else f" (in {count:,} of {len(outcome.cells):,} rows)"
+        rows.append((", ".join(titles), f"{reason}{some}"))
+    yield from refusals(rows)
+
+
+def _pictures(outcome: Outcome, looked: Judged, best: Cell | None, album: Album) -> Iterator[str]:
+    """What is recommended at every strength; behind a click, all others at its strength."""
+    case, units = outcome.case, outcome.units
+    if not units:
         return
-    first = [place for place, unit in enumerate(outcome.units) if unit.seed == outcome.units[0].seed]
-    others = len({unit.seed for unit in outcome.units}) - 1
-    yield '<section id="pictures">\n<h2>Pictures</h2>\n'
+    first = [place for place, unit in enumerate(units) if unit.seed == units[0].seed]
+    others = len({unit.seed for unit in units}) - 1
+    rows = rows_of(case, units, first)
+    of = "" if looked.cell.candidate is None else f" of {escaped(case.candidates[looked.cell.candidate].name, NAME)}"
     more = f" {counted(others, 'further seed')} for each prompt in pictures/." if others else ""
-    yield f'<p class="soft">Seed {outcome.units[0].seed}, the same noise in every column.{more}</p>\n'
-    strength = chosen.strength if chosen is not None else max(strengths_of(outcome.cells), default=0.0)
-    beside = [outcome.cells[0], *_across(outcome, chosen, strength)]
-    yield from sheets(album, rows_of(case, outcome.units, first), _columns(outcome, beside, first, chosen))
-    if chosen is not None and len(case.candidates) > 1:
-        same = [outcome.cells[0], *(one for one in outcome.cells if one.cell.candidate == chosen.candidate)]
-        if len(same) > 2:
-            name = cut(case.candidates[chosen.candidate or 0].name)
-            yield f'<details class="more"><summary>{name} at every strength</summary>\n'
-            rows = rows_of(case, outcome.units, first)
-            columns = _columns(outcome, same, first, chosen)
-            yield from sheet(album, rows, columns, range(len(rows)))
-            yield "</details>\n"
+    yield f'<section id="pictures">\n<h2 dir="auto">Pictures{of}</h2>\n<p class="soft">In a row all is drawn from the '
+    yield f"same noise (seed {units[0].seed}), so that columns differ by the LoRA and its strength alone.{more}</p>\n"
+
+    def columns(ones: Sequence[Judged], names: Sequence[str]) -> list[Column]:
+        drawn = [
+            Column(name, [one.pictures[place] for place in first], one.cell == best)
+            for name, one in zip(names, ones, strict=True)
+        ]
+        base = Column(cell_name(case, BASE), [outcome.cells[0].pictures[place] for place in first])
+        return [base, *drawn, *true_column(case, units, first)]
+
+    own = [one for one in outcome.cells if one.cell.candidate == looked.cell.candidate and one.cell != BASE]
+    own = _some(own, looked.cell)
+    yield from sheets(album, rows, columns(own, [f"at strength {strength_of(one.cell.strength)}" for one in own]))
+    if len(case.candidates) > 1:
+        across = _some(_across(outcome, looked.cell.strength), looked.cell)
+        yield '<details class="more"><summary>All LoRAs at about strength '
+        yield f"{strength_of(looked.cell.strength)}</summary>\n"
+        yield from sheets(album, rows, columns(across, [cell_name(case, one.cell) for one in across]))
+        yield "</details>\n"
     yield "</section>\n"
 
 
-def _across(outcome: Outcome, chosen: Cell | None, strength: float) -> list[Judged]:
-    """Every LoRA at about this strength, of many some; of a single LoRA every strength."""
+def _across(outcome: Outcome, strength: float) -> list[Judged]:
+    """Every LoRA at about this strength."""
     cells = [one for one in outcome.cells if one.cell.candidate is not None]
-    if len(outcome.case.candidates) == 1:
-        return cells[:COLUMNS]
     nearest: dict[int | None, Judged] = {}
     for one in sorted(cells, key=lambda one: (abs(one.cell.strength - strength), one.cell.strength)):
         nearest.setdefault(one.cell.candidate, one)
-    ones = sorted(nearest.values(), key=lambda one: one.cell.candidate or 0)
+    return sorted(nearest.values(), key=lambda one: one.cell.candidate or 0)
+
+
+def _some(ones: Sequence[Judged], kept: Cell) -> list[Judged]:
+    """Of many as many as have room beside each other, and that one."""
     if len(ones) <= COLUMNS:
-        return ones
-    kept = {round(place * (len(ones) - 1) / (COLUMNS - 2)) for place in range(COLUMNS - 1)}
-    return [one for place, one in enumerate(ones) if place in kept or one.cell == chosen]
-
-
-def _columns(outcome: Outcome, ones: Sequence[Judged], places: Sequence[int], chosen: Cell | None) -> list[Column]:
-    case = outcome.case
-    columns = [
-        Column(cell_name(case, one.cell), [one.pictures[place] for place in places], one.cell == chosen) for one in ones
-    ]
-    return [*columns, *true_column(case, outcome.units, places)]
+        return list(ones)
+    places = {round(place * (len(ones) - 1) / (COLUMNS - 2)) for place in range(COLUMNS - 1)}
+    return [one for place, one in enumerate(ones) if place in places or one.cell == kept]

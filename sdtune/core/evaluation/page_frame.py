@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from sdtune.core.evaluation import charts
-from sdtune.core.evaluation.contact import CHOSEN, LARGE, NAME, Album, cut
-from sdtune.core.evaluation.figures import DIRECTIONS, Meaning, counted, number
+from sdtune.core.evaluation.contact import CHOSEN, KINDS, LARGE, NAME, Album, escaped
+from sdtune.core.evaluation.details import table
+from sdtune.core.evaluation.figures import DIRECTIONS, begun, counted, number
+from sdtune.core.evaluation.measures import Measure
 from sdtune.core.evaluation.outcome import Cost
 from sdtune.core.evaluation.subject import Case, Unit
 from sdtune.core.html_page import COLOURS, text
 from sdtune.core.run_folder import write_atomically
 
+SENTENCE = 1500  # letters
 STYLE = (
     COLOURS
     + charts.STYLE
-    + """* { box-sizing: border-box; }
+    + """:root { --shade: #0005; }
+* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 84rem; padding: 1.6rem clamp(.8rem, 3vw, 2.5rem) 4rem; background: var(--page);
   color: var(--ink); font: 15px/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { margin: .1rem 0 .5rem; font-size: clamp(1.7rem, 3.2vw, 2.4rem); line-height: 1.15; text-wrap: balance; }
@@ -33,6 +37,14 @@ p { margin: .3rem 0; max-width: 60rem; }
 .verdict { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 6fr); gap: 1.5rem 2.5rem;
   align-items: center; }
 .lead { font-size: 1.12rem; line-height: 1.4; }
+.reasons { margin: .6rem 0; padding-left: 1.15rem; font-size: 1.05rem; line-height: 1.4; }
+.reasons li { margin: .15rem 0; }
+.reasons li:first-child { font-weight: 600; }
+code { font: .85rem/1.45 ui-monospace, monospace; overflow-wrap: anywhere; user-select: all; }
+.command { display: block; margin: .2rem 0 .8rem; padding: .5rem .7rem; white-space: pre-wrap;
+  background: var(--card); border: 1px solid var(--line); border-radius: .4rem; }
+.of { margin: 1.6rem 0 -.9rem; }
+.do { margin-top: .9rem; font-size: .9rem; }
 .look { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .7rem; }
 figure { margin: 0; }
 .look figure, .pair figure { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
@@ -50,6 +62,7 @@ figcaption b { display: block; font-weight: 600; }
 .cards span { display: block; }
 .cards .figure { font-size: 1.75rem; font-weight: 650; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .cards small, .cards em { display: block; line-height: 1.35; font-style: normal; font-size: .85rem; }
+.cards .says { margin-top: .4rem; font-size: .8rem; }
 .alarm, .note { margin: .7rem 0 0; padding: .7rem 1rem; background: var(--card); border: 1px solid var(--line);
   border-left: 4px solid var(--warned-bar); border-radius: .4rem; }
 .note { border-left-color: var(--line); }
@@ -67,15 +80,15 @@ figcaption b { display: block; font-weight: 600; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: .9rem; }
 .chart h3 { margin: 0; }
 .chart p { font-size: .8rem; margin: 0 0 .4rem; }
-.scroll { overflow: auto; max-height: 44rem; border: 1px solid var(--line); border-radius: .4rem;
-  background: var(--card); width: fit-content; max-width: 100%; }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; width: fit-content; max-width: 100%;
+  scrollbar-width: thin; background:
+  linear-gradient(to left, var(--card) 40%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--shade), transparent) right / 1.1rem 100% no-repeat scroll, var(--card); }
 table { border-collapse: separate; border-spacing: 0; overflow-wrap: normal; }
 th { text-align: left; font-weight: 600; }
-thead th, thead td { position: sticky; top: 0; z-index: 1; background: var(--card);
-  border-bottom: 1px solid var(--line); }
+thead th, thead td { border-bottom: 1px solid var(--line); }
 tbody th, thead td:first-child, thead th:first-child { position: sticky; left: 0; background: var(--card);
   border-right: 1px solid var(--line); }
-thead td:first-child, thead th:first-child { z-index: 2; }
 .figures th, .figures td { padding: .4rem .7rem; font-size: .88rem; vertical-align: top; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 .figures thead th { vertical-align: bottom; }
@@ -87,12 +100,14 @@ thead td:first-child, thead th:first-child { z-index: 2; }
 .figures .nought { width: 10rem; min-width: 10rem; }
 .badge { display: inline-block; padding: 0 .4rem; border-radius: 1rem; font-size: .72rem; font-weight: 600;
   color: var(--card); background: var(--good); }
+.sheets { display: flex; flex-wrap: wrap; gap: 0 1.2rem; align-items: start; }
+.sheets > div { max-width: 100%; }
 .contact th, .contact td { padding: .3rem; font-size: .82rem; }
-.contact tbody th { width: 13rem; min-width: 7rem; max-width: 13rem; font-weight: normal; vertical-align: top;
+.contact tbody th { width: 9rem; min-width: 7rem; max-width: 9rem; font-weight: normal; vertical-align: top;
   padding: .5rem .6rem; overflow-wrap: anywhere; }
 .contact tbody th small { display: block; }
-.contact td { width: 8.5rem; min-width: 8.5rem; }
-.contact thead th { width: 8.5rem; max-width: 8.5rem; overflow-wrap: anywhere; vertical-align: bottom; }
+.contact td { width: 6.9rem; min-width: 6.9rem; }
+.contact thead th { width: 6.9rem; max-width: 6.9rem; overflow-wrap: anywhere; vertical-align: bottom; }
 .contact thead .chosen { color: var(--good); }
 .contact img { border-radius: .25rem; }
 details { margin-top: .6rem; }
@@ -119,6 +134,18 @@ dd { margin: .1rem 0 0; }
   .contact thead th { width: 6rem; max-width: 6rem; }
   .contact tbody th { min-width: 5.5rem; width: 5.5rem; max-width: 5.5rem; font-size: .75rem; }
 }
+@media print {
+  body { max-width: none; padding: 0; font-size: 11px; }
+  .scroll { overflow: visible; border: 0; background: none; }
+  .figures th, .figures td { padding: .15rem .25rem; font-size: .62rem; white-space: normal; }
+  .figures small, .figures em { font-size: .55rem; }
+  tbody th, thead td:first-child, thead th:first-child { position: static; }
+  .contact th, .contact td { width: auto; min-width: 0; max-width: 7rem; }
+  .contact tbody th { min-width: 4rem; max-width: 7rem; width: auto; }
+  tr, figure, .cards > div, .chart, .pair { break-inside: avoid; }
+  summary { list-style: none; font-weight: 600; }
+  details::details-content { content-visibility: visible; block-size: auto; display: block; }
+}
 """
 )
 DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -135,20 +162,20 @@ def write_pieces(pieces: Iterator[str], out: Path) -> None:
     write_atomically(out, write)
 
 
-def opening(title: str, sentence: str, below: str) -> Iterator[str]:
-    """What a page says at its top: the end of its sentence stands smaller below its beginning."""
-    begin, _, rest = sentence.partition(": ")
-    begin = f"{begin[:1].upper()}{begin[1:]}"
-    yield f'<div>\n<p class="soft" dir="auto">{cut(title)}</p>\n<h1 dir="auto">{cut(begin)}</h1>\n'
-    if rest:
-        yield f'<p class="lead" dir="auto">{cut(rest[:1].upper() + rest[1:])}</p>\n'
-    yield f'<p class="soft">{below}</p>\n</div>\n'
+def opening(title: str, headline: str, reasons: Sequence[str]) -> Iterator[str]:
+    """What a page says at its top: what to do, and why; one reason as a sentence, several as points."""
+    yield f'<p class="soft" dir="auto">{escaped(title)}</p>\n<h1 dir="auto">{escaped(begun(headline))}</h1>\n'
+    if len(reasons) == 1:
+        yield f'<p class="lead" dir="auto">{escaped(begun(reasons[0]), SENTENCE)}</p>\n'
+    elif reasons:
+        points = "".join(f'<li dir="auto">{escaped(begun(reason))}</li>\n' for reason in reasons)
+        yield f'<ul class="reasons">\n{points}</ul>\n'
 
 
 def looked_at(drawings: int, of: str, references: int, encoder: str) -> str:
     """What figures are of, in a line of HTML."""
-    beside = f", beside {counted(references, 'reference')}" if references else ""
-    return f"{counted(drawings, 'drawing')} of {of}{beside}; looked at by {cut(encoder)}"
+    beside = f", beside {counted(references, 'real picture')}" if references else ""
+    return f"{counted(drawings, 'drawing')} of {of}{beside}, as {escaped(encoder)} sees them"
 
 
 def looks(album: Album, figures: Sequence[tuple[str, Path, bool]], prompt: str) -> Iterator[str]:
@@ -157,15 +184,15 @@ def looks(album: Album, figures: Sequence[tuple[str, Path, bool]], prompt: str) 
     for name, path, is_chosen in figures:
         yield (
             f"<figure{CHOSEN if is_chosen else ''}>{album.picture(path, f'{name}: {prompt}', LARGE)}"
-            f'<figcaption dir="auto"><b>{cut(name, NAME)}</b></figcaption></figure>\n'
+            f'<figcaption dir="auto"><b>{escaped(name, NAME)}</b></figcaption></figure>\n'
         )
-    yield f'</div>\n<p class="soft" dir="auto">{cut(prompt)}</p>\n</div>\n'
+    yield f'</div>\n<p class="soft" dir="auto">{escaped(prompt)}</p>\n</div>\n'
 
 
 def bullets(kind: str, lines: Sequence[str], said: str = "") -> Iterator[str]:
     """Lines of a box, with a sentence of ours below."""
     if lines or said:
-        points = "".join(f'<li dir="auto">{cut(line)}</li>\n' for line in lines)
+        points = "".join(f'<li dir="auto">{escaped(line)}</li>\n' for line in lines)
         listed = f"<ul>\n{points}</ul>\n" if points else ""
         yield f'<div class="{kind}">{listed}{f"<p>{text(said)}</p>" if said else ""}</div>\n'
 
@@ -173,16 +200,18 @@ def bullets(kind: str, lines: Sequence[str], said: str = "") -> Iterator[str]:
 def refusals(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Measures that cannot be told, with the reason."""
     if rows:
-        yield '<h3>Not told</h3>\n<ul class="plain">\n'
+        yield '<h3>Could not be measured</h3>\n<ul class="plain">\n'
         for title, reason in rows:
-            yield f'<li dir="auto"><b>{text(title)}</b>: {cut(reason)}</li>\n'
+            yield f'<li dir="auto"><b>{text(title)}</b>: {escaped(reason)}</li>\n'
         yield "</ul>\n"
 
 
-def meant(measures: Sequence[Meaning], floor: Mapping[str, float]) -> Iterator[str]:
-    """What each measure says, where it is from, and what of it is noise."""
-    yield '<section>\n<h2>How to read this</h2>\n<details class="more">'
-    yield "<summary>What the measures mean</summary>\n<dl>\n"
+def reading(case: Case, measures: Sequence[Measure], floor: Mapping[str, float]) -> Iterator[str]:
+    """What there is to know of this evaluation; what each measure says, where it is from, and what of it is noise."""
+    yield "<section>\n<h2>How to read this</h2>\n"
+    for line in case.told:
+        yield f'<p dir="auto">{escaped(begun(line))}.</p>\n'
+    yield '<details class="more"><summary>What the measures mean</summary>\n<dl>\n'
     for one in measures:
         source = f' <span class="soft">{text(one.source)}.</span>' if one.source else ""
         noise = floor.get(one.name)
@@ -191,7 +220,7 @@ def meant(measures: Sequence[Meaning], floor: Mapping[str, float]) -> Iterator[s
             if noise is not None and math.isfinite(noise)
             else ""
         )
-        yield f"<dt>{text(one.title)} <small>{DIRECTIONS[one.better]}; {text(one.name)}</small></dt>"
+        yield f"<dt>{text(begun(one.title))} <small>{DIRECTIONS[one.better]}; {text(one.name)}</small></dt>"
         yield f"<dd>{text(one.says)}{floored}{source}</dd>\n"
     yield "</dl>\n</details>\n"
 
@@ -199,23 +228,21 @@ def meant(measures: Sequence[Meaning], floor: Mapping[str, float]) -> Iterator[s
 def protocol(case: Case, units: Sequence[Unit], encoder: str, resize: str) -> Iterator[str]:
     """What was drawn and laid beside what."""
     yield '<details class="more"><summary>Prompts, seeds and references</summary>\n'
-    for line in case.told:
-        yield f'<p dir="auto">{cut(line)}</p>\n'
     seeds = ", ".join(str(seed) for seed in sorted({unit.seed for unit in units}))
-    resized = f"; {cut(resize)}" if resize else ""
-    trigger = f" Words that call up what was learned: {cut(case.trigger)}." if case.trigger else ""
-    looked = f"Encoder: {cut(encoder)}{resized}."
-    yield f'<p dir="auto">Base model: {cut(case.model)}.{trigger} Seeds: {seeds}. {looked}</p>\n'
+    resized = f"; {escaped(resize)}" if resize else ""
+    trigger = f" Words that call up what was learned: {escaped(case.trigger)}." if case.trigger else ""
+    looked = f"Encoder: {escaped(encoder)}{resized}."
+    yield f'<p dir="auto">Base model: {escaped(case.model)}.{trigger} Seeds: {seeds}. {looked}</p>\n'
     for kind in dict.fromkeys(prompt.kind for prompt in case.prompts):
-        yield f'<h3>{kind[:1].upper() + kind[1:]}</h3>\n<ol class="plain">\n'
+        yield f'<h3>{KINDS[kind]}</h3>\n<ol class="plain">\n'
         for prompt in case.prompts:
             if prompt.kind == kind:
-                yield f'<li dir="auto">{cut(prompt.text)}</li>\n'
+                yield f'<li dir="auto">{escaped(prompt.text)}</li>\n'
         yield "</ol>\n"
     if case.references:
         yield '<h3>References</h3>\n<ul class="plain">\n'
         for reference in case.references:
-            yield f'<li dir="auto">{cut(reference.name)}</li>\n'
+            yield f'<li dir="auto">{escaped(reference.name)}</li>\n'
         yield "</ul>\n"
     yield "</details>\n"
 
@@ -224,16 +251,8 @@ def listed(title: str, told_of: Mapping[str, Any]) -> Iterator[str]:
     """Names and values behind a click."""
     if told_of:
         yield f'<details class="more"><summary>{title}</summary>\n'
-        yield from pairs(told_of)
+        yield from table(list(_flat(told_of)))
         yield "</details>\n"
-
-
-def pairs(told_of: Mapping[str, Any]) -> Iterator[str]:
-    """A table of names and values, those within others by their path."""
-    yield '<table class="pairs-of">\n'
-    for name, value in _flat(told_of):
-        yield f'<tr><th dir="auto">{cut(name)}</th><td dir="auto">{cut(value)}</td></tr>\n'
-    yield "</table>\n"
 
 
 def _flat(told_of: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
@@ -253,5 +272,6 @@ def cost(spent: Cost) -> Iterator[str]:
     minutes, seconds = divmod(round(spent.seconds), 60)
     time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     there = f", {counted(spent.there, 'was', 'were')} there already" if spent.there else ""
-    yield f'<p class="soft">Cost: {counted(spent.drawn, "picture")} drawn{there}; {time} on {cut(spent.device)}.</p>\n'
+    drawn = counted(spent.drawn, "picture")
+    yield f'<p class="soft">Cost: {drawn} drawn{there}; {time} on {escaped(spent.device)}.</p>\n'
     yield "</section>\n"

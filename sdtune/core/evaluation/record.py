@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sdtune.core.evaluation.figures import Interval, Meaning, cell_name, meanings, meanings_of
+from sdtune.core.evaluation.figures import Interval, cell_name, shown
 from sdtune.core.evaluation.intervals import Refused, Value
+from sdtune.core.evaluation.measures import Measure
 from sdtune.core.evaluation.outcome import Comparison, Copy, Judged, Outcome, Ranked, Side
-from sdtune.core.evaluation.subject import Case, Cell, Unit
+from sdtune.core.evaluation.subject import BASE, Case, Cell, Reference, Unit
 from sdtune.core.evaluation_reports import Difference
 from sdtune.core.run_folder import write_atomically
 
@@ -26,7 +27,7 @@ def write_record(outcome: Outcome, out: Path) -> None:
 
 
 def write_comparison_record(comparison: Comparison, out: Path) -> None:
-    """report.json of a comparison, whole or not at all."""
+    """compare.json of a comparison, whole or not at all."""
     _write(comparison_record(comparison, out.parent), out)
 
 
@@ -39,7 +40,7 @@ def record(outcome: Outcome, folder: Path) -> dict[str, Any]:
     """What report.json in that folder holds: plain values, but for numbers that are none."""
     case = outcome.case
     best = outcome.ranking[0].cell if outcome.ranking else None
-    measures = meanings([one.values for one in outcome.cells])
+    measures = shown(name for one in outcome.cells for name in one.values)
     return {
         "format": FORMAT,
         "kind": "evaluation",
@@ -49,7 +50,7 @@ def record(outcome: Outcome, folder: Path) -> dict[str, Any]:
         "ranking": [_ranked(case, one, folder) for one in outcome.ranking],
         **_about(case, outcome.units, outcome.encoder, outcome.resize),
         "measures": _measures(measures, outcome.floor),
-        "cells": [_judged(outcome, one, [meaning.name for meaning in measures], folder) for one in outcome.cells],
+        "cells": [_judged(outcome, one, [measure.name for measure in measures], folder) for one in outcome.cells],
         "losses": {
             name: [{"step": step, "held_out": held_out, "trained": trained} for step, held_out, trained in rows]
             for name, rows in outcome.curves.items()
@@ -73,7 +74,7 @@ def comparison_record(comparison: Comparison, folder: Path) -> dict[str, Any]:
         "B": _side(comparison, comparison.second, folder),
         "base": {"pictures": [_place(path, folder) for path in comparison.base]},
         **_about(comparison.case, comparison.units, comparison.encoder, comparison.resize),
-        "measures": _measures(meanings_of([*names, *comparison.refused]), floor),
+        "measures": _measures(shown([*names, *comparison.refused]), floor),
         "differences": [_difference(one) for one in comparison.differences],
         "refused": comparison.refused,
         "settings": comparison.settings,
@@ -112,7 +113,7 @@ def _about(case: Case, units: Sequence[Unit], encoder: str, resize: str) -> dict
     }
 
 
-def _measures(measures: Sequence[Meaning], floor: Mapping[str, float]) -> dict[str, Any]:
+def _measures(measures: Sequence[Measure], floor: Mapping[str, float]) -> dict[str, Any]:
     return {
         one.name: {
             "title": one.title,
@@ -150,45 +151,48 @@ def _ranked(case: Case, one: Ranked, folder: Path) -> dict[str, Any]:
 
 def _judged(outcome: Outcome, one: Judged, names: Sequence[str], folder: Path) -> dict[str, Any]:
     case = outcome.case
-    subject = case.candidates[one.cell.candidate].subject if one.cell.candidate is not None else 0
+    trained = case.trained_of(one.cell)
     known = [(name, one.values[name]) for name in names if name in one.values]
     return {
-        "name": cell_name(case, one.cell),
+        "name": "base" if one.cell == BASE else cell_name(case, one.cell),
         **_cell(case, one.cell, folder),
         "values": {name: asdict(value) for name, value in known if isinstance(value, Value)},
         "changes": {name: _interval(one.change[name]) for name in names if name in one.change},
         "refused": {name: value.reason for name, value in known if isinstance(value, Refused)},
         "details": one.details,
-        "copies": [_copy(case, outcome.units, copy, subject, one.pictures, folder) for copy in one.copies],
+        "copies": [_copy(case, outcome.units, copy, trained, one.pictures, folder) for copy in one.copies],
         "pictures": [_place(path, folder) for path in one.pictures],
     }
 
 
 def _side(comparison: Comparison, side: Side, folder: Path) -> dict[str, Any]:
     case = comparison.case
+    trained = case.subjects[side.subject].trained
     return {
         "name": side.name,
         "lora": _place(side.path, folder),
         "run": case.subjects[side.subject].name,
         "step": side.step,
         "strength": side.strength,
-        "copies": [_copy(case, comparison.units, copy, side.subject, side.pictures, folder) for copy in side.copies],
+        "copies": [_copy(case, comparison.units, copy, trained, side.pictures, folder) for copy in side.copies],
         "pictures": [_place(path, folder) for path in side.pictures],
     }
 
 
 def _copy(
-    case: Case, units: Sequence[Unit], copy: Copy, subject: int, pictures: Sequence[Path], folder: Path
+    case: Case, units: Sequence[Unit], copy: Copy, trained: Sequence[Reference], pictures: Sequence[Path], folder: Path
 ) -> dict[str, Any]:
     unit = units[copy.unit]
     return {
         "drawing": _place(pictures[copy.unit], folder),
-        "trained": case.subjects[subject].trained[copy.trained].name,
+        "trained": trained[copy.trained].name,
         "prompt": case.prompts[unit.prompt].text,
         "seed": unit.seed,
         "likeness": copy.likeness,
         "usual": copy.usual,
         "own_prompt": copy.own_prompt,
+        "asked": copy.asked,
+        "astray": copy.astray,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,8 +13,9 @@ import pytest
 
 from sdtune.core.evaluation.charts import HEIGHT, WIDTH, Chart, Line, Point, beside_nought, drawn
 from sdtune.core.evaluation.curves import charts, loss_charts
-from sdtune.core.evaluation.figures import Meaning, against, between, cell_name, number, told
+from sdtune.core.evaluation.figures import BY_CONSTRUCTION, FIRST, against_base, between, cell_name, number, shown, told
 from sdtune.core.evaluation.intervals import Value
+from sdtune.core.evaluation.measures import measures
 from sdtune.core.evaluation_reports import Figure
 from tests.core.evaluation import outcomes
 
@@ -132,9 +134,9 @@ def test_a_difference_lies_on_the_side_that_it_speaks_for() -> None:
 
 def test_each_measure_has_a_line_for_each_strength_and_the_recommended_point(tmp_path: Path) -> None:
     found = outcomes.outcome(tmp_path)
-    measures = [Meaning("concept_f1", "concept F1", better="higher", share=True), Meaning("fid", "FID")]
-    ((meaning, one),) = charts(found, measures, found.ranking[0].cell)
-    assert meaning.name == "concept_f1"
+    measures = shown(["fid", "concept_f1"])
+    ((measure, one),) = charts(found, measures, found.ranking[0].cell)
+    assert measure.name == "concept_f1"
     assert [len(line.points) for line in one.lines] == [3, 3, 3]
     assert one.level == pytest.approx(0.4)
     assert [point.told.split(":")[0] for line in one.lines for point in line.points if point.chosen] == [
@@ -146,8 +148,12 @@ def test_each_measure_has_a_line_for_each_strength_and_the_recommended_point(tmp
 
 
 def test_the_losses_of_a_run_are_told_in_per_cent(tmp_path: Path) -> None:
-    ((name, one),) = loss_charts(outcomes.outcome(tmp_path), None)
+    found = outcomes.outcome(tmp_path)
+    ((name, said, one),) = loss_charts(found, None)
     assert name == "cats-1"
+    assert said == "held out was least at step 600 (-14 %) and rose to +2 % at step 900: over-fitted"
+    falling = {"cats-1": [(step, 1 - step / 3000, 1 - step / 2000) for step in range(100, 1000, 100)]}
+    assert "not over-fitted (-30 %)" in next(loss_charts(replace(found, curves=falling), None))[1]
     assert one.lines[1].points[0].estimate == pytest.approx(-5.0)
 
 
@@ -161,23 +167,31 @@ def test_figures_are_told_with_sensible_digits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "better", "floor", "word"),
+    ("change", "name", "floor", "word"),
     [
-        ((0.2, 0.1, 0.3), "higher", None, "better"),
-        ((0.2, 0.1, 0.3), "lower", None, "worse"),
-        ((-0.2, -0.3, -0.1), "lower", 0.1, "better"),
-        ((0.2, 0.1, 0.3), "none", None, "higher"),
-        ((0.2, -0.1, 0.5), "higher", None, ""),
-        ((0.2, 0.1, 0.3), "higher", 0.25, ""),
-        ((0.2, math.nan, math.nan), "higher", None, ""),
+        ((0.2, 0.1, 0.3), "closeness", None, "better"),
+        ((0.2, 0.1, 0.3), "loss", None, "worse"),
+        ((-0.2, -0.3, -0.1), "loss", 0.1, "better"),
+        ((0.2, 0.1, 0.3), "vendi", None, ""),
+        ((0.2, 0.1, 0.3), "concept_f1", None, ""),
+        ((0.2, 0.1, 0.3), "drift", None, ""),
+        ((0.2, -0.1, 0.5), "closeness", None, ""),
+        ((0.2, 0.1, 0.3), "closeness", 0.25, ""),
+        ((0.2, math.nan, math.nan), "closeness", None, ""),
     ],
 )
 def test_a_change_is_better_only_beyond_its_interval_and_noise(
-    change: tuple[float, float, float], better: str, floor: float | None, word: str
+    change: tuple[float, float, float], name: str, floor: float | None, word: str
 ) -> None:
-    assert against(Figure(*change), better, floor) == word
+    (measure,) = shown([name])
+    assert against_base(measure, Value(*change, 20, 12), floor) == word
+
+
+def test_measures_are_known_and_the_most_telling_come_first() -> None:
+    assert not {*FIRST, *BY_CONSTRUCTION} - set(measures())
+    assert [one.name for one in shown(["kid", "loss", "copies", "closeness"])] == ["closeness", "copies", "loss", "kid"]
 
 
 def test_cells_have_names(tmp_path: Path) -> None:
     found = outcomes.outcome(tmp_path, steps=(300,))
-    assert [cell_name(found.case, one.cell) for one in found.cells[:2]] == ["base", "step 300 at strength 0.5"]
+    assert [cell_name(found.case, one.cell) for one in found.cells[:2]] == ["base model", "step 300 at strength 0.5"]

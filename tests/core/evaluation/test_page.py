@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdtune.core.evaluation import contact, figures, page_frame
+from sdtune.core.evaluation import contact, details, page_frame
+from sdtune.core.evaluation.comparison_page import write_comparison_page
+from sdtune.core.evaluation.intervals import Refused
 from sdtune.core.evaluation.outcome import Copy, Outcome
-from sdtune.core.evaluation.page import write_comparison_page, write_page
+from sdtune.core.evaluation.page import write_page
 from tests.core.evaluation import outcomes
 
 HOSTILE = (
@@ -28,10 +29,10 @@ HOSTILE = (
     "javascript:alert(1)//&lt;&#60;",
 )
 TAGS = """html head meta title style body header main section div p h1 h2 h3 figure img figcaption b em small span ol ul
-    li details summary table thead tbody tr th td dl dt dd svg g text line path polyline polygon circle rect"""
+    li details summary code br table thead tbody tr th td dl dt dd svg g text line path polyline polygon circle rect"""
 ATTRIBUTES = """lang charset http-equiv content name class tabindex dir scope colspan src alt width height decoding id
     role aria-label aria-hidden viewbox x y x1 x2 y1 y2 cx cy r d points transform text-anchor"""
-VOID = ("meta", "img")
+VOID = ("meta", "img", "br")
 PAGE_BYTES = 8 * 2**20
 
 
@@ -69,13 +70,6 @@ class Reader(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _known_measures() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "measures", lambda: outcomes.MEASURES)
-        yield
 
 
 def shown(found: Outcome, place: Path) -> Reader:
@@ -127,15 +121,42 @@ def test_whatever_names_and_prompts_say_is_letters(plain: tuple[Path, list[list[
     assert (place / "report.html").stat().st_size < 2_000_000
 
 
-def test_the_recommendation_stands_first_with_pictures_beside_it(tmp_path: Path) -> None:
+def test_the_recommendation_stands_first_with_what_to_do_and_pictures_beside_it(tmp_path: Path) -> None:
     page = shown(outcomes.outcome(tmp_path), tmp_path)
-    begin, pictures = page.told.index("Use step 900 at strength 1"), page.all("img")
-    assert begin < page.told.index("It draws what was learned") < page.told.index("concept F1")
-    assert [one["alt"].split(":")[0] for one in pictures[:3]] == ["base", "step 900 at strength 1", "reference"]
-    assert "better than the base" in page.told
-    assert "0.84 0.73 to 0.95, higher is better" in page.told
-    order = ["Near-copies of", "To keep in mind", "Over checkpoints", "All figures", "Pictures Seed", "How to read"]
-    assert [page.told.index(one) for one in order] == sorted(page.told.index(one) for one in order)
+    order = [
+        "Use step 900 at strength 1",
+        "Closest to the references",
+        "What was learned shows in 85% of the drawings",
+        "Use the file cats-0-900.safetensors",
+        "sdtune sample --prompt 'a house' --lora run/cats-0-900.safetensors:1",
+        "Closeness 0.80 0.77 to 0.83, higher is better better than the base model (0.60)",
+        "Concept F1 0.84 0.73 to 0.95, higher is better base model: 0.40 by construction",
+        "Near-copies 3 of 15 drawings, lower is better look at the pairs below recites 2 of 2 trained captions",
+        "Pictures of step 900",
+        "Near-copies of trained pictures",
+        "Over checkpoints",
+        "All figures",
+        "How to read",
+    ]
+    places = [page.told.index(one) for one in order]
+    assert places == sorted(places)
+    alts = [one["alt"].split(":")[0] for one in page.all("img")]
+    assert alts[:3] == ["base model", "step 900 at strength 1", "real picture"]
+    assert alts[3:8] == [
+        "base model",
+        *(f"at strength {one}" for one in ("0.5", "0.8", "1")),
+        "real picture or trained picture",
+    ]
+    assert page.told.count("49 trained.") == 1
+
+
+def test_a_row_of_the_base_says_what_is_given_rather_than_found(tmp_path: Path) -> None:
+    rows = shown(outcomes.outcome(tmp_path), tmp_path).told.split("drawing by drawing")[1]
+    base = rows[rows.index("base model") : rows.index("step 300")]
+    assert base.count("by construction") == 4  # copies, concept F1, drift, loss
+    others = rows[rows.index("step 300") : rows.index("How to read")]
+    assert others.count("better") > 5  # closeness and loss; never concept F1 or drift
+    assert re.search(r"0\.0\d 0\.\d\d to", others)
 
 
 def test_copies_stand_beside_what_they_copy(tmp_path: Path) -> None:
@@ -145,11 +166,45 @@ def test_copies_stand_beside_what_they_copy(tmp_path: Path) -> None:
     place = alts.index("trained picture img_03.png")
     assert alts[place + 1] == "step 900 at strength 1: a turtle, xyz style in-distribution"
     assert "likeness 0.973, usual up to 0.910" in page.told
-    assert "3 of these are by what is recommended." in page.told
-    assert "3 of 18" not in page.told.split("near-copies")[0]
-    assert "Recited captions: 2 drawings" in page.told
+    assert "3 of these are by step 900 at strength 1." in page.told
+    assert "Recited captions: 2 by step 900 at strength 1, 0 by others" in page.told
+    assert "Near-copies in everyday prompts: 1 by step 900 at strength 1, 0 by others" in page.told
     other = replace(found, ranking=(replace(found.ranking[0], cell=found.cells[1].cell, alarms=()),))
-    assert "None of these is by what is recommended." in shown(other, tmp_path).told
+    told = shown(other, tmp_path).told
+    assert "None of these is by step 300 at strength 1." in told
+    assert "Recited captions: 0 by step 300 at strength 1, 2 by others" in told
+    assert "0 of 15 drawings, lower is better no sign of copying recites 0 of 2 trained captions" in told
+
+
+def test_a_copy_of_the_base_is_looked_up_among_the_pictures_of_all(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path, subjects=2, strengths=(0.5,))
+    more = outcomes.reference(tmp_path / "trained" / "more.png", 77)
+    subjects = found.case.subjects
+    subjects = (subjects[0], replace(subjects[1], trained=(*subjects[1].trained, more)))
+    base = replace(found.cells[0], copies=(Copy(0, 4, 0.99, 0.9, True),))
+    page = shown(replace(found, case=replace(found.case, subjects=subjects), cells=(base, *found.cells[1:])), tmp_path)
+    assert "trained picture more.png" in {one["alt"] for one in page.all("img")}
+
+
+def test_the_picture_of_a_pair_is_beside_its_drawings(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path, strengths=(1.0,))
+    mine = outcomes.picture(tmp_path / "mine.png", 5)
+    pair = replace(found.case.prompts[-1], kind="pair", truth=mine)
+    found = replace(found, case=replace(found.case, prompts=(*found.case.prompts[:-1], pair)))
+    page = shown(found, tmp_path)
+    assert "Prompts with a true picture 1" in page.told
+    columns = [one["alt"].split(":")[0] for one in page.all("img") if one["alt"].endswith(pair.text)]
+    assert columns[:3] == ["base model", "at strength 1", "real picture or trained picture or true picture"]
+
+
+def test_details_are_told_in_words_and_once(tmp_path: Path) -> None:
+    found = outcomes.found_beside()
+    keys = {key for of in found.values() for key in of}
+    assert keys == {*details.WORDS, *details.UNTOLD}
+    page = shown(outcomes.outcome(tmp_path), tmp_path)
+    told = page.told[page.told.index("More figures of step 900 at strength 1") :]
+    assert told.count("drawings that should show what was learned, and do") == 1
+    assert not [key for key in keys if "_" in key and key in told]
 
 
 def test_thousands_of_copies_are_counted_rather_than_shown(tmp_path: Path) -> None:
@@ -173,30 +228,57 @@ def test_one_lora_is_shown_over_its_strengths(tmp_path: Path) -> None:
     page = shown(outcomes.outcome(tmp_path, steps=(900,)), tmp_path)
     assert "Over strengths" in page.told
     columns = [one["alt"].split(":")[0] for one in page.all("img") if "a sunflower, xyz style in" in one["alt"]]
-    assert columns[-5:] == [
-        "base",
-        *(f"step 900 at strength {one}" for one in ("0.5", "0.8", "1")),
-        "reference or trained picture",
+    assert columns[3:8] == [
+        "base model",
+        *(f"at strength {one}" for one in ("0.5", "0.8", "1")),
+        "real picture or trained picture",
     ]
     assert shown(outcomes.outcome(tmp_path, steps=(900,), strengths=(0.8,)), tmp_path).all("svg")
 
 
 def test_measures_that_are_refused_are_told_with_the_reason(tmp_path: Path) -> None:
     page = shown(outcomes.outcome(tmp_path, refused=True), tmp_path)
-    assert "FID : 12 references are too few: it takes 256; add pictures, or use --force" in page.told
+    assert (
+        "Could not be measured FID : 12 references are too few: it takes 256; add pictures, or use --force" in page.told
+    )
     assert page.told.count("it takes 256") == 1
     assert "Over checkpoints" not in page.told
 
 
-def test_the_base_alone_can_be_the_better(tmp_path: Path) -> None:
+def test_refusals_for_one_reason_stand_together(tmp_path: Path) -> None:
     found = outcomes.outcome(tmp_path)
-    ranking = (replace(found.ranking[0], cell=None, alarms=()),)
-    page = shown(replace(found, ranking=ranking, sentence="use none of them: the base is better"), tmp_path)
-    assert "Use none of them The base is better" in page.told
-    assert [one["alt"].split(":")[0] for one in page.all("img")[:2]] == ["base", "reference"]
-    assert "badge" not in {one.get("class") for one in page.all("span")}
-    only = shown(replace(found, cells=found.cells[:1], ranking=(), curves={}), tmp_path)
+    names = ("concept_f1", "concept_recall")
+    cells = [
+        replace(one, values={**one.values, **{name: Refused(f"{place} of 100 references are seen") for name in names}})
+        for place, one in enumerate(found.cells[:5])
+    ]
+    told = shown(replace(found, cells=(*cells, *found.cells[5:])), tmp_path).told
+    assert "Concept F1, Concept recall : 4 of 100 references are seen (in 5 of 10 rows)" in told
+    assert told.count("references are seen") == 1
+
+
+def test_where_nothing_is_recommended_the_closest_is_shown(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path)
+    ranking = (replace(found.ranking[0], cell=None, alarms=(), reasons=()),)
+    none = replace(found, ranking=ranking, sentence="use none of them: nothing was learned", try_next="")
+    page = shown(none, tmp_path)
+    assert "Use none of them Nothing was learned" in page.told
+    assert "Nothing is recommended. The figures of step 900 at strength 1: Closeness 0.80" in page.told
+    alts = [one["alt"].split(":")[0] for one in page.all("img")[:3]]
+    assert alts == ["base model", "step 900 at strength 1", "real picture"]
+    assert not {"badge", "chosen"} & {one.get("class") for _, one in page.tags}
+    assert "sdtune sample" not in page.told
+    only = shown(replace(none, cells=found.cells[:1], ranking=(), curves={}), tmp_path)
     assert "All figures" in only.told
+
+
+def test_trainings_are_ranked_where_any_is_recommended(tmp_path: Path) -> None:
+    found = outcomes.outcome(tmp_path, subjects=2)
+    told = shown(found, tmp_path).told
+    assert "Ranking cats-2 , cats-2 step 900 at strength 1: closest" in told
+    assert "cats-1 , none of its LoRAs: closest" in told
+    none = tuple(replace(one, cell=None) for one in found.ranking)
+    assert "Ranking" not in shown(replace(found, ranking=none), tmp_path).told
 
 
 def test_many_checkpoints_of_several_runs_have_room(tmp_path: Path) -> None:
@@ -206,8 +288,6 @@ def test_many_checkpoints_of_several_runs_have_room(tmp_path: Path) -> None:
     assert len(rows) > 61
     heads = re.findall(r"step (\d+) at strength 1\b", page.told)
     assert {"50", "1000"} <= set(heads)
-    ranked = shown(outcomes.outcome(tmp_path, subjects=3), tmp_path)
-    assert "Ranking cats-3 , cats-3 step 900 at strength 1: closest to the references" in ranked.told
 
 
 def test_a_page_takes_no_more_pictures_than_it_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +304,7 @@ def test_pictures_that_are_gone_or_broken_leave_a_box(tmp_path: Path) -> None:
     missing = replace(found.cells[0], pictures=(tmp_path / "gone.png", *found.cells[0].pictures[1:]))
     found = replace(found, cells=(missing, *found.cells[1:]))
     found.case.references[0].path.write_bytes(b"\x89PNG\r\n")
-    assert (
-        shown(found, tmp_path).told.count("no picture") == 6
-    )  # both at the top, in the sheet and in that of strengths
+    assert shown(found, tmp_path).told.count("no picture") == 6  # at the top, and in both sheets
 
 
 def test_large_pictures_become_small(tmp_path: Path) -> None:
@@ -242,9 +320,10 @@ def test_the_better_of_two_is_told_measure_by_measure(tmp_path: Path) -> None:
     write_comparison_page(outcomes.comparison(tmp_path), tmp_path / "compare.html")
     page = read(tmp_path / "compare.html")
     assert page.told.index("A is better In 1 of 4 measures") < page.told.index("Measure by measure")
-    assert [one["alt"].split(":")[0] for one in page.all("img")[:4]] == ["base", "A", "B", "reference"]
+    assert "A is better in 1 of 3 measures" in page.told  # diversity has no better
+    assert [one["alt"].split(":")[0] for one in page.all("img")[:4]] == ["base model", "A", "B", "real picture"]
     rows = page.told.split("verdict")[1]
     assert "+0.20 +0.10 to +0.30" in rows
-    assert "no clear difference noise up to 0.100" in rows
+    assert "no clear difference noise up to 0.10" in rows
     dots = [float(one["cx"]) for one in page.all("circle")]
     assert dots[0] > 80 > dots[3]  # what is lower is better in the last, and it speaks for B

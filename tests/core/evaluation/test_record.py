@@ -10,15 +10,9 @@ from typing import Any
 import numpy
 import pytest
 
-from sdtune.core.evaluation import figures
 from sdtune.core.evaluation.outcome import Outcome
 from sdtune.core.evaluation.record import write_comparison_record, write_record
 from tests.core.evaluation import outcomes
-
-
-@pytest.fixture(autouse=True)
-def _known_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "measures", lambda: outcomes.MEASURES)
 
 
 def written(found: Outcome, place: Path) -> dict[str, Any]:
@@ -67,6 +61,8 @@ def test_everything_is_there(tmp_path: Path) -> None:
         "likeness": 0.973,
         "usual": 0.91,
         "own_prompt": False,
+        "asked": True,
+        "astray": True,
     }
     assert told["prompts"][0]["reference"] == "held-0.png"
     assert told["prompts"][5]["trained"] == "img_01.png"
