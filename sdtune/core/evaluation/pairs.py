@@ -53,15 +53,14 @@ def with_pairs(case: Case, config: Protocol, origin: Origin, trigger: Trigger | 
 
 
 def _pair(case: Case, picture: Reference, text: str, trigger: Trigger | None) -> Prompt:
-    """A prompt that is drawn for its true picture alone."""
-    held_out = next((place for place, one in enumerate(case.references) if one.sha256 == picture.sha256), None)
+    """A prompt that is drawn for its true picture alone, also where that is a reference."""
     trained = (
         (number, place)
         for number, subject in enumerate(case.subjects)
         for place, one in enumerate(subject.trained)
         if one.sha256 == picture.sha256
     )
-    return Prompt(text, plain_of(text, trigger), "pair", False, held_out, next(trained, None))
+    return Prompt(text, plain_of(text, trigger), "pair", has_concept=False, trained=next(trained, None))
 
 
 def _told(some: Sequence[Reference], of: int, what: str) -> tuple[str, ...]:

@@ -110,7 +110,13 @@ def too_few(prompts: Sequence[Prompt], *, own: bool) -> tuple[str, ...]:
     count = sum(one.has_concept and one.held_out is not None for one in prompts)
     if count >= DESCRIBED:
         return ()
-    few = "no prompt describes" if not count else "only 1 prompt describes" if count == 1 else f"only {count} describe"
+    few = (
+        "no prompt describes"
+        if not count
+        else "only 1 prompt describes"
+        if count == 1
+        else f"only {count} prompts describe"
+    )
     remedy = "--prompts with captions of references" if own else "a higher --prompts-each, or references with captions"
     return (
         f"{few} a reference, so that how close drawings come to what was to be learned is a guess; {remedy}, says more",

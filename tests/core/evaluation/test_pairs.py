@@ -46,15 +46,17 @@ def test_captions_are_drawn_with_the_trigger_for_their_pictures_alone() -> None:
 
 
 def test_no_measure_of_sets_or_means_counts_them() -> None:
-    pictures(Path("pairs"), ["a boat"], first=20)
-    found = case(pairs="pairs")
+    pictures(Path("pairs"), ["a boat", "a kite", "a bell"], first=20)
+    found = case(pairs="pairs", reference="pairs", prompts_each=1)  # one of them is drawn as a reference anyway
     config = resolve(Evaluate, [{"subjects": ["runs/cats-1"], "seeds": 1}])
     layout = _Layout(found, units_of(found, config))
     is_pair = numpy.array([one.kind == "pair" for one in found.prompts])
-    assert is_pair.sum() == 1
+    assert is_pair.sum() == 2
+    assert (layout.of_reference[is_pair] < 0).all()
     assert not layout.has_concept[is_pair].any()
     assert not numpy.isin(layout.kind[is_pair], ["in-distribution", "new context", "generic"]).any()
-    assert [truth is not None for truth in layout.truths] == is_pair.tolist()
+    assert all(truth for truth, pair in zip(layout.truths, is_pair, strict=True) if pair)
+    assert sum(truth is not None for truth in layout.truths) == 3
 
 
 def test_a_prompt_that_is_drawn_anyway_gets_its_true_picture() -> None:

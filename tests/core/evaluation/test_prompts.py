@@ -192,7 +192,7 @@ def test_few_prompts_that_describe_references_are_told() -> None:
         return too_few(prompts_of(made)[0], own=own)
 
     assert told(5) == ()
-    assert told(4)[0].startswith("only 4 describe a reference, so that how close")
+    assert told(4)[0].startswith("only 4 prompts describe a reference, so that how close")
     assert told(1)[0].startswith("only 1 prompt describes a reference")
     assert told(0)[0].startswith("no prompt describes a reference")
     assert "a higher --prompts-each" in told(4)[0]
