@@ -242,13 +242,13 @@ def _of_folder(place: Path, model: str | None, *, every: bool) -> Opened:
         if not every or not kept:
             return Opened(origin, ((next((words for words, path in kept if path == used), used.stem), used),))
         return Opened(origin, tuple(kept))
-    if not every or (place / MODEL_INDEX).is_file():
-        return Opened(Origin(file := lora_at(place)), (("", file),))
     files = _files(place)
-    loras = [file for file in files if is_lora(file)]
     if not files and (runs := _runs_in(place)):
         told = ", ".join(printable(str(one)) for one in runs[:NAMED]) + (" ..." if runs[NAMED:] else "")
-        raise LoraError(f"{printable(str(place))}: a folder of {len(runs)} runs; give one of them, or several: {told}")
+        raise LoraError(f"{printable(str(place))}: a folder of {_counted(len(runs))}; give what is meant of {told}")
+    if not every or (place / MODEL_INDEX).is_file():
+        return Opened(Origin(file := lora_at(place)), (("", file),))
+    loras = [file for file in files if is_lora(file)]
     if not loras:
         return Opened(Origin(file := lora_at(place)), (("", file),))  # which says what there is instead
     return Opened(Origin(place), tuple((printable(file.stem), file) for file in loras))
@@ -261,6 +261,10 @@ def _files(place: Path) -> list[Path]:
     except OSError as error:
         raise LoraError(f"{place}: cannot be read ({why(error, 'folder')}); check its permissions") from None
     return [file for file in found if not is_once_more(file, found)]
+
+
+def _counted(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _runs_in(place: Path) -> list[Path]:

@@ -97,7 +97,7 @@ def given_prompts(file: Path, material: Material) -> tuple[tuple[Prompt, ...], t
         told.append(f"{name}: no trigger is known, so that all prompts are taken to ask for what was learned")
     elif not any(one.has_concept for one in found):
         raise ConfigError(
-            f'--prompts {name}: none of its {len(found)} prompts holds the trigger "{cut(trigger.word, LETTERS)}"; '
+            f'--prompts {name}: none of its prompts holds the trigger "{cut(trigger.word, LETTERS)}"; '
             "write some with it, or give another --trigger"
         )
     elif all(one.has_concept for one in found):

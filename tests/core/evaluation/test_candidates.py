@@ -118,11 +118,11 @@ def test_what_is_wrong_is_told_of_each_in_a_line() -> None:
         "cats.safetensors:0": "its strength should be above 0, which is the base model itself",
         "cats.safetensors:-1": "its strength should be above 0",
         "a" * 5000: "^a{200}...: no name that a file can have",
-        "runs": r"^runs: a folder of 7 runs; .*: runs/cats-0, .*runs/cats-5 \.\.\.$",
+        "runs": r"^runs: a folder of 7 runs; give what is meant of runs/cats-0, .*runs/cats-5 \.\.\.$",
     }.items():
         with pytest.raises(InputError, match=told):
             opened(name, None, every=True)
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=told) as caught:
             opened(name, None, every=False)
         assert len(str(caught.value)) < 400
     assert opened("cats.safetensors:0.5", None, every=True).strength == 0.5

@@ -167,7 +167,7 @@ def test_own_prompts_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: p
     file = tmp_path / "prompts.txt"
     for text, told in {
         "": "holds no prompt",
-        "a boat": "none of its 1 prompts holds the trigger",
+        "a boat": "none of its prompts holds the trigger",
         "a boat --w 64": "line 1: has a flag of its own (--w)",
         "soft\na boat --seed 1": "line 2: has a flag of its own (--seed), while eval draws all prompts alike",
         f"soft\n{'soft ' * 5000}": "line 2: a prompt of 25,000 characters, and 20,000 are the most; shorten it",
