@@ -61,6 +61,7 @@ from sdtune.core.html_page import head, text
 EACH = "each LoRA at each strength and of the base model"
 CARDS = 3  # measures that are told large, beside copies
 CHARTS = 6  # measures that are seen at once
+WIDE = 8  # measures beside each other in the tables of all others
 COLUMNS = 9  # LoRAs beside each other in a contact sheet
 COMMAND = 3000  # letters
 
@@ -255,7 +256,8 @@ def _table(outcome: Outcome, measures: Sequence[Measure], chosen: Cell | None) -
         yield from _rows(outcome, known[:CHARTS], chosen)
     if known[CHARTS:]:
         yield f"<details><summary>{counted(len(known) - CHARTS, 'more measure')}</summary>\n"
-        yield from _rows(outcome, known[CHARTS:], chosen)
+        for begin in range(CHARTS, len(known), WIDE):
+            yield from _rows(outcome, known[begin : begin + WIDE], chosen)
         yield "</details>\n"
     yield from _refused(outcome, measures)
     yield "</section>\n"
@@ -310,16 +312,13 @@ def _figure(one: Judged, measure: Measure, floor: Mapping[str, float]) -> str:
 
 
 def _refused(outcome: Outcome, measures: Sequence[Measure]) -> Iterator[str]:
-    """What could not be measured: of each measure one reason, and those of the same reason together."""
-    reasons: dict[tuple[str, int], list[str]] = {}
+    """What could not be measured: of each measure one reason."""
+    rows = []
     for measure in measures:
         found = [value.reason for one in outcome.cells if isinstance(value := one.values.get(measure.name), Refused)]
         if found:
-            reasons.setdefault((found[-1], len(found)), []).append(begun(measure.title))
-    rows = []
-    for (reason, count), titles in reasons.items():
-        some = "" if count == len(outcome.cells) else f" (in {count:,} of {len(outcome.cells):,} rows)"
-        rows.append((", ".join(titles), f"{reason}{some}"))
+            some = "" if len(found) == len(outcome.cells) else f" (in {len(found):,} of {len(outcome.cells):,} rows)"
+            rows.append((begun(measure.title), f"{found[-1]}{some}"))
     yield from refusals(rows)
 
 

@@ -111,6 +111,7 @@ tbody th, thead td:first-child, thead th:first-child { position: sticky; left: 0
 .contact thead .chosen { color: var(--good); }
 .contact img { border-radius: .25rem; }
 details { margin-top: .6rem; }
+details .scroll + .scroll { margin-top: .9rem; }
 summary { cursor: pointer; color: var(--soft); width: fit-content; }
 .more > summary { color: var(--ink); font-weight: 600; }
 dl { margin: .4rem 0; max-width: 60rem; }
@@ -138,7 +139,7 @@ dd { margin: .1rem 0 0; }
   body { max-width: none; padding: 0; font-size: 11px; }
   .scroll { overflow: visible; border: 0; background: none; }
   .figures th, .figures td { padding: .15rem .25rem; font-size: .62rem; white-space: normal; }
-  .figures small, .figures em { font-size: .55rem; }
+  .figures small, .figures em, .badge { font-size: .55rem; }
   tbody th, thead td:first-child, thead th:first-child { position: static; }
   .contact th, .contact td { width: auto; min-width: 0; max-width: 7rem; }
   .contact tbody th { min-width: 4rem; max-width: 7rem; width: auto; }
@@ -198,11 +199,14 @@ def bullets(kind: str, lines: Sequence[str], said: str = "") -> Iterator[str]:
 
 
 def refusals(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Measures that cannot be told, with the reason."""
-    if rows:
+    """Measures that cannot be told, (title, reason) each; those of the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for title, reason in rows:
+        reasons.setdefault(reason, []).append(title)
+    if reasons:
         yield '<h3>Could not be measured</h3>\n<ul class="plain">\n'
-        for title, reason in rows:
-            yield f'<li dir="auto"><b>{text(title)}</b>: {escaped(reason)}</li>\n'
+        for reason, titles in reasons.items():
+            yield f'<li dir="auto"><b>{text(", ".join(titles))}</b>: {escaped(reason)}</li>\n'
         yield "</ul>\n"
 
 
