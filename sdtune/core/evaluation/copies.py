@@ -74,6 +74,8 @@ class Looks:
     def copy(self, unit: int) -> Copy | None:
         """What the drawing is a copy of: of its nearest pictures the one that it looks like most."""
         near = numpy.argsort(-self.likeness[unit], kind="stable")[:NEAREST].tolist()
+        if all(self.likeness[unit, one] <= self.usual(one)[0] for one in near):
+            return None  # whatever it looks like, so that most drawings need not be opened
         looks = [alike(self.seen.pictures[unit], self.seen.trained_pictures[one]) for one in near]
         look = max(looks)
         trained = int(near[looks.index(look)])

@@ -23,8 +23,8 @@ class CopyShare(Average):
     name: ClassVar[str] = "copies"
     title: ClassVar[str] = "Near-copies"
     says: ClassVar[str] = (
-        "The share of drawings with the trigger that come out as nearly one of the trained pictures, though the prompt "
-        "asks for something else; 0: it repeats none of them."
+        "Of the drawings whose prompt asks for what was learned, the share that come out as nearly one of the trained "
+        "pictures, though the prompt describes another; 0: none is repeated."
     )
     better: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     share: ClassVar[bool] = True

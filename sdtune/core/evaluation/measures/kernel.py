@@ -7,7 +7,7 @@ prompt describes. In a resample these stay out however often they count. Both ar
 
 Replicates are the figure and its change to the first order (sets.py). Where two sets are nearly alike, that is what a
 jackknife gives, which has twice the true variance there: intervals are up to 1.4 times too wide and hold the truth in
-0.97 and more; of sets that are apart 0.9 to 1.05 times, and 0.91 to 0.97 (10 and 20 of 30 and 60 prompts, 7 and 20
+0.97 and more; of sets that are apart 0.87 to 1.08 times, and 0.91 to 0.97 (10 and 20 of 30 and 60 prompts, 7 and 20
 references, some described, 1 and 3 seeds).
 """
 

@@ -42,10 +42,7 @@ class TruthSimilarity(Average):
 
     name: ClassVar[str] = "truth_similarity"
     title: ClassVar[str] = "Likeness to the true picture"
-    says: ClassVar[str] = (
-        "How much a drawing from the caption of a reference is like that very picture, which was never trained; 1: the "
-        "same."
-    )
+    says: ClassVar[str] = "How much a drawing from the caption of a reference is like that very picture; 1: the same."
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
     order: ClassVar[int] = 12
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)

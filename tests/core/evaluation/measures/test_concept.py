@@ -110,6 +110,12 @@ def test_a_prompts_own_picture_is_no_proof_of_the_concept() -> None:
     assert detect(replace(copied, of_reference=of)).way == pytest.approx(left_out.way)
 
 
+def test_it_is_looked_up_once_for_all_measures_of_a_cell() -> None:
+    one = cell(ASKED)
+    assert detect(one) is detect(one)
+    assert not detect(replace(one, drawn=one.base)).shows.any()
+
+
 def test_what_the_base_draws_anyway_is_not_the_loras_doing() -> None:
     one = cell(ASKED)
     base = one.base.copy()
