@@ -61,7 +61,7 @@ from sdtune.core.html_page import head, text
 EACH = "each LoRA at each strength and of the base model"
 CARDS = 3  # measures that are told large, beside copies
 CHARTS = 6  # measures that are seen at once
-WIDE = 8  # measures beside each other in the tables of all others
+WIDE = 7  # measures beside each other in the tables of all others
 COLUMNS = 9  # LoRAs beside each other in a contact sheet
 COMMAND = 3000  # letters
 
@@ -117,7 +117,9 @@ def _verdict(outcome: Outcome, looked: Judged, best: Cell | None, album: Album) 
     if best is not None and best.candidate is not None and outcome.try_next:
         name = escaped(case.candidates[best.candidate].path.name)
         yield f'<p class="do">Use the file <code>{name}</code>, for example:</p>\n'
-        yield f'<code class="command">{escaped(outcome.try_next, COMMAND)}</code>\n'
+        begin, *options = escaped(outcome.try_next, COMMAND).split(" --")
+        rest = "".join(f" <span>--{option}</span>" for option in options)  # so that no line ends between two hyphens
+        yield f'<code class="command">{begin}{rest}</code>\n'
     yield f'<p class="soft">{looked_at(len(units), EACH, len(case.references), outcome.encoder)}.</p>\n</div>\n'
     place = example(case, units)
     if place is not None:

@@ -44,6 +44,7 @@ code { font: .85rem/1.45 ui-monospace, monospace; overflow-wrap: anywhere; user-
 .command { display: block; margin: .2rem 0 .8rem; padding: .5rem .7rem; white-space: pre-wrap;
   background: var(--card); border: 1px solid var(--line); border-radius: .4rem; }
 .of { margin: 1.6rem 0 -.9rem; }
+.command span { display: inline-block; max-width: 100%; }
 .do { margin-top: .9rem; font-size: .9rem; }
 .look { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .7rem; }
 figure { margin: 0; }
