@@ -63,7 +63,6 @@ CARDS = 3  # measures that are told large, beside copies
 CHARTS = 6  # measures that are seen at once
 WIDE = 7  # measures beside each other in the tables of all others
 COLUMNS = 9  # LoRAs beside each other in a contact sheet
-COMMAND = 3000  # letters
 
 
 def write_page(outcome: Outcome, out: Path) -> None:
@@ -117,7 +116,7 @@ def _verdict(outcome: Outcome, looked: Judged, best: Cell | None, album: Album) 
     if best is not None and best.candidate is not None and outcome.try_next:
         name = escaped(case.candidates[best.candidate].path.name)
         yield f'<p class="do">Use the file <code>{name}</code>, for example:</p>\n'
-        begin, *options = escaped(outcome.try_next, COMMAND).split(" --")
+        begin, *options = text(outcome.try_next).split(" --")
         rest = "".join(f" <span>--{option}</span>" for option in options)  # so that no line ends between two hyphens
         yield f'<code class="command">{begin}{rest}</code>\n'
     yield f'<p class="soft">{looked_at(len(units), EACH, len(case.references), outcome.encoder)}.</p>\n</div>\n'

@@ -41,7 +41,7 @@ p { margin: .3rem 0; max-width: 60rem; }
 .reasons li { margin: .15rem 0; }
 .reasons li:first-child { font-weight: 600; }
 code { font: .85rem/1.45 ui-monospace, monospace; overflow-wrap: anywhere; user-select: all; }
-.command { display: block; margin: .2rem 0 .8rem; padding: .5rem .7rem; white-space: pre-wrap;
+.command { display: block; margin: .2rem 0 .8rem; padding: .5rem .7rem; white-space: pre-wrap; max-height: 12rem; overflow: auto;
   background: var(--card); border: 1px solid var(--line); border-radius: .4rem; }
 .of { margin: 1.6rem 0 -.9rem; }
 .command span { display: inline-block; max-width: 100%; }
