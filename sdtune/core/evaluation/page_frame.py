@@ -41,8 +41,8 @@ p { margin: .3rem 0; max-width: 60rem; }
 .reasons li { margin: .15rem 0; }
 .reasons li:first-child { font-weight: 600; }
 code { font: .85rem/1.45 ui-monospace, monospace; overflow-wrap: anywhere; user-select: all; }
-.command { display: block; margin: .2rem 0 .8rem; padding: .5rem .7rem; white-space: pre-wrap; max-height: 12rem; overflow: auto;
-  background: var(--card); border: 1px solid var(--line); border-radius: .4rem; }
+.command { display: block; margin: .2rem 0 .8rem; padding: .5rem .7rem; white-space: pre-wrap;
+  max-height: 12rem; overflow: auto; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; }
 .of { margin: 1.6rem 0 -.9rem; }
 .command span { display: inline-block; max-width: 100%; }
 .do { margin-top: .9rem; font-size: .9rem; }
@@ -155,13 +155,16 @@ POLICY = f"default-src 'none'; img-src data:; style-src 'sha256-{DIGEST}'; base-
 
 
 def write_pieces(pieces: Iterator[str], out: Path) -> None:
-    """A page that comes in pieces, whole or not at all."""
+    """A page that comes in pieces, whole or not at all; OSError names it, whatever of it cannot be written."""
 
     def write(place: Path) -> None:
         with place.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(pieces)
 
-    write_atomically(out, write)
+    try:
+        write_atomically(out, write)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from None
 
 
 def opening(title: str, headline: str, reasons: Sequence[str]) -> Iterator[str]:

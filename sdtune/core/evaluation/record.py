@@ -14,9 +14,9 @@ from sdtune.core.evaluation.figures import Interval, cell_name, shown
 from sdtune.core.evaluation.intervals import Refused, Value
 from sdtune.core.evaluation.measures import Measure
 from sdtune.core.evaluation.outcome import Comparison, Copy, Judged, Outcome, Ranked, Side
+from sdtune.core.evaluation.page_frame import write_pieces
 from sdtune.core.evaluation.subject import BASE, Case, Cell, Reference, Unit
 from sdtune.core.evaluation_reports import Difference
-from sdtune.core.run_folder import write_atomically
 
 FORMAT = 1
 
@@ -32,8 +32,7 @@ def write_comparison_record(comparison: Comparison, out: Path) -> None:
 
 
 def _write(told: Mapping[str, Any], out: Path) -> None:
-    told = _plain(told)
-    write_atomically(out, lambda place: place.write_text(f"{json.dumps(told, indent=1, allow_nan=False)}\n", "ascii"))
+    write_pieces(iter((json.dumps(_plain(told), indent=1, allow_nan=False), "\n")), out)
 
 
 def record(outcome: Outcome, folder: Path) -> dict[str, Any]:

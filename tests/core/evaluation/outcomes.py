@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy
 from PIL import Image
 
-from sdtune.core.evaluation.intervals import Refused, Value
+from sdtune.core.evaluation.intervals import Refused, Value, resampled
 from sdtune.core.evaluation.measures import measures
+from sdtune.core.evaluation.measures.base import Told
 from sdtune.core.evaluation.outcome import Comparison, Copy, Cost, Judged, Outcome, Ranked, Side
 from sdtune.core.evaluation.subject import Candidate, Case, Cell, Kind, Prompt, Reference, Subject, Unit
 from sdtune.core.evaluation_reports import Difference, Figure
@@ -81,6 +83,7 @@ def value(estimate: float, reach: float, references: int = 12) -> Value:
     return Value(estimate, estimate - reach, estimate + reach, 20, references)
 
 
+@cache
 def found_beside(hostile: str = "") -> dict[str, dict[str, Any]]:
     """What every measure finds beside its figure, of pictures that are points: by name of the measure."""
     random = numpy.random.default_rng(0)
@@ -99,11 +102,12 @@ def found_beside(hostile: str = "") -> dict[str, dict[str, Any]]:
         of_class=numpy.arange(24) % 2,
         reference_classes=numpy.arange(12) % 2,
     )
+    weights = resampled(one.prompt.tolist(), 12, 2)
     of_pictures = ("copies",)  # which are looked at as pictures, too
     found = {
         name: measure.detail(one)
         for name, measure in measures().items()
-        if name not in of_pictures and measure.refusal(one, force=True) is None
+        if name not in of_pictures and isinstance(measure.told(one, weights, force=True), Told)
     }
     return {"copies": {"by_trained": {"3": 1}, "recited": 2, "of_trained_captions": 2}} | found
 

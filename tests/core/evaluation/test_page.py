@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -148,6 +150,19 @@ def test_the_recommendation_stands_first_with_what_to_do_and_pictures_beside_it(
         "real picture or trained picture",
     ]
     assert page.told.count("49 trained.") == 1
+
+
+def test_the_recommended_point_is_ringed_in_every_chart(tmp_path: Path) -> None:
+    page = shown(outcomes.outcome(tmp_path), tmp_path)
+    rings = [one for one in page.all("circle") if one["class"] == "ring"]
+    assert len(rings) == 1 + 9  # in the legend, and of each measure
+
+
+def test_a_disk_that_takes_no_more_is_told_with_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = Mock(side_effect=OSError(errno.EFBIG, "File too large"))
+    monkeypatch.setattr(page_frame, "write_atomically", limited)
+    with pytest.raises(OSError, match=r"File too large: .*report\.html"):
+        write_page(outcomes.outcome(tmp_path), tmp_path / "report.html")
 
 
 def test_a_row_of_the_base_says_what_is_given_rather_than_found(tmp_path: Path) -> None:
