@@ -17,7 +17,7 @@ from sdtune.core.data.cache import Store
 from sdtune.core.data.image_file import read
 from sdtune.core.evaluation import reference_loss
 from sdtune.core.evaluation.intervals import Array
-from sdtune.core.evaluation.measures.base import Seen
+from sdtune.core.evaluation.measures.base import Seen, Told
 from sdtune.core.evaluation.measures.loss import ReferenceLoss
 from sdtune.core.evaluation.reference_loss import Acting, losses_of
 from sdtune.core.evaluation.subject import Reference
@@ -218,7 +218,9 @@ def test_the_measure_is_the_ratio_of_the_sums():
     assert value.estimate == pytest.approx(2.6 / 3)
     assert (value.n, value.references) == (0, 3)
     assert 0 <= value.low < value.estimate < value.high
-    assert measure.groups(with_losses(losses), weights) == 3
+    told = measure.told(with_losses(losses), weights)
+    assert isinstance(told, Told)
+    assert told.groups == 3
     base = measure.value(with_losses(losses[:, [1, 1]], is_base=True), weights)
     assert isinstance(base, Value)
     assert (base.estimate, base.low, base.high) == (1, 1, 1)
