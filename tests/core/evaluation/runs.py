@@ -22,11 +22,13 @@ QUERY = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "brown")
 
 
-def lora(path: Path, step: int | None = None, value: float = 1.0, family: str = "sd1", **facts: str) -> Path:
+def lora(
+    path: Path, step: int | None = None, value: float = 1.0, family: str = "sd1", width: int = 8, **facts: str
+) -> Path:
     """A LoRA that tells by its weights from those of other values."""
     told = {} if step is None else {"ss_steps": str(step)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    module = LoraModule(torch.full((1, 8), value), torch.ones(8, 1), 1.0)
+    module = LoraModule(torch.full((1, width), value), torch.ones(width, 1), 1.0)
     lora_file.write(path, Lora({QUERY: module}, family, told | facts))
     return path
 
@@ -69,6 +71,7 @@ def run(
     end: int | None = 100,
     value: float = 1.0,
     priors: Sequence[int] = (),
+    width: int = 8,
     **tables: Any,
 ) -> RunFolder:
     """A run that was trained on pictures(folder, texts), which are made where they are not there."""
@@ -90,11 +93,11 @@ def run(
     ]
     made = RunFolder(place, folder.name).create(to_toml(config), json.dumps({"name": folder.name, "images": images}))
     for step in steps:
-        lora(made.partial(step), step, value * step)
+        lora(made.partial(step), step, value * step, width=width)
     if best:
-        lora(made.best, best, value * best)
+        lora(made.best, best, value * best, width=width)
     if end:
-        lora(made.lora, end, value * end)
+        lora(made.lora, end, value * end, width=width)
         made.finish({"steps": end, "why": "steps", "best": best})
     return made
 

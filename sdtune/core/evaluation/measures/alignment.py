@@ -35,7 +35,7 @@ class TextAlignment(Average):
         cosines: Array = numpy.einsum("nd,nd->n", seen.drawn[chosen], seen.texts[chosen])
         return cosines
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (nothing to be forced)
+    def refusal(self, seen: Seen) -> str | None:
         """An encoder without a text tower; nothing but generic prompts."""
         if seen.texts is None:
             return "the encoder reads no texts; --encoder mini, clip or siglip2 does"

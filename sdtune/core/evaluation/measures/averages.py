@@ -30,7 +30,7 @@ class Average(Measure):
         chosen = self.chosen(seen)
         return mean_under(self.each(seen, chosen), weights.units[:, chosen])
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
+    def groups(self, seen: Seen) -> int:
         """Prompts of the chosen drawings."""
         return prompts(seen, self.chosen(seen))
 

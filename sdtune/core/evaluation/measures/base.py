@@ -117,8 +117,12 @@ class Measure(ABC):
         """(drawings, references) that it is of."""
 
     @abstractmethod
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:
+    def refusal(self, seen: Seen) -> str | None:
         """Why it cannot be told of these, with what would help; None where it can."""
+
+    def doubt(self, seen: Seen) -> str | None:  # noqa: ARG002 (for those that have some)
+        """Why it should not be told of these, unless by --force; None where it should. Asked where it can be told."""
+        return None
 
     @abstractmethod
     def replicates(self, seen: Seen, weights: Weights) -> Array:
@@ -130,10 +134,10 @@ class Measure(ABC):
 
     def told(self, seen: Seen, weights: Weights, *, force: bool = False) -> Told | Refused:
         """The figure with its interval, and what differences from other cells are computed from."""
-        reason = self.refusal(seen, force=force)
+        reason = self.refusal(seen) or (None if force else self.doubt(seen))
         if reason is not None:
             return Refused(reason)
-        replicates, groups = self.replicates(seen, weights), self.groups(seen, weights)
+        replicates, groups = self.replicates(seen, weights), self.groups(seen)
         low, high = interval(replicates, groups, share=self.share)
         drawings, references = self.counts(seen)
         value = Value(float(replicates[0]), *within((low, high), self.bounds), drawings, references)
@@ -144,6 +148,6 @@ class Measure(ABC):
         told = self.told(seen, weights, force=force)
         return told if isinstance(told, Refused) else told.value
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (for those of some drawings alone)
+    def groups(self, seen: Seen) -> int:
         """Prompts (or what else is drawn anew in resamples) that it depends on; one less are degrees of freedom."""
-        return weights.groups
+        return len(numpy.unique(seen.prompt))

@@ -82,7 +82,7 @@ class ClassAccuracy(Average):
         by_references = isinstance(probe, Probe) and probe.by == "references"
         return int(_named(seen).sum()), int((_reference_classes(seen) >= 0).sum()) if by_references else 0
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (without classes there is no figure)
+    def refusal(self, seen: Seen) -> str | None:
         """Where there are no classes, or nothing tells them apart."""
         probe = _probe(seen)
         return probe if isinstance(probe, str) else None

@@ -8,7 +8,7 @@ import numpy
 
 from sdtune.core.evaluation.intervals import Array, Weights, mean_under
 from sdtune.core.evaluation.measures.averages import prompts
-from sdtune.core.evaluation.measures.base import Mask, Measure, Seen
+from sdtune.core.evaluation.measures.base import Measure, Seen
 
 
 class Closeness(Measure):
@@ -20,7 +20,7 @@ class Closeness(Measure):
     """
 
     name: ClassVar[str] = "closeness"
-    title: ClassVar[str] = "closeness"
+    title: ClassVar[str] = "Closeness"
     says: ClassVar[str] = (
         "How alike drawings are to pictures of what was to be learned that were never trained, 1 being the same; by "
         "this the recommended one is chosen, once copies are left out."
@@ -31,15 +31,15 @@ class Closeness(Measure):
 
     def counts(self, seen: Seen) -> tuple[int, int]:
         """Drawings that ask for what was learned, and references."""
-        return int(_asked(seen).sum()), len(seen.references)
+        return int(seen.has_concept.sum()), len(seen.references)
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (there is nothing to force)
+    def refusal(self, seen: Seen) -> str | None:
         """Without a drawing that asks for it."""
-        return None if _asked(seen).any() else "no prompt asks for what was learned; give --prompts that do"
+        return None if seen.has_concept.any() else "no prompt asks for what was learned; give --prompts that do"
 
     def replicates(self, seen: Seen, weights: Weights) -> Array:
         """[R] given the references, as these are the same for all that is compared."""
-        asked, described = _asked(seen), seen.has_concept & (seen.of_reference >= 0)
+        asked, described = seen.has_concept, seen.has_concept & (seen.of_reference >= 0)
         to_all = mean_under((seen.drawn[asked] @ seen.references.T).mean(axis=1), weights.units[:, asked])
         if not described.any():
             return to_all
@@ -48,14 +48,10 @@ class Closeness(Measure):
         found: Array = (to_all + numpy.where(numpy.isnan(to_truth), to_all, to_truth)) / 2
         return found
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (of some prompts alone)
+    def groups(self, seen: Seen) -> int:
         """Prompts that ask for what was learned."""
-        return prompts(seen, _asked(seen))
+        return prompts(seen, seen.has_concept)
 
     def detail(self, seen: Seen) -> dict[str, Any]:
         """How many drawings describe a reference."""
         return {"drawings_of_references": int((seen.has_concept & (seen.of_reference >= 0)).sum())}
-
-
-def _asked(seen: Seen) -> Mask:
-    return seen.has_concept

@@ -52,7 +52,7 @@ class _OfConcept(Measure):
         """Drawings that ask for the concept and those that do not; references."""
         return int((seen.has_concept | _without(seen)).sum()), len(seen.references)
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:
+    def refusal(self, seen: Seen) -> str | None:
         """Nothing asks for the concept, everything does, or it cannot be seen."""
         if not seen.has_concept.any():
             return "no prompt asks for what was learned, as no trigger is known; give --trigger"
@@ -60,15 +60,13 @@ class _OfConcept(Measure):
             return "every prompt asks for what was learned; give --prompts with some that have no trigger"
         if len(seen.references) < FEWEST:
             return f"it takes {FEWEST} references, and there are {len(seen.references)}; give more by --reference"
-        found = detect(seen)
-        if found.way <= 0 or (found.recognised < TOLD_APART and not force):
-            return (
-                f"the encoder tells only {found.recognised:.0%} of the references from what the model draws without "
-                "the LoRA, so it cannot see what was learned; another --encoder may"
-            )
-        return None
+        return _unseen(seen) if detect(seen).way <= 0 else None
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
+    def doubt(self, seen: Seen) -> str | None:
+        """Where the encoder hardly sees it."""
+        return _unseen(seen) if detect(seen).recognised < TOLD_APART else None
+
+    def groups(self, seen: Seen) -> int:
         """Prompts of both kinds."""
         return prompts(seen, seen.has_concept | _without(seen))
 
@@ -91,7 +89,7 @@ class ConceptF1(_OfConcept):
 
     def detail(self, seen: Seen) -> dict[str, Any]:
         """Counts, and how well the detector knows references and base drawings."""
-        if self.refusal(seen, force=True) is not None:
+        if self.refusal(seen) is not None:
             return {}
         found = detect(seen)
         true, false, missed, kept = (float(one[0]) for one in _confusion(seen, numpy.ones((1, len(seen.drawn)))))
@@ -120,7 +118,7 @@ class ConceptPrecision(_OfConcept):
         true, false, _, _ = _confusion(seen, weights.units)
         return _share(true, true + false)
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
+    def groups(self, seen: Seen) -> int:
         """Prompts of drawings that show it."""
         return prompts(seen, detect(seen).shows & (seen.has_concept | _without(seen)))
 
@@ -137,7 +135,7 @@ class ConceptRecall(_OfConcept):
         true, _, missed, _ = _confusion(seen, weights.units)
         return _share(true, true + missed)
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
+    def groups(self, seen: Seen) -> int:
         """Prompts that ask for it."""
         return prompts(seen, seen.has_concept)
 
@@ -165,17 +163,19 @@ def detect(seen: Seen) -> Detected:
     of_trained = numpy.append(place, -1)[seen.of_trained]  # [n], -1 stays -1
     others = numpy.arange(len(concept))
     own = (seen.of_reference[:, None] == others) | (of_trained[:, None] == others)
-    same = seen.prompt[:, None] == seen.prompt
+    other = ~(seen.in_distribution | seen.new_context | seen.generic)  # pairs are no drawings of the protocol
+    same = (seen.prompt[:, None] == seen.prompt) | other
     drawn = _likeness(seen.drawn, concept, seen.base, own, same)
     base = _likeness(seen.base, concept, seen.base, own, same)
     itself = numpy.arange(len(seen.references))[:, None]
-    references = _likeness(seen.references, concept, seen.base, itself == others, itself == seen.of_reference)
-    way = float(references.mean() - base.mean())
-    middle = float(references.mean() + base.mean()) / 2
+    references = _likeness(seen.references, concept, seen.base, itself == others, (itself == seen.of_reference) | other)
+    usual = float(base[~other].mean())
+    way = float(references.mean()) - usual
+    middle = (float(references.mean()) + usual) / 2
     return Detected(
         (drawn > middle) & (drawn - base >= way / 2) & (way > 0),
         float((references > middle).mean()),
-        float((base > middle).mean()),
+        float((base[~other] > middle).mean()),
         way,
     )
 
@@ -189,6 +189,13 @@ def _mean_but(cosines: Array, left_out: Mask) -> Array:
     """[n] means of rows, 0 of an empty one."""
     mean: Array = numpy.where(left_out, 0.0, cosines).sum(axis=1) / numpy.maximum((~left_out).sum(axis=1), 1)
     return mean
+
+
+def _unseen(seen: Seen) -> str:
+    return (
+        f"the encoder tells only {detect(seen).recognised:.0%} of the references from what the model draws without the "
+        "LoRA, so it cannot see what was learned; another --encoder may"
+    )
 
 
 def _without(seen: Seen) -> Mask:

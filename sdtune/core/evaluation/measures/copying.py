@@ -45,7 +45,7 @@ class CopyShare(Average):
         """Drawings that could be alarming, and trained pictures."""
         return int(seen.has_concept.sum()), len(seen.trained)
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (there is nothing to force)
+    def refusal(self, seen: Seen) -> str | None:
         """Where no trained pictures are known, or nothing asks for what was learned."""
         if not len(seen.trained):
             return "which pictures were trained is not known; give --trained"

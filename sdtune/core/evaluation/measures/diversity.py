@@ -32,11 +32,11 @@ class OfConcept(Measure):
         """These, beside nothing."""
         return int(_concept(seen).sum()), 0
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (prompts of these drawings alone)
+    def groups(self, seen: Seen) -> int:
         """Their prompts."""
         return prompts_of(seen, _concept(seen))
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (one picture has no diversity)
+    def refusal(self, seen: Seen) -> str | None:
         """Of one picture."""
         drawings, _ = self.counts(seen)
         if drawings >= FEWEST:
@@ -99,7 +99,7 @@ class Diversity(OfConcept):
         concept = _concept(seen)
         return _diversity(seen.drawn[concept], seen.prompt[concept], weights.units[:, concept])
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (prompts that have pairs)
+    def groups(self, seen: Seen) -> int:
         """Prompts that have pairs."""
         count = numpy.unique(seen.prompt[_concept(seen)], return_counts=True)[1]
         return int((count > 1).sum()) or len(count)

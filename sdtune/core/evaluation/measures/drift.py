@@ -31,6 +31,6 @@ class Drift(Average):
         distances: Array = ((seen.drawn[chosen] - seen.base[chosen]) ** 2).sum(axis=1) / 2
         return distances
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (nothing to be forced)
+    def refusal(self, seen: Seen) -> str | None:
         """No generic prompts."""
         return None if seen.generic.any() else "no prompt is without the trigger; give --prompts with some that are"

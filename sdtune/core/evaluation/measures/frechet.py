@@ -72,15 +72,20 @@ class FID(OfSets):
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     source: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500"
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:
-        """Too few for it not to be bias, or for a covariance."""
+    def refusal(self, seen: Seen) -> str | None:
+        """Too few for a covariance."""
         drawings, references = self.counts(seen)
         if min(drawings, references) < 2:
             return (
                 f"FID takes 2 drawings from captions and 2 references, and there are {drawings} and {references}; raise"
                 " --prompts-each and give more by --reference"
             )
-        if min(drawings, references) < ENOUGH and not force:
+        return None
+
+    def doubt(self, seen: Seen) -> str | None:
+        """Too few for it not to be bias."""
+        drawings, references = self.counts(seen)
+        if min(drawings, references) < ENOUGH:
             return (
                 f"FID of {drawings} drawings and {references} references would be bias for the most part; KID and CMMD"
                 f" tell the same of so few, FID takes {ENOUGH} of each; --force prints it with its bias"

@@ -48,7 +48,7 @@ class Discrepancy(OfSets):
     def kernel(self, x: Array, y: Array) -> Array:
         """[n, m] of unit vectors."""
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (of less there is no figure at all)
+    def refusal(self, seen: Seen) -> str | None:
         """Fewer than two prompts or two references."""
         count = prompts(seen, seen.fair)
         if count < 2:

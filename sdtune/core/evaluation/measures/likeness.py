@@ -25,7 +25,7 @@ class ImageSimilarity(OfSets):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     source: ClassVar[str] = "Ruiz et al. 2022, arXiv:2208.12242"
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (nothing to be forced)
+    def refusal(self, seen: Seen) -> str | None:
         """Nothing to compare."""
         if not len(seen.references):
             return "there are no references; give --reference FOLDER"
@@ -62,6 +62,6 @@ class TruthSimilarity(Average):
         chosen = self.chosen(seen)
         return int(chosen.sum()), len(numpy.unique(seen.of_reference[chosen]))
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (nothing to be forced)
+    def refusal(self, seen: Seen) -> str | None:
         """No prompt that describes a reference."""
         return None if self.chosen(seen).any() else "no prompt describes a reference; give --reference with captions"

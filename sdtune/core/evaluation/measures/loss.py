@@ -15,7 +15,7 @@ class ReferenceLoss(Measure):
     """The sum of the losses at fixed noises, divided by the base model's on the same images and noises."""
 
     name: ClassVar[str] = "loss"
-    title: ClassVar[str] = "loss on references"
+    title: ClassVar[str] = "Loss on references"
     says: ClassVar[str] = (
         "How well the noise in pictures that were never trained is predicted, beside the base model (1): it falls "
         "while something is learned that holds for others, and rises once pictures are learned by heart. It warns of "
@@ -30,7 +30,7 @@ class ReferenceLoss(Measure):
         """No drawings; the references that have a caption, as many as are looked at."""
         return 0, 0 if seen.losses is None else len(seen.losses)
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (too few are none)
+    def refusal(self, seen: Seen) -> str | None:
         """Captions are needed, as the loss is that of pictures under theirs."""
         if seen.losses is None:
             return "no reference has a caption and a size that the model takes; write captions beside them"
@@ -48,6 +48,6 @@ class ReferenceLoss(Measure):
         found: Array = (rows @ seen.losses[:, 0]) / (rows @ seen.losses[:, 1])
         return found
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (of references alone)
+    def groups(self, seen: Seen) -> int:
         """References."""
         return 0 if seen.losses is None else len(seen.losses)

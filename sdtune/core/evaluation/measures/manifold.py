@@ -95,7 +95,7 @@ class OfManifolds(OfSets):
 
     better: ClassVar[Literal["lower", "higher", "none"]] = "higher"
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (of fewer there are no balls)
+    def refusal(self, seen: Seen) -> str | None:
         """Of fewer than three there are no balls."""
         drawings, references = self.counts(seen)
         if references < FEWEST:
@@ -119,7 +119,7 @@ class OfManifolds(OfSets):
 class OfDrawings(OfManifolds):
     """What is so of drawings: resampled by prompts."""
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (prompts of these drawings alone)
+    def groups(self, seen: Seen) -> int:
         """Prompts of these drawings."""
         return prompts(seen, seen.fair)
 
@@ -127,7 +127,7 @@ class OfDrawings(OfManifolds):
 class OfReferences(OfManifolds):
     """What is so of references."""
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (references are drawn anew)
+    def groups(self, seen: Seen) -> int:
         """References."""
         return len(seen.references)
 

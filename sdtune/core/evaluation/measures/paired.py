@@ -31,7 +31,7 @@ class OfPairs:
         there = self.chosen(seen)
         return int(there.sum()), prompts(seen, there)
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (there is nothing to force)
+    def refusal(self, seen: Seen) -> str | None:
         """Where nothing is paired."""
         return None if self.chosen(seen).any() else "no pairs; give --pairs"
 

@@ -18,7 +18,7 @@ class OfSets(Measure):
         """Fair drawings, all references."""
         return int(seen.fair.sum()), len(seen.references)
 
-    def groups(self, seen: Seen, weights: Weights) -> int:  # noqa: ARG002 (it depends on some prompts alone)
+    def groups(self, seen: Seen) -> int:
         """Prompts or references, whichever are fewer: of one alone nothing tells how others would do."""
         return min(prompts(seen, seen.fair), len(seen.references))
 

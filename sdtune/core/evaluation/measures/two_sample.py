@@ -83,7 +83,7 @@ class TwoSample(OfSets):
     order: ClassVar[int] = 60
     source: ClassVar[str] = "Lopez-Paz & Oquab 2017, arXiv:1610.06545"
 
-    def refusal(self, seen: Seen, *, force: bool) -> str | None:  # noqa: ARG002 (of fewer nothing can be learned)
+    def refusal(self, seen: Seen) -> str | None:
         """Of so few that nothing is left to learn from."""
         count, references = prompts(seen, seen.fair), len(seen.references)
         if references < FEWEST:

@@ -59,7 +59,7 @@ def test_drawings_of_the_concept_alone() -> None:
     assert figure("vendi", case) == pytest.approx(vendi(drawn[:20]))
     assert VENDI.detail(case) == {"base": pytest.approx(vendi(base[:20]))}
     assert VENDI.counts(case) == DIVERSITY.counts(case) == (20, 0)
-    assert VENDI.groups(case, resampled(range(30), 0, 100)) == 20
+    assert VENDI.groups(case) == 20
 
 
 def test_distance_of_drawings_of_the_same_prompt() -> None:

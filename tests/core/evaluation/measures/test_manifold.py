@@ -186,7 +186,7 @@ def test_intervals_hold_the_truth() -> None:
         }
         for name, share in truth.items():
             measure = measures()[name]
-            low, high = interval(measure.replicates(case, weights), measure.groups(case, weights), share=True)
+            low, high = interval(measure.replicates(case, weights), measure.groups(case), share=True)
             held[name].append(bool(low <= share <= high))
     for name, times in held.items():
         assert 0.91 <= numpy.mean(times) <= 0.985, name
