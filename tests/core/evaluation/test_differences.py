@@ -97,6 +97,7 @@ def test_the_sentence_names_the_first_of_what_decides():
         f"cats is better ({measures()['closeness'].title} +0.10): cats is better in 1 measure, dogs in 1 measure, and "
         "3 do not tell them apart"  # vendi has no better side
     )
+    assert sentence_of(found[::-1], "cats", "dogs") == told
     copying = of(marks(0, copies=0.3, closeness=0.6), marks(1, copies=0.1, closeness=0.5))
     assert sentence_of(copying, "cats", "dogs").startswith("dogs is better (")
     assert "-0.20)" in sentence_of(copying, "cats", "dogs")

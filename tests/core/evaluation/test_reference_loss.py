@@ -208,7 +208,7 @@ def with_losses(losses: Array | None, *, is_base: bool = False) -> Seen:
 
 
 def test_the_measure_is_the_ratio_of_the_sums():
-    from sdtune.core.evaluation.intervals import Value, resampled
+    from sdtune.core.evaluation.intervals import Refused, Value, resampled
 
     weights = resampled([0, 1, 2, 3], 6, 1000)
     measure = ReferenceLoss()
@@ -224,4 +224,4 @@ def test_the_measure_is_the_ratio_of_the_sums():
     base = measure.value(with_losses(losses[:, [1, 1]], is_base=True), weights)
     assert isinstance(base, Value)
     assert (base.estimate, base.low, base.high) == (1, 1, 1)
-    assert measure.refusal(with_losses(None), force=True) is not None
+    assert isinstance(measure.value(with_losses(None), weights, force=True), Refused)
