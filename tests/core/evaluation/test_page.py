@@ -153,7 +153,9 @@ def test_the_recommendation_stands_first_with_what_to_do_and_pictures_beside_it(
 
 
 def test_the_recommended_point_is_ringed_in_every_chart(tmp_path: Path) -> None:
-    page = shown(outcomes.outcome(tmp_path), tmp_path)
+    found = outcomes.outcome(tmp_path)
+    found = replace(found, ranking=(replace(found.ranking[0], cell=found.cells[4].cell),))  # not of the last line
+    page = shown(found, tmp_path)
     rings = [one for one in page.all("circle") if one["class"] == "ring"]
     assert len(rings) == 1 + 9  # in the legend, and of each measure
 
@@ -283,6 +285,11 @@ def test_where_nothing_is_recommended_the_closest_is_shown(tmp_path: Path) -> No
     assert alts == ["base model", "step 900 at strength 1", "real picture"]
     assert not {"badge", "chosen"} & {one.get("class") for _, one in page.tags}
     assert "sdtune sample" not in page.told
+    near = [
+        replace(one, values={**one.values, "closeness": outcomes.value({0: 0.99, 5: 0.9}.get(place, 0.2), 0.1)})
+        for place, one in enumerate(found.cells)
+    ]
+    assert "The figures of step 600 at strength 0.8:" in shown(replace(none, cells=tuple(near)), tmp_path).told
     only = shown(replace(none, cells=found.cells[:1], ranking=(), curves={}), tmp_path)
     assert "All figures" in only.told
 
