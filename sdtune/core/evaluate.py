@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +29,9 @@ from sdtune.core.evaluation.trial import Measured, Trial, measured, trial_of, ve
 from sdtune.core.evaluation_reports import Evaluated, Figure, Rated
 from sdtune.core.home import paths_from_home
 from sdtune.core.lora_strength import check_writable, write_strength
-from sdtune.core.reports import Telling
+from sdtune.core.reports import Telling, Validated
 from sdtune.core.run_folder import RunFolder, safe_name
-from sdtune.core.verdict import validated
+from sdtune.core.verdict import is_falling, validated
 from sdtune.earlier import RUN_SETTINGS
 from sdtune.errors import DataError, SdtuneError
 from sdtune.evaluate_config import Evaluate
@@ -55,8 +56,9 @@ def evaluate(config: Evaluate) -> Telling[None]:
     cells = (BASE, *(Cell(place, one) for place in range(len(case.candidates)) for one in strengths))
     trial = yield from trial_of(config, case, cells, _place(config, case), (PAGE, RECORD))
     found = yield from measured(trial)
-    ranking = rank(case, found.marks)
-    outcome = _outcome(trial, found, ranking, time.monotonic() - began)
+    checks = [_validations(one) for one in case.subjects]
+    ranking = [_with_hint(one, checks[one.subject]) for one in rank(case, found.marks)]
+    outcome = _outcome(trial, found, ranking, checks, time.monotonic() - began)
     write(trial.out / PAGE, partial(write_page, outcome))
     write(trial.out / RECORD, partial(write_record, outcome))
     best = ranking[0].cell
@@ -81,7 +83,9 @@ def _place(config: Evaluate, case: Case) -> Path:
     return Path("eval") / safe_name("-".join(one.name for one in case.subjects))
 
 
-def _outcome(trial: Trial, found: Measured, ranking: list[Ranked], seconds: float) -> Outcome:
+def _outcome(
+    trial: Trial, found: Measured, ranking: list[Ranked], checks: Sequence[list[Validated]], seconds: float
+) -> Outcome:
     case, marks = trial.case, found.marks
     return Outcome(
         title=" and ".join(one.name for one in case.subjects),
@@ -96,7 +100,11 @@ def _outcome(trial: Trial, found: Measured, ranking: list[Ranked], seconds: floa
         settings=trial.config.model_dump(mode="json", exclude={"out", "cache", "memory"}),
         versions=versions(),
         cost=Cost(found.drawings.drawn, found.drawings.there, seconds, found.drawings.device),
-        curves={one.name: curve for one in case.subjects if (curve := _curve(one))},
+        curves={
+            one.name: [(check.step, check.held_out.relative, check.trained.relative) for check in its]
+            for one, its in zip(case.subjects, checks, strict=True)
+            if its
+        },
         resize=trial.encoder.resize,
     )
 
@@ -106,14 +114,21 @@ def _judged(cell: Cell, marks: Marks, found: Measured) -> Judged:
     return Judged(cell, marks.values, changes, marks.details, marks.copies, found.drawings.pictures[cell])
 
 
-def _curve(subject: Subject) -> list[tuple[int, float, float]]:
-    """[(step, held out, trained)] of a run's validations, relative to the base's; none where they cannot be read."""
+def _validations(subject: Subject) -> list[Validated]:
+    """Those of a run; none where they cannot be read."""
     try:
         lines = read(RunFolder.at(subject.place).validations).decode("utf-8").splitlines()
-        checks = [validated(json.loads(line)) for line in lines]
+        return [validated(json.loads(line)) for line in lines]
     except (DataError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
-    return [(one.step, one.held_out.relative, one.trained.relative) for one in checks]
+
+
+def _with_hint(one: Ranked, validations: Sequence[Validated]) -> Ranked:
+    """What is recommended, with what the run's own losses say of its length."""
+    if not is_falling(validations):
+        return one
+    hint = "its held-out loss was still falling at the last step: train longer"
+    return replace(one, told=f"{one.told}; {hint}", reasons=(*one.reasons, hint) if one.reasons else ())
 
 
 def _sentence(case: Case, first: Ranked) -> str:

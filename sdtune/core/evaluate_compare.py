@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from functools import partial
 from pathlib import Path
@@ -97,5 +96,4 @@ def _place(config: EvaluateCompare, case: Case) -> Path:
 def _named(case: Case, cell: Cell) -> str:
     """A LoRA with its strength, as tables name it."""
     assert cell.candidate is not None, "the base model is compared with nothing"
-    name = case.candidates[cell.candidate].name
-    return name if math.isclose(cell.strength, 1) else f"{name} at {cell.strength:g}"
+    return f"{case.candidates[cell.candidate].name} at {cell.strength:g}"

@@ -74,14 +74,22 @@ def sentence(validations: Sequence[Validated]) -> str:
     return f"best at step {least.step} ({told}){_after(taken, least)}{hint}"
 
 
+def is_falling(validations: Sequence[Validated]) -> bool:
+    """Whether the held-out loss is the least at the last of them, and was still coming down."""
+    taken = _taken(validations)
+    if len(taken) < 2 or best(taken) != taken[-1].step:
+        return False
+    before, last = (one.held_out.relative for one in taken[-2:])
+    return before - last > FALLING * (1 - last)
+
+
 def _after(taken: Sequence[Validated], least: Validated) -> str:
     """What became of it after the best step, "; ..."."""
     last = taken[-1]
     if len(taken) == 1:
         return "; one validation does not tell whether more steps would help"
     if least is last:
-        fell = taken[-2].held_out.relative - least.held_out.relative
-        if fell > FALLING * (1 - least.held_out.relative):
+        if is_falling(taken):
             return "; still falling at the last step: more steps may help"
         return "; level at the last step: more steps would change little"
     if not _is_worse(last, least):

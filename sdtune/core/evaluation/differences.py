@@ -10,7 +10,7 @@ from sdtune.core.evaluation.measures import measures
 from sdtune.core.evaluation.subject import Cell
 from sdtune.core.evaluation_reports import Difference, Figure
 
-DECISIVE = ("copies", "closeness", "concept_f1", "text_alignment", "loss")
+DECISIVE = ("copies", "closeness", "concept_f1", "loss", "text_alignment")
 """measures by which the better one is told, the first that tells them apart"""
 
 

@@ -88,7 +88,8 @@ def _ranked(case: Case, subject: int, marks: Mapping[Cell, Marks]) -> Ranked:
             f"{marks[best][CLOSENESS]:.2f}, base {marks[BASE][CLOSENESS]:.2f}): train longer, or at a higher --lr"
         )
         return Ranked(subject, None, marks[BASE][CLOSENESS], told, alarms)
-    return Ranked(subject, best, marks[best][CLOSENESS], _told(marks, best, own, honest), alarms)
+    reasons = _reasons(marks, best, own, honest)
+    return Ranked(subject, best, marks[best][CLOSENESS], "; ".join(reasons), alarms, reasons)
 
 
 def _has_learned(marks: Mapping[Cell, Marks], cell: Cell) -> bool:
@@ -107,29 +108,25 @@ def _may_have_learned(marks: Mapping[Cell, Marks], cell: Cell) -> bool:
     return gain is not None and gain.estimate > 0 and (math.isnan(gain.high) or gain.high > NOTABLE)
 
 
-def _told(marks: Mapping[Cell, Marks], cell: Cell, own: Sequence[Cell], honest: Sequence[Cell]) -> str:
-    """Why it is recommended, and how sure that is, in words."""
+def _reasons(marks: Mapping[Cell, Marks], cell: Cell, own: Sequence[Cell], honest: Sequence[Cell]) -> tuple[str, ...]:
+    """Why it is recommended, and how sure that is, in words, the weightiest first."""
     here = marks[cell]
     what = "the closest to the references" if len(own) > 1 else "beside the references"
     told = [f"{what} (closeness {here[CLOSENESS]:.2f}, base {marks[BASE][CLOSENESS]:.2f})"]
-    if not _has_learned(marks, cell):
-        told.append("though so few drawings do not tell it from the base for certain: more --prompts-each would")
+    if not is_better(CLOSENESS, difference(here, marks[BASE], CLOSENESS)):
+        told[0] += ", though so few drawings do not tell that from the base for certain (more --prompts-each would)"
     recall, precision = here["concept_recall"], here["concept_precision"]
     if math.isfinite(recall):
-        told.append(f"what was learned shows in {recall:.0%} of the drawings that ask for it")
-        if precision < BLEEDS:
-            told.append(f"and bleeds into others (precision {precision:.0%})")
+        bleeds = f", and bleeds into others (precision {precision:.0%})" if precision < BLEEDS else ""
+        told.append(f"what was learned shows in {recall:.0%} of the drawings that ask for it{bleeds}")
     told.append(_of_copies(here, own, honest))
     if forgotten := _forgotten(marks, cell, own):
         told.append(forgotten)
-    alike = [
-        one
-        for one in honest
-        if one != cell and is_better(CLOSENESS, difference(marks[cell], marks[one], CLOSENESS)) is None
-    ]
+    alike = sum(is_better(CLOSENESS, difference(here, marks[one], CLOSENESS)) is None for one in honest if one != cell)
     if alike:
-        told.append(f"{len(alike)} of the {len(own) - 1} others are as close, as far as this tells")
-    return ", ".join(told)
+        others = "all others are" if alike == len(own) - 1 else f"{alike} of the {len(own) - 1} others are"
+        told.append(f"{others if len(own) > 2 else 'the other one is'} as close, as far as this tells")
+    return tuple(told)
 
 
 def _of_copies(here: Marks, own: Sequence[Cell], honest: Sequence[Cell]) -> str:

@@ -117,7 +117,7 @@ def _measured(
     side = native_side(getattr(pipe, family.denoiser).config, pipe.vae, family.resolution)
     seen = _quietly(see_plainly([_example(one) for one in references], side, training.buckets))
     if len(seen) < len(references):
-        yield Warned(f"the loss is not measured on {len(references) - len(seen)} references, too small for the model")
+        yield Warned(f"the loss is not measured on {_counted(len(references) - len(seen))}, too small for the model")
     if not seen:
         return None
     told = yield from _told(pipe, base, clip_skip, [one.example.caption for one in seen], sets)
@@ -133,14 +133,14 @@ def _measured(
     memory.use_attention(net, config.memory.attention, device, base.dtype)
     rack = Rack(pipe, family, (family.denoiser,))
     protocol = Protocol(every=1, images=len(plain), timesteps=config.levels, noises=1, share=0.0)
-    yield Note(f"loss on {len(plain)} references, at {config.levels} noise levels")
+    yield Note(f"loss on {_counted(len(plain))}, at {config.levels} noise levels")
     found: list[Array] = []
     passes = len(plain) * config.levels
     for number, acting in enumerate(sets):
         rack.use(acting)
         known = told[acting_on(acting, family.text_encoders)]
         validator = Validator(training, family, process, protocol, plain, plain, known, store, device)
-        rows = yield from _counted(validator.losses(net, plain), number * passes, len(sets) * passes)
+        rows = yield from _among(validator.losses(net, plain), number * passes, len(sets) * passes)
         found.append(numpy.array([rows[one.sha256].mean() for one in plain]))
     return found
 
@@ -154,7 +154,7 @@ def _quietly(work: Telling[Result]) -> Result:
             return end.value  # type: ignore[no-any-return]
 
 
-def _counted(work: Telling[Any], before: int, of: int) -> Telling[Any]:
+def _among(work: Telling[Any], before: int, of: int) -> Telling[Any]:
     """The work, its progress counted among that of others."""
     while True:
         try:
@@ -188,3 +188,7 @@ def _example(one: Reference) -> Example:
     """A reference as training would see it."""
     decoded = decode(one.path, str(one.path))
     return Example(one.path, (one.caption or "",), decoded.width, decoded.height, sha256=one.sha256)
+
+
+def _counted(references: int) -> str:
+    return "1 reference" if references == 1 else f"{references} references"

@@ -191,7 +191,7 @@ def test_references_that_are_too_small_are_told_and_left_out(ground, rows, tmp_p
     assert found is not None
     assert sorted(found[0]) == sorted(rows["base"])
     assert [one.text for one in reports if isinstance(one, Warned)] == [
-        "the loss is not measured on 1 references, too small for the model"
+        "the loss is not measured on 1 reference, too small for the model"
     ]
     assert [one.text for one in reports if isinstance(one, Note)][-1] == "loss on 3 references, at 2 noise levels"
     last = [one for one in reports if isinstance(one, Progress)][-1]
