@@ -38,10 +38,11 @@ def evaluate_compare(config: EvaluateCompare) -> Telling[None]:
     cells = [Cell(place, strength) for place, strength in strengths]
     first, second, *twins = cells
     every = tuple(dict.fromkeys((BASE, *cells)))
-    trial = yield from trial_of(config, case, every, _place(config, case), (PAGE, RECORD))
+    names = [_named(case, one) for one in (first, second)]
+    out = config.out or Path("eval") / safe_name("-and-".join(names))
+    trial = yield from trial_of(config, case, every, out, (PAGE, RECORD))
     found = yield from measured(trial)
     marks = found.marks
-    names = [_named(case, one) for one in (first, second)]
     differences = tuple(differences_of(marks, first, second, twins))
     comparison = Comparison(
         title=" and ".join(names),
@@ -53,7 +54,12 @@ def evaluate_compare(config: EvaluateCompare) -> Telling[None]:
         encoder=trial.encoder.label,
         sentence=sentence_of(differences, *names),
         differences=differences,
-        refused={name: one.reason for name, one in marks[first].values.items() if isinstance(one, Refused)},
+        refused={
+            name: one.reason
+            for cell in (second, first)
+            for name, one in marks[cell].values.items()
+            if isinstance(one, Refused)
+        },
         settings=config.model_dump(mode="json", exclude={"out", "cache", "memory"}),
         versions=versions(),
         cost=Cost(found.drawings.drawn, found.drawings.there, time.monotonic() - began, found.drawings.device),
@@ -87,10 +93,6 @@ def _side(case: Case, cell: Cell, found: Measured) -> Side:
     one = case.candidates[cell.candidate]
     pictures, copies = found.drawings.pictures[cell], found.marks[cell].copies
     return Side(one.name, one.path, one.step, cell.strength, one.subject, pictures, copies)
-
-
-def _place(config: EvaluateCompare, case: Case) -> Path:
-    return config.out or Path("eval") / safe_name("-and-".join(one.name for one in case.candidates[:2]))
 
 
 def _named(case: Case, cell: Cell) -> str:

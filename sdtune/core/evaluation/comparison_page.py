@@ -103,8 +103,12 @@ def _cards(comparison: Comparison) -> Iterator[str]:
         yield f'<small dir="auto">of {counted(len(wins), "measure")}; {escaped(side.name)}</small></div>\n'
     yield f'<div><span>No clear difference in</span><span class="figure">{wins.count(""):,}</span>'
     yield f"<small>of {counted(len(wins), 'measure')}</small></div>\n"
-    counts = [sum(copy.astray for copy in side.copies) for side in (comparison.first, comparison.second)]
-    yield f'<div><span>Near-copies of A and B</span><span class="figure">{counts[0]:,} and {counts[1]:,}</span>'
+    trained = comparison.case.subjects
+    counts = [
+        f"{sum(copy.astray for copy in side.copies):,}" if trained[side.subject].trained else "unknown"
+        for side in (comparison.first, comparison.second)
+    ]
+    yield f'<div><span>Near-copies of A and B</span><span class="figure">{counts[0]} and {counts[1]}</span>'
     yield f"<small>of {counted(len(comparison.units), 'drawing')} each</small></div>\n</div>\n"
 
 

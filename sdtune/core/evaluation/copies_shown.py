@@ -61,7 +61,7 @@ def copies(
         case,
         units,
         [one for one in found if not one.copy.own_prompt and not one.copy.asked],
-        "Near-copies in everyday prompts",
+        "Near-copies in other prompts",
         "Like a trained picture though the prompt does not ask for what was learned.",
         recommended,
     )

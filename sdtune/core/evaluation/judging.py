@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 
 from sdtune.core.evaluation.copies import copies_of
-from sdtune.core.evaluation.intervals import Refused, Value, Weights, interval, of_shares, resampled
+from sdtune.core.evaluation.intervals import Refused, Value, Weights, interval, of_shares, resampled, within
 from sdtune.core.evaluation.measures import Seen, measures
 from sdtune.core.evaluation.measures.base import Told
 from sdtune.core.evaluation.outcome import Copy
@@ -68,6 +68,8 @@ def difference(first: Marks, second: Marks, name: str) -> Value | None:
     low, high = interval(paired, min(one.groups, other.groups))
     if measures()[name].share and low == high:  # all of one and none of the other, in every resample
         low, high = of_shares(one.value, other.value)
+    least, most = (0.0, 1.0) if measures()[name].share else measures()[name].bounds
+    low, high = within((low, high), (least - most, most - least))
     return Value(float(paired[0]), low, high, one.value.n, one.value.references)
 
 

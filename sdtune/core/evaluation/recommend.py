@@ -81,8 +81,18 @@ def _ranked(case: Case, subject: int, marks: Mapping[Cell, Marks]) -> Ranked:
         return Ranked(
             subject, None, math.nan, "no prompt asks for what was learned, so that nothing can be told", alarms
         )
-    best = max(honest or own, key=lambda cell: (_finite(marks[cell][CLOSENESS]), -cell.strength))
-    if not any(_has_learned(marks, cell) for cell in own) and not _may_have_learned(marks, best):
+    some = honest or own
+    near = [cell for cell in some if not _is_farther(marks, cell)]
+    best = max(near or some, key=lambda cell: (_finite(marks[cell][CLOSENESS]), -cell.strength))
+    if not near:
+        told = (
+            "all its drawings are further from the references than the base model's (closeness "
+            f"{marks[best][CLOSENESS]:.2f}, base {marks[BASE][CLOSENESS]:.2f}): what it learned spoils them; give "
+            "lower --strengths, or train with fewer steps or a lower --lr"
+        )
+        return Ranked(subject, None, marks[BASE][CLOSENESS], told, alarms)
+    learned = [cell for cell in near if _has_learned(marks, cell)]
+    if not learned and not _may_have_learned(marks, best):
         told = (
             "nothing tells its drawings from the base model's (closeness "
             f"{marks[best][CLOSENESS]:.2f}, base {marks[BASE][CLOSENESS]:.2f}): train longer, or at a higher --lr"
@@ -90,6 +100,12 @@ def _ranked(case: Case, subject: int, marks: Mapping[Cell, Marks]) -> Ranked:
         return Ranked(subject, None, marks[BASE][CLOSENESS], told, alarms)
     reasons = _reasons(marks, best, own, honest)
     return Ranked(subject, best, marks[best][CLOSENESS], "; ".join(reasons), alarms, reasons)
+
+
+def _is_farther(marks: Mapping[Cell, Marks], cell: Cell) -> bool:
+    """Whether drawings are plainly further from the references than the base model's, and not by a trifle."""
+    apart = difference(marks[cell], marks[BASE], CLOSENESS)
+    return apart is not None and apart.high < -NOTABLE
 
 
 def _has_learned(marks: Mapping[Cell, Marks], cell: Cell) -> bool:
@@ -117,7 +133,7 @@ def _reasons(marks: Mapping[Cell, Marks], cell: Cell, own: Sequence[Cell], hones
         told[0] += ", though so few drawings do not tell that from the base for certain (more --prompts-each would)"
     recall, precision = here["concept_recall"], here["concept_precision"]
     if math.isfinite(recall):
-        bleeds = f", and bleeds into others (precision {precision:.0%})" if precision < BLEEDS else ""
+        bleeds = f", and bleeds into others (precision {precision:.0%})" if recall and precision < BLEEDS else ""
         told.append(f"what was learned shows in {recall:.0%} of the drawings that ask for it{bleeds}")
     told.append(_of_copies(here, own, honest))
     if forgotten := _forgotten(marks, cell, own):
@@ -137,7 +153,12 @@ def _of_copies(here: Marks, own: Sequence[Cell], honest: Sequence[Cell]) -> str:
     left_out = f"; {len(own) - len(honest)} of {len(own)} LoRAs and strengths copy, and are left out"
     recited = sum(one.own_prompt for one in here.copies)
     of = here.details.get("copies", {}).get("of_trained_captions", 0)
-    told = f"no copies but for {recited} of {of} trained captions that it recites" if recited else "no copies"
+    astray = sum(one.astray for one in here.copies)
+    none = "no copies" if not astray else "1 near-copy, which may be chance" if astray == 1 else f"{astray} near-copies"
+    told = none
+    if recited:
+        told += f"{', and it recites' if astray else ' but for'} {recited} of {of} trained captions"
+        told += "" if astray else " that it recites"
     return told + (left_out if len(honest) < len(own) else "")
 
 

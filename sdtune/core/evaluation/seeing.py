@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,9 @@ class _Layout:
         self.case = case
         self.prompts = [case.prompts[unit.prompt] for unit in units]
         self.prompt = _places([unit.prompt for unit in units])
+        is_blank = [one.text for one in case.prompts] == [""]
+        self.drawn_anew = _places(range(len(units))) if is_blank else self.prompt
+        """[n] what comes and goes together in resamples: prompts, or of a LoRA that draws from nothing seeds"""
         self.kind = numpy.array([one.kind for one in self.prompts])
         self.has_concept = numpy.array([one.has_concept for one in self.prompts], dtype=bool)
         self.of_reference = _places([-1 if one.held_out is None else one.held_out for one in self.prompts])
@@ -95,7 +98,7 @@ def _seen(
         base=looks(pictures[BASE]),
         references=looks([one.path for one in case.references]),
         trained=looks([one.path for one in trained]).reshape(len(trained), drawn.shape[1]),
-        prompt=layout.prompt,
+        prompt=layout.drawn_anew,
         in_distribution=layout.kind == "in-distribution",
         new_context=layout.kind == "new context",
         generic=layout.kind == "generic",
@@ -115,5 +118,5 @@ def _seen(
     )
 
 
-def _places(numbers: Sequence[int]) -> Places:
-    return numpy.array(numbers, dtype=numpy.int64)
+def _places(numbers: Iterable[int]) -> Places:
+    return numpy.array(list(numbers), dtype=numpy.int64)

@@ -185,7 +185,7 @@ def test_copies_stand_beside_what_they_copy(tmp_path: Path) -> None:
     assert "likeness 0.973, usual up to 0.910" in page.told
     assert "3 of these are by step 900 at strength 1." in page.told
     assert "Recited captions: 2 by step 900 at strength 1, 0 by others" in page.told
-    assert "Near-copies in everyday prompts: 1 by step 900 at strength 1, 0 by others" in page.told
+    assert "Near-copies in other prompts: 1 by step 900 at strength 1, 0 by others" in page.told
     other = replace(found, ranking=(replace(found.ranking[0], cell=found.cells[1].cell, alarms=()),))
     told = shown(other, tmp_path).told
     assert "None of these is by step 300 at strength 1." in told

@@ -286,3 +286,17 @@ def test_where_it_is_drawn_at_other_strengths_alone_these_count():
 def test_trainings_that_are_equal_stand_as_they_were_named():
     ranking = ranked(NOTHING, (Cell(0, 1.0), Made(0.7)), (Cell(1, 1.0), Made(0.7)), subjects=2)
     assert [one.subject for one in ranking] == [0, 1]
+
+
+def test_what_is_plainly_further_from_the_references_than_the_base_is_not_recommended():
+    (first,) = ranked(Made(0.5, 0.0), (Cell(0, 1.0), Made(0.3)), (Cell(0, 0.5), Made(0.35)))
+    assert first.cell is None
+    assert "spoils" in first.told
+    (first,) = ranked(Made(0.5, 0.0), (Cell(0, 1.0), Made(0.3)), (Cell(0, 0.5), Made(0.55)))
+    assert first.cell == Cell(0, 0.5)
+
+
+def test_one_near_copy_is_not_told_as_none():
+    (first,) = ranked(Made(0.5, 0.0), (Cell(0, 1.0), Made(0.7, astray=1)))
+    assert "1 near-copy" in first.told
+    assert "no copies" not in first.told

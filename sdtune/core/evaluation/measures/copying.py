@@ -56,5 +56,5 @@ class CopyShare(Average):
         copies = copies_of(seen)
         by = Counter(str(copy.trained) for copy in copies if copy.astray)
         recited = sum(copy.own_prompt for copy in copies)
-        captions = int((seen.of_trained >= 0).sum())
+        captions = int(((seen.of_trained >= 0) & seen.has_concept).sum())
         return {"by_trained": dict(by), "recited": recited, "of_trained_captions": captions}

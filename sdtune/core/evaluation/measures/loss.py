@@ -33,7 +33,7 @@ class ReferenceLoss(Measure):
     def refusal(self, seen: Seen) -> str | None:
         """Captions are needed, as the loss is that of pictures under theirs."""
         if seen.losses is None:
-            return "no reference has a caption and a size that the model takes; write captions beside them"
+            return "not measured, by --losses 0, or since no reference has a caption and a size that the model takes"
         return None
 
     def replicates(self, seen: Seen, weights: Weights) -> Array:
