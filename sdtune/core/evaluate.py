@@ -52,8 +52,7 @@ def evaluate(config: Evaluate) -> Telling[None]:
     if config.write_strength:
         for path in dict.fromkeys(one.path for one in case.candidates):
             check_writable(path)
-    strengths = [one for one in config.strengths if one]
-    cells = (BASE, *(Cell(place, one) for place in range(len(case.candidates)) for one in strengths))
+    cells = (BASE, *(Cell(place, one) for place in range(len(case.candidates)) for one in config.strengths))
     trial = yield from trial_of(config, case, cells, _place(config, case), (PAGE, RECORD))
     found = yield from measured(trial)
     checks = [_validations(one) for one in case.subjects]

@@ -22,6 +22,7 @@ from sdtune.core.folds import Folded, parts, rotate
 from sdtune.core.making import Base, Made, Outline, make, outline
 from sdtune.core.peers import Peers
 from sdtune.core.priors import stamp
+from sdtune.core.relay import quietly, retold
 from sdtune.core.reports import Note, Progress, Pulse, Rewound, Step, Telling, Validated
 from sdtune.core.room import free
 from sdtune.core.run_folder import RunFolder
@@ -42,7 +43,7 @@ def fold(config: TrainLora, base: Base, examples: Sequence[Example], began: floa
 
     Nothing of a fold is left on disk but its validations, in the cache.
     """
-    whole = _quietly(outline(config, base, examples, (), Peers()))
+    whole = quietly(outline(config, base, examples, (), Peers()))
     config, examples = _for_folds(whole.config), whole.trained
     protocol = _protocol(whole)
     key = _key(whole)
@@ -132,14 +133,7 @@ def _validated(made: Made, validator: Validator) -> Telling[Validated]:
     """The losses as the training stands; a signal is heeded between any two passes."""
     began, step = time.monotonic(), made.training.step
     with made.training.as_used():
-        measuring = validator.measure(made.net)
-        while True:
-            try:
-                next(measuring)
-            except StopIteration as end:
-                held_out, trained = end.value
-                break
-            yield Pulse()
+        held_out, trained = yield from retold(validator.measure(made.net), lambda _: Pulse())
     if not math.isfinite(held_out.relative + trained.relative):
         raise TrainingError(f"step {step} of a fold: the loss on held-out images is no number; lower --lr")
     return Validated(step, made.outline.steps, held_out, trained, step, time.monotonic() - began)
@@ -147,24 +141,7 @@ def _validated(made: Made, validator: Validator) -> Telling[Validated]:
 
 def _on_its_way(work: Telling[Result]) -> Telling[Result]:
     """Work of whose reports only what is on its way is passed on: all else comes again with the training."""
-    while True:
-        try:
-            report = next(work)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        if isinstance(report, Progress):
-            yield report
-
-
-def _quietly(work: Telling[Result]) -> Result:
-    """Work whose reports nobody needs, since they come again."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    return retold(work, lambda report: report if isinstance(report, Progress) else None)
 
 
 def _key(whole: Outline) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from sdtune.core import memory, model
 from sdtune.core.applied import Applied
@@ -14,7 +12,8 @@ from sdtune.core.blocks import Strength
 from sdtune.core.evaluation.subject import Case, Cell, Unit
 from sdtune.core.families import family_named
 from sdtune.core.lora import Lora, check_family
-from sdtune.core.reports import Drawn, Note, Telling, There, Warned
+from sdtune.core.relay import retold
+from sdtune.core.reports import Drawn, Note, Report, Telling, There, Warned
 from sdtune.core.sample import pictures_of, plan_of
 from sdtune.core.sampling.asked import MOST, Asked
 from sdtune.core.sampling.order import Order
@@ -66,31 +65,21 @@ def draw(
         )
     order = yield from _order(config, case, cells, units, loras, folder)
     shelf = Shelf(order.config, count)
-    plan = yield from _without_pictures(plan_of(order, shelf))
+    plan = yield from retold(plan_of(order, shelf), _without_pictures)
     there = len(plan.finished)
     if there:
         yield Note(f"{there:,} of {count:,} pictures are there already")
     try:
-        finished = yield from _without_pictures(pictures_of(order, shelf, plan))
+        finished = yield from retold(pictures_of(order, shelf, plan), _without_pictures)
     except KeyboardInterrupt as asked:
         told = f"{len(plan.finished):,} of {count:,} pictures are there; the same command goes on"
         raise KeyboardInterrupt(str(asked) or told) from None
     return Drawings(_by_cell(finished, cells, len(units)), count - there, there, order.device.type)
 
 
-Result = TypeVar("Result")
-
-
-def _without_pictures(work: Telling[Result]) -> Telling[Result]:
-    """The work without a report for each of hundreds of pictures; how far it has come is told step by step anyway."""
-    with closing(work):
-        while True:
-            try:
-                report = next(work)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            if not isinstance(report, Drawn | There):
-                yield report
+def _without_pictures(report: Report) -> Report | None:
+    """All but a report for each of hundreds of pictures; how far it has come is told step by step anyway."""
+    return None if isinstance(report, Drawn | There) else report
 
 
 def _order(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy
 import torch
@@ -24,7 +25,8 @@ from sdtune.core.evaluation.intervals import Array
 from sdtune.core.evaluation.subject import Reference
 from sdtune.core.families import Family, family_named
 from sdtune.core.identity import Identity
-from sdtune.core.reports import Note, Progress, Telling, Warned
+from sdtune.core.relay import quietly, retold
+from sdtune.core.reports import Note, Progress, Report, Telling, Warned
 from sdtune.core.sampling import parts
 from sdtune.core.sampling.fingerprint import of_model
 from sdtune.core.sampling.rack import Rack, acting_on
@@ -33,7 +35,6 @@ from sdtune.evaluate_config import Protocol as Settings
 from sdtune.tables import Data, Masking
 
 Acting = tuple[Applied, ...]
-Result = TypeVar("Result")
 LONGEST = 225  # tokens of a caption, as in training
 
 
@@ -115,9 +116,11 @@ def _measured(
     training = refine(usual, family.defaults)  # the loss that a training of this family takes where nothing is said
     pipe = parts.reader(base.identity, base.dtype)
     side = native_side(getattr(pipe, family.denoiser).config, pipe.vae, family.resolution)
-    seen = _quietly(see_plainly([_example(one) for one in references], side, training.buckets))
+    seen = quietly(see_plainly([_example(one) for one in references], side, training.buckets))
     if len(seen) < len(references):
-        yield Warned(f"the loss is not measured on {_counted(len(references) - len(seen))}, too small for the model")
+        yield Warned(
+            f"the loss is not measured on {of_references(len(references) - len(seen))}, too small for the model"
+        )
     if not seen:
         return None
     told = yield from _told(pipe, base, clip_skip, [one.example.caption for one in seen], sets)
@@ -133,35 +136,22 @@ def _measured(
     memory.use_attention(net, config.memory.attention, device, base.dtype)
     rack = Rack(pipe, family, (family.denoiser,))
     protocol = Protocol(every=1, images=len(plain), timesteps=config.levels, noises=1, share=0.0)
-    yield Note(f"loss on {_counted(len(plain))}, at {config.levels} noise levels")
+    yield Note(f"loss on {of_references(len(plain))}, at {config.levels} noise levels")
     found: list[Array] = []
     passes = len(plain) * config.levels
     for number, acting in enumerate(sets):
         rack.use(acting)
         known = told[acting_on(acting, family.text_encoders)]
         validator = Validator(training, family, process, protocol, plain, plain, known, store, device)
-        rows = yield from _among(validator.losses(net, plain), number * passes, len(sets) * passes)
+        shown = partial(_among, before=number * passes, of=len(sets) * passes)
+        rows = yield from retold(validator.losses(net, plain), shown)
         found.append(numpy.array([rows[one.sha256].mean() for one in plain]))
     return found
 
 
-def _quietly(work: Telling[Result]) -> Result:
-    """What comes of work whose reports are about something else."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-
-
-def _among(work: Telling[Any], before: int, of: int) -> Telling[Any]:
-    """The work, its progress counted among that of others."""
-    while True:
-        try:
-            report = next(work)
-        except StopIteration as end:
-            return end.value
-        yield Progress("measuring losses", before + report.number, of) if isinstance(report, Progress) else report
+def _among(report: Report, before: int, of: int) -> Report:
+    """Progress, counted among that of others."""
+    return Progress("measuring losses", before + report.number, of) if isinstance(report, Progress) else report
 
 
 def _told(
@@ -190,5 +180,6 @@ def _example(one: Reference) -> Example:
     return Example(one.path, (one.caption or "",), decoded.width, decoded.height, sha256=one.sha256)
 
 
-def _counted(references: int) -> str:
+def of_references(references: int) -> str:
+    """ "1 reference", "7 references" """
     return "1 reference" if references == 1 else f"{references} references"

@@ -13,7 +13,7 @@ from sdtune.core.evaluation.drawings import Drawings, acting, draw, units_of
 from sdtune.core.evaluation.encoders import encoder_named
 from sdtune.core.evaluation.encoders.base import Encoder
 from sdtune.core.evaluation.judging import Marks, marks_of
-from sdtune.core.evaluation.reference_loss import losses_of
+from sdtune.core.evaluation.reference_loss import losses_of, of_references
 from sdtune.core.evaluation.seeing import see
 from sdtune.core.evaluation.subject import Case, Cell, Unit
 from sdtune.core.lora import Lora
@@ -63,7 +63,7 @@ def trial_of(config: Protocol, case: Case, cells: Sequence[Cell], out: Path, fil
     drawn = f"{count} LoRA{'' if count == 1 else 's'} and strengths" if count > 1 else "1 LoRA"
     yield Note(
         f"{drawn} and the base model ({case.model}), {len(units)} pictures each ({len(cells) * len(units):,} in all), "
-        f"beside {_counted(len(case.references))}, as {encoder.label} sees them"
+        f"beside {of_references(len(case.references))}, as {encoder.label} sees them"
     )
     return Trial(config, case, tuple(cells), units, loras, encoder, out)
 
@@ -120,7 +120,3 @@ def _must_be_a_folder(out: Path, files: Sequence[str]) -> None:
     except OSError as error:
         raise OutputError(f"--out {cut(str(out))}: {why(error, 'folder')}; give another folder") from None
     must_be_writable(out)
-
-
-def _counted(references: int) -> str:
-    return "1 reference" if references == 1 else f"{references} references"
